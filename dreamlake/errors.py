@@ -1,0 +1,122 @@
+"""Every error that dreamlake raises on its own account, in one tree.
+
+    DreamlakeError
+    ├── SessionClosedError      (RuntimeError)        append, log or set on a closed session
+    ├── SessionExistsError      (FileExistsError)     resume="never" and the session is there
+    ├── SessionNotFoundError    (FileNotFoundError)   resume="must", or a lake without that session
+    ├── TrackNotFoundError      (KeyError)            a read of a track that has no point
+    ├── PointsDroppedError      (OSError)             a disk that stayed dead until memory was full
+    ├── CorruptTrackError       (ValueError)          damage found in a stored file
+    ├── LockTimeoutError        (TimeoutError)        another process holds the session's lock
+    ├── LocksUnsupportedError   (OSError)             a filesystem without locks
+    └── RemoteConflictError     (OSError)             two machines wrote one track of one replica
+
+Each is also the built-in error that a caller would catch who has never heard of dreamlake. Bad arguments raise plain
+``ValueError`` and ``TypeError``.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "CorruptTrackError",
+    "DreamlakeError",
+    "LockTimeoutError",
+    "LocksUnsupportedError",
+    "PointsDroppedError",
+    "RemoteConflictError",
+    "SessionClosedError",
+    "SessionExistsError",
+    "SessionNotFoundError",
+    "TrackNotFoundError",
+]
+
+
+class DreamlakeError(Exception):
+    """The root of every error that dreamlake raises on its own account."""
+
+
+class SessionClosedError(DreamlakeError, RuntimeError):
+    """The session was closed; open it again (or make a new ``Session``) to go on."""
+
+
+class SessionExistsError(DreamlakeError, FileExistsError):
+    """The session exists, and ``resume="never"`` asked for a new one."""
+
+
+class SessionNotFoundError(DreamlakeError, FileNotFoundError):
+    """There is no such session."""
+
+
+class TrackNotFoundError(DreamlakeError, KeyError):
+    """There is no such track, or it has no stored point yet."""
+
+    def __str__(self) -> str:
+        # KeyError shows the repr of its argument; a message is a sentence and needs no quotes.
+        return Exception.__str__(self)
+
+
+class PointsDroppedError(DreamlakeError, OSError):
+    """Points were dropped, since the disk refused writes until ``max_pending_bytes`` were pending.
+
+    Parameters
+    ----------
+    dropped
+        How many points were dropped since the last report.
+    detail
+        What kept the points from being written, for the message.
+    """
+
+    def __init__(self, dropped: int, detail: str = "") -> None:
+        self.dropped = dropped
+        self.detail = detail
+        because = f": {detail}" if detail else ""
+        super().__init__(f"{dropped} points were dropped because they could not be written{because}")
+
+    def __reduce__(self) -> tuple[type[PointsDroppedError], tuple[int, str]]:
+        return type(self), (self.dropped, self.detail)
+
+
+class CorruptTrackError(DreamlakeError, ValueError):
+    """A stored file is damaged: what it holds cannot be trusted.
+
+    Parameters
+    ----------
+    path
+        The damaged file, fit for messages (no user-info, no query of a URL).
+    place
+        Where in it: ``"byte 120, line 3"``, ``"footer"``, ``"column 'x'"``.
+    start, stop
+        The half-open range of indices that is affected; None where it is not known.
+    detail
+        What is wrong there.
+    """
+
+    def __init__(self, path: str, place: str, start: int | None = None, stop: int | None = None, detail: str = "") -> None:
+        self.path = path
+        self.place = place
+        self.start = start
+        self.stop = stop
+        self.detail = detail
+        what = f": {detail}" if detail else ""
+        super().__init__(f"{path} is damaged at {place}{_range(start, stop)}{what}")
+
+    def __reduce__(self) -> tuple[type[CorruptTrackError], tuple[str, str, int | None, int | None, str]]:
+        return type(self), (self.path, self.place, self.start, self.stop, self.detail)
+
+
+class LockTimeoutError(DreamlakeError, TimeoutError):
+    """Another process held the lock for the whole time that was allowed for waiting."""
+
+
+class LocksUnsupportedError(DreamlakeError, OSError):
+    """The filesystem has no file locks; ``single_writer=True`` writes without them, from one process only."""
+
+
+class RemoteConflictError(DreamlakeError, OSError):
+    """Another machine wrote the same track to the same replica; the local data is kept and not uploaded."""
+
+
+def _range(start: int | None, stop: int | None) -> str:
+    if start is None:
+        return ""
+    return f" (indices {start} and up)" if stop is None else f" (indices {start} to {stop}, exclusive)"

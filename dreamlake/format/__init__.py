@@ -1,0 +1,1 @@
+"""What is on disk: names, lines and segments, made and parsed. No I/O."""

@@ -1,0 +1,1 @@
+"""Bytes in and out: one contract, one filesystem a module."""
