@@ -91,7 +91,9 @@ class CorruptTrackError(DreamlakeError, ValueError):
         What is wrong there.
     """
 
-    def __init__(self, path: str, place: str, start: int | None = None, stop: int | None = None, detail: str = "") -> None:
+    def __init__(
+        self, path: str, place: str, start: int | None = None, stop: int | None = None, detail: str = ""
+    ) -> None:
         self.path = path
         self.place = place
         self.start = start
