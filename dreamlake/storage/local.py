@@ -1,0 +1,598 @@
+"""Files on a local disk: append, write beside and rename, lock, and the store over a folder.
+
+The functions are the writer's: absolute paths, few system calls, and each says what it leaves behind when it fails.
+``LocalStore`` is the contract of ``storage.store`` over a folder.
+"""
+
+# The write path imports this before the first append, so it takes nothing from dataclasses, typing or logging.
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import stat
+import time
+
+from dreamlake.errors import LocksUnsupportedError, LockTimeoutError
+
+try:
+    import fcntl
+except ImportError:  # Windows: no locks, so it writes with single_writer=True only
+    fcntl = None  # type: ignore[assignment]
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import builtins
+    from collections.abc import Iterator
+    from types import TracebackType
+    from typing import Self
+
+    from typing_extensions import Buffer
+
+    from dreamlake.storage.store import Entry
+
+TMP_PREFIX = ".tmp-"
+
+# Every call that changes the disk goes through this name, so that a test can fail the n-th one.
+os_ = os
+
+_tmp_numbers = itertools.count()
+_CLOEXEC = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+_NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
+_NO_LINKS = frozenset(
+    {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EMLINK, errno.EINVAL}
+)
+_NO_DIR_FSYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
+_LOCK_BUSY = frozenset({errno.EAGAIN, errno.EACCES})
+_NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
+
+
+class SizeChanged(Exception):
+    """A file is not as long as the writer left it: somebody else wrote. ``size`` is its length in bytes now."""
+
+    def __init__(self, path: str, expected: int, size: int) -> None:
+        self.size = size
+        super().__init__(f"{path} is {size} bytes long, not {expected}")
+
+
+class PartialWriteError(OSError):
+    """A write ended early. The first ``written`` bytes are in the file; the cause tells why the others are not."""
+
+    def __init__(self, error: OSError, path: str, written: int) -> None:
+        super().__init__(error.errno, error.strerror, path)
+        self.written = written
+
+
+class FsyncFailed(OSError):
+    """Bytes were written, and an fsync failed: they may be gone after a power loss, whatever a second fsync says."""
+
+    def __init__(self, error: OSError, path: str) -> None:
+        super().__init__(error.errno, error.strerror, path)
+
+
+# ------------------------------------------------------------------------------------------------ writing
+
+
+def atomic_write(path: str, data: Buffer, fsync: bool) -> None:
+    """Write a whole file beside and rename it to ``path``, over an older one.
+
+    When it fails before the rename the old file is untouched, and nothing is left beside. A ``FsyncFailed`` may also
+    come from the folder, after the rename.
+    """
+    tmp = _write_tmp(path, data, fsync)
+    try:
+        os_.replace(tmp, path)
+    except BaseException:
+        _unlink_quietly(tmp)
+        raise
+    if fsync:
+        fsync_dir(_parent(path))
+
+
+def write_new(path: str, data: Buffer) -> None:
+    """Write a whole file and give it the name ``path``, which must be free; on disk for good when this returns.
+
+    When it fails there is no file of that name by this call, and nothing is left beside. Where the filesystem has no
+    hard links, two that write one name at the same moment can replace each other: hold the lock.
+
+    Raises
+    ------
+    FileExistsError
+        There is a file of that name; it is untouched.
+    """
+    tmp = _write_tmp(path, data, fsync=True)
+    try:
+        _link_new(tmp, path)
+    finally:
+        _unlink_quietly(tmp)
+    try:
+        fsync_dir(_parent(path))
+    except BaseException:
+        _unlink_quietly(path)  # what may not last must not count: the caller still has the points
+        raise
+
+
+def append_at(path: str, offset: int, data: Buffer, fsync: bool) -> int:
+    """Write ``data`` at the end of a file that must be ``offset`` bytes long; create it when ``offset`` is 0.
+
+    Returns
+    -------
+    int
+        How many bytes were written: all of them.
+
+    Raises
+    ------
+    SizeChanged
+        The file has another length; nothing was written.
+    PartialWriteError
+        Fewer were written; its ``written`` says how many.
+    FsyncFailed
+        All were written, and may not be on disk. Write them anew to a new file.
+    """
+    # A link in the place of the file would lead the write out of the folder: O_NOFOLLOW refuses it.
+    fd = os_.open(path, os.O_CREAT | os.O_RDWR | _CLOEXEC | _NOFOLLOW, 0o666)
+    try:
+        size = os_.fstat(fd).st_size
+        if size != offset:
+            raise SizeChanged(path, offset, size)
+        written = _write_all(fd, data, path, offset)
+        if fsync:
+            _fsync(fd, path)
+    finally:
+        os_.close(fd)
+    if fsync and offset == 0:
+        fsync_dir(_parent(path))
+    return written
+
+
+def truncate(path: str, size: int, fsync: bool = False) -> None:
+    """Cut a file off at ``size`` bytes."""
+    fd = os_.open(path, os.O_RDWR | _CLOEXEC | _NOFOLLOW)
+    try:
+        os_.ftruncate(fd, size)
+        if fsync:
+            _fsync(fd, path)
+    finally:
+        os_.close(fd)
+
+
+def fsync_dir(path: str) -> None:
+    """Make the names in a folder last; does nothing where folders cannot be synced."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    fd = os_.open(path, os.O_RDONLY | os.O_DIRECTORY | _CLOEXEC)
+    try:
+        os_.fsync(fd)
+    except OSError as error:
+        if error.errno not in _NO_DIR_FSYNC:
+            raise FsyncFailed(error, path) from error
+    finally:
+        os_.close(fd)
+
+
+def make_dirs(path: str, fsync: bool) -> None:
+    """Make a folder and those above it that are missing; with ``fsync`` their names last."""
+    missing = []
+    while not os.path.isdir(path):
+        missing.append(path)
+        parent = _parent(path)
+        if parent == path:
+            break
+        path = parent
+    for folder in reversed(missing):
+        try:
+            os_.mkdir(folder)
+        except FileExistsError:
+            if not os.path.isdir(folder):
+                raise
+        if fsync:
+            fsync_dir(_parent(folder))
+
+
+def sweep_tmp(folder: str, older_than: float) -> int:
+    """Remove what crashed writers left beside in ``folder``, if it is older than ``older_than`` seconds.
+
+    Returns
+    -------
+    int
+        How many files were removed.
+    """
+    removed = 0
+    newest = time.time() - older_than
+    for entry in _scan(folder):
+        try:
+            old = entry.name.startswith(TMP_PREFIX) and entry.stat(follow_symlinks=False).st_mtime < newest
+            if old and not entry.is_dir(follow_symlinks=False):
+                os_.unlink(entry.path)
+                removed += 1
+        except OSError:
+            continue  # swept by another process, or not ours to remove: nothing depends on it
+    return removed
+
+
+def _parent(path: str) -> str:
+    return os.path.dirname(path) or "."
+
+
+def _write_tmp(path: str, data: Buffer, fsync: bool) -> str:
+    folder = _parent(path)
+    while True:
+        # Two containers on one volume can both be process 1, so the name may be taken: try the next number.
+        tmp = os.path.join(folder, f"{TMP_PREFIX}{os.getpid()}-{next(_tmp_numbers)}")
+        try:
+            fd = os_.open(tmp, os.O_CREAT | os.O_EXCL | os.O_WRONLY | _CLOEXEC, 0o666)
+            break
+        except FileExistsError:
+            continue
+    try:
+        try:
+            _write_all(fd, data, tmp, 0)
+            if fsync:
+                _fsync(fd, tmp)
+        finally:
+            os_.close(fd)
+    except BaseException:
+        _unlink_quietly(tmp)
+        raise
+    return tmp
+
+
+def _write_all(fd: int, data: Buffer, path: str, offset: int) -> int:
+    view = memoryview(data).cast("B")
+    written = 0
+    while written < len(view):
+        try:
+            count = _pwrite(fd, view[written:], offset + written)
+            if count == 0:
+                raise OSError(errno.EIO, "the file takes no more bytes")
+        except OSError as error:
+            raise PartialWriteError(error, path, written) from error
+        written += count
+    return written
+
+
+def _pwrite(fd: int, data: memoryview, offset: int) -> int:
+    if hasattr(os, "pwrite"):
+        return os_.pwrite(fd, data, offset)
+    os_.lseek(fd, offset, os.SEEK_SET)
+    return os_.write(fd, data)
+
+
+def _fsync(fd: int, path: str) -> None:
+    try:
+        if hasattr(fcntl, "F_FULLFSYNC"):
+            # On macOS fsync leaves the bytes in the drive's own cache.
+            fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
+        else:
+            os_.fsync(fd)
+    except OSError as error:
+        raise FsyncFailed(error, path) from error
+
+
+def _link_new(tmp: str, path: str) -> None:
+    """Give ``tmp`` the free name ``path``."""
+    try:
+        os_.link(tmp, path)
+    except FileExistsError:
+        # Over NFS the reply to a link that succeeded can get lost, and its repetition says "exists".
+        if not os.path.samefile(tmp, path):
+            raise
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path) from None
+        os_.rename(tmp, path)
+
+
+def _unlink_quietly(path: str) -> None:
+    try:
+        os_.unlink(path)
+    except OSError:
+        return  # gone already, or a dead disk: the sweep takes care of it
+
+
+def _scan(folder: str) -> Iterator[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            yield from entries
+    except FileNotFoundError:
+        return
+
+
+# ------------------------------------------------------------------------------------------------ locking
+
+# Locks held by this process. A POSIX record lock belongs to the process: a second descriptor on the file would get it
+# again, and would take it away from the first by being closed. So one path is claimed here before it is opened.
+_claims: dict[tuple[int, int, int, str], object] = {}
+
+
+class FileLock:
+    """An exclusive lock on a file, between processes and between threads, and the few bytes that the file holds.
+
+    It is a POSIX record lock: it ends with its process, and a forked child does not inherit it. Take it with
+    ``acquire``; it ends with ``release`` or the ``with`` block. The system also ends it when its process closes any
+    other descriptor of the file, so nothing else may open the file.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._fd = -1
+        folder = os.stat(_parent(path))
+        self._key = (os.getpid(), folder.st_dev, folder.st_ino, os.path.basename(path))
+        self._token = object()
+
+    @classmethod
+    def acquire(cls, path: str, timeout: float, *, locked: bool = True) -> Self:
+        """Take the lock, creating the file if need be, within ``timeout`` seconds.
+
+        Parameters
+        ----------
+        locked
+            False takes no lock and only opens the file: for ``single_writer=True``, where nobody else writes.
+
+        Raises
+        ------
+        LockTimeoutError
+            Another process or thread held it all the time.
+        LocksUnsupportedError
+            The filesystem has no locks.
+        """
+        lock = cls(path)
+        deadline = time.monotonic() + timeout
+        pause = 0.0005
+        while not lock._try(locked):
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise LockTimeoutError(
+                    f"{path} was locked by another process or thread, and still is after {timeout:g} s"
+                )
+            time.sleep(min(pause, left))
+            pause = min(pause * 1.5, 0.02)
+        return lock
+
+    def read(self) -> bytes:
+        """The content of the file."""
+        if not hasattr(os, "pread"):
+            os.lseek(self._fd, 0, os.SEEK_SET)
+            return os.read(self._fd, os.fstat(self._fd).st_size)
+        return os.pread(self._fd, os.fstat(self._fd).st_size, 0)
+
+    def write(self, data: bytes) -> None:
+        """Replace the content of the file, in place."""
+        _write_all(self._fd, data, self.path, 0)
+        if os_.fstat(self._fd).st_size != len(data):
+            os_.ftruncate(self._fd, len(data))
+
+    def release(self) -> None:
+        """End the lock; again is harmless. In a forked child this only closes what the child inherited."""
+        fd, self._fd = self._fd, -1
+        try:
+            if fd >= 0:
+                os_.close(fd)  # ends the lock
+        finally:
+            # After the close: a thread that claimed the path before it would lose its lock to it.
+            if _claims.get(self._key) is self._token:
+                del _claims[self._key]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.release()
+
+    def __del__(self) -> None:
+        # A signal handler can raise between `acquire` and the `with` that would release.
+        if hasattr(self, "_token"):
+            self.release()
+
+    def _try(self, locked: bool) -> bool:
+        """Take the lock if it is free; leave nothing behind if not, or if a signal handler raises in the middle."""
+        taken = False
+        try:
+            if _claims.setdefault(self._key, self._token) is self._token:
+                self._fd = os_.open(self.path, os.O_CREAT | os.O_RDWR | _CLOEXEC | _NOFOLLOW, 0o666)
+                taken = not locked or (self._lock() and self._still_there())
+        finally:
+            if not taken:
+                self.release()
+        return taken
+
+    def _lock(self) -> bool:
+        if fcntl is None:
+            raise LocksUnsupportedError(f"this system has no file locks for {self.path}; {_REMEDY}")
+        try:
+            fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in _LOCK_BUSY:
+                return False
+            if error.errno in _NO_LOCKS:
+                said = f"the filesystem of {self.path} has no file locks ({error.strerror}); {_REMEDY}"
+                raise LocksUnsupportedError(said) from error
+            raise
+        return True
+
+    def _still_there(self) -> bool:
+        # Somebody may have removed or replaced the file while this process waited: then the lock is on a dead file.
+        try:
+            return os.path.samestat(os.stat(self.path), os.fstat(self._fd))
+        except FileNotFoundError:
+            return False
+
+
+_REMEDY = "if nothing else writes there, open the session with single_writer=True"
+
+
+# ------------------------------------------------------------------------------------------------ the store
+
+
+class LocalStore:
+    """The contract of ``storage.store`` over a local folder.
+
+    Parameters
+    ----------
+    root
+        The folder; it need not exist before the first write.
+    fsync
+        Whether ``put`` makes sure that the file survives power loss. ``create`` always does.
+    """
+
+    def __init__(self, root: str | os.PathLike[str], *, fsync: bool = True) -> None:
+        self.root = os.path.abspath(os.fspath(root))
+        self._fsync = fsync
+        self._inside: set[str] = set()  # folders known to lie inside the root, links resolved
+
+    def __repr__(self) -> str:
+        return f"LocalStore({self.root!r})"
+
+    def describe(self, path: str = "") -> str:
+        """The absolute path of ``path``."""
+        return os.path.join(self.root, path) if path else self.root
+
+    def list(self, path: str = "") -> list[Entry]:
+        """The entries of one folder, sorted by name, links followed; none if there is no such folder."""
+        from dreamlake.storage.store import Entry
+
+        folder = self._folder(path)
+        found = []
+        for entry in _scan(folder):
+            try:
+                status = entry.stat()
+            except OSError:
+                continue  # gone since, or a link to nothing
+            is_dir = entry.is_dir(follow_symlinks=False)
+            found.append(Entry(entry.name, 0 if is_dir else status.st_size, status.st_mtime, is_dir))
+        return sorted(found, key=lambda entry: entry.name)
+
+    def walk(self, path: str = "") -> builtins.list[str]:
+        """The paths, from the root on, of all files in ``path`` and the folders below, sorted."""
+        self._folder(path)
+        found = []
+        left = [path]
+        while left:
+            folder = left.pop()
+            try:
+                for entry in _scan(self.describe(folder)):
+                    below = f"{folder}/{entry.name}" if folder else entry.name
+                    if entry.is_dir(follow_symlinks=False):
+                        left.append(below)
+                    elif entry.is_file():
+                        found.append(below)
+            except OSError as error:
+                import logging
+
+                logging.getLogger("dreamlake").warning("%s cannot be listed: %s", self.describe(folder), error.strerror)
+        return sorted(found)
+
+    def get(self, path: str, start: int = 0, stop: int | None = None) -> bytes:
+        """The bytes ``[start, stop)`` of a file: fewer, or none, when it ends before; to its end by default.
+
+        Raises
+        ------
+        FileNotFoundError
+            There is no such file.
+        ValueError
+            The path, or a link in it, leads out of the root, or to something that is no plain file.
+        """
+        if start < 0 or (stop is not None and stop < 0):
+            raise ValueError(f"a byte range begins and ends at 0 or above, not at {start} and {stop}")
+        fd = self._open(path)
+        try:
+            size = os.fstat(fd).st_size
+            end = size if stop is None else min(stop, size)
+            return _read_range(fd, start, end)
+        finally:
+            os.close(fd)
+
+    def size(self, path: str) -> int:
+        """The length of a file in bytes."""
+        fd = self._open(path)
+        try:
+            return os.fstat(fd).st_size
+        finally:
+            os.close(fd)
+
+    def put(self, path: str, data: bytes) -> None:
+        """Write a file, in the place of an older one: readers see all of the old or all of the new."""
+        atomic_write(self._writable(path), data, self._fsync)
+
+    def create(self, path: str, data: bytes) -> None:
+        """Write a file that must be new: all of it appears, or nothing. Raises ``FileExistsError``."""
+        write_new(self._writable(path), data)
+
+    def delete(self, path: str) -> None:
+        """Remove a file; one that is not there is no error."""
+        folder, name = self._split(path)
+        try:
+            os_.unlink(os.path.join(self._folder(folder), name))
+        except (FileNotFoundError, NotADirectoryError):
+            return
+
+    def _split(self, path: str) -> tuple[str, str]:
+        folder, _, name = path.rpartition("/")
+        if not name or name in (".", ".."):
+            raise ValueError(f"{path!r} is not the path of a file")
+        return folder, name
+
+    def _folder(self, path: str) -> str:
+        """The absolute path of a folder, which must lie inside the root whatever links are in it."""
+        full = self.describe(path)
+        if full in self._inside:
+            return full
+        parts = path.split("/") if path else []
+        if "\0" in path or any(part in ("", ".", "..") or (os.sep != "/" and os.sep in part) for part in parts):
+            raise ValueError(f"{path!r} is not a relative path below {self.root}")
+        self._check_inside(full)
+        if os.path.isdir(full):
+            self._inside.add(full)
+        return full
+
+    def _check_inside(self, full: str) -> None:
+        real_root = os.path.realpath(self.root)
+        real = os.path.realpath(full)
+        if real != real_root and not real.startswith(real_root.rstrip(os.sep) + os.sep):
+            raise ValueError(
+                f"{full} is a link that leads out of {self.root}; what lies outside is not read or written"
+            )
+
+    def _writable(self, path: str) -> str:
+        folder, name = self._split(path)
+        full = self._folder(folder)
+        make_dirs(full, self._fsync)
+        return os.path.join(full, name)
+
+    def _open(self, path: str) -> int:
+        folder, name = self._split(path)
+        full = os.path.join(self._folder(folder), name)
+        # Not blocking: a named pipe from a stranger must not hold the reader for ever.
+        flags = os.O_RDONLY | _CLOEXEC | getattr(os, "O_NONBLOCK", 0)
+        try:
+            fd = os.open(full, flags | _NOFOLLOW)
+        except OSError as error:
+            if error.errno == errno.ENOTDIR:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), full) from None
+            if not os.path.islink(full):
+                raise
+            self._check_inside(full)
+            fd = os.open(full, flags)
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise ValueError(f"{full} is not a plain file")
+        return fd
+
+
+def _read_range(fd: int, start: int, end: int) -> bytes:
+    if start >= end:
+        return b""
+    if not hasattr(os, "pread"):
+        os.lseek(fd, start, os.SEEK_SET)
+    chunks = []
+    while start < end:
+        chunk = os.pread(fd, end - start, start) if hasattr(os, "pread") else os.read(fd, end - start)
+        if not chunk:
+            break  # cut off by its writer since
+        chunks.append(chunk)
+        start += len(chunk)
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)

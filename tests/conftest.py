@@ -1,0 +1,68 @@
+"""What every test gets: a folder for a lake, a check for leaks, and the settings of the property tests."""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import support
+from hypothesis import HealthCheck, settings
+
+# A shared machine makes times meaningless, so no deadline. CI draws the same examples every time.
+settings.register_profile("dev", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("ci", settings.get_profile("dev"), derandomize=True, print_blob=True)
+settings.register_profile("thorough", settings.get_profile("dev"), max_examples=2000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev"))
+
+
+@pytest.fixture
+def lake_dir(tmp_path: Path) -> Path:
+    """An empty folder to hold a lake."""
+    folder = tmp_path / "lake"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def run_python() -> Callable[..., Any]:
+    """``support.run_python``: a snippet in a fresh interpreter, warnings as errors."""
+    return support.run_python
+
+
+@pytest.fixture(autouse=True)
+def no_leaks() -> Iterator[None]:
+    """Fail a test that leaves a thread running or a file, pipe or socket open."""
+    threads = set(threading.enumerate())
+    files = _open_files()
+    yield
+    deadline = time.monotonic() + 5
+    while leaked := _leaks(threads, files):
+        gc.collect()  # what only a reference cycle holds is no leak
+        if time.monotonic() > deadline:
+            pytest.fail("left behind: " + ", ".join(leaked))
+        time.sleep(0.02)
+
+
+def _leaks(threads: set[threading.Thread], files: dict[str, str]) -> list[str]:
+    alive = [f"thread {thread.name}" for thread in threading.enumerate() if thread not in threads]
+    opened = [f"descriptor {fd} of {path}" for fd, path in _open_files().items() if files.get(fd) != path]
+    return alive + opened
+
+
+def _open_files() -> dict[str, str]:
+    """The open descriptors and what they are; event queues of native runtimes (Polars, Arrow) live as long as these."""
+    found = {}
+    for fd in os.listdir("/proc/self/fd") if os.path.isdir("/proc/self/fd") else []:
+        try:
+            path = os.readlink(f"/proc/self/fd/{fd}")
+        except OSError:
+            continue  # the descriptor of the listing itself
+        if not path.startswith(("anon_inode:", "/dev/", "/proc/", "/sys/")):
+            found[fd] = path
+    return found
