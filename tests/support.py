@@ -69,7 +69,7 @@ class Faulty:
     def fail(
         self, name: str, instead: BaseException | Callable[..., Any], when: int = 1, always: bool = False
     ) -> Faulty:
-        """Let the ``when``-th call of ``name`` from now (and all after it, if ``always``) raise, or call ``instead``."""
+        """Let the ``when``-th call of ``name`` (with ``always``, the later ones too) raise or call ``instead``."""
         self._plans[name] = (self.calls.count(name) + when, instead, always)
         return self
 

@@ -275,7 +275,7 @@ def _link_new(tmp: str, path: str) -> None:
         os_.link(tmp, path)
     except FileExistsError:
         # Over NFS the reply to a link that succeeded can get lost, and its repetition says "exists".
-        if not os.path.samefile(tmp, path):
+        if os.stat(tmp).st_nlink < 2:
             raise
     except OSError as error:
         if error.errno not in _NO_LINKS:
@@ -296,7 +296,7 @@ def _scan(folder: str) -> Iterator[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
             yield from entries
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return
 
 
