@@ -1,0 +1,1 @@
+"""Time series of ML runs: appended from the training loop, read back as columns."""
