@@ -35,7 +35,8 @@ from dreamlake.format.point import decode_text, encode_text
 
 TS = "_ts"
 NONE = "_none"
-NONE_TYPE = pa.list_(pa.field("element", pa.string()))
+TS_FIELD = pa.field(TS, pa.float64(), nullable=False)
+NONE_FIELD = pa.field(NONE, pa.list_(pa.field("element", pa.string())))
 
 NoneType = type(None)
 _AbsentType = type("_AbsentType", (), {})
@@ -118,7 +119,7 @@ def _assemble(
     names: Sequence[str], columns: Sequence[Sequence[Any]], kinds: Sequence[set[type]], ts: Sequence[float]
 ) -> Batch:
     arrays = [_doubles(ts, None)]
-    fields = [pa.field(TS, pa.float64(), nullable=False)]
+    fields = [TS_FIELD]
     schema: TrackSchema = {}
     nones: dict[str, Sequence[Any]] = {}
     for name, column, kind in zip(names, columns, kinds, strict=True):
@@ -134,7 +135,7 @@ def _assemble(
         fields.append(pa.field(name, array.type))
     if nones:
         arrays.append(_none_column(nones, len(ts)))
-        fields.append(pa.field(NONE, NONE_TYPE))
+        fields.append(NONE_FIELD)
     return Batch(schema, pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields)))
 
 
@@ -444,7 +445,7 @@ def combine(batches: Sequence[Batch]) -> Batch:
 def _with_none(data: pa.RecordBatch) -> pa.RecordBatch:
     if data.schema.names[-1] == NONE:
         return data
-    return data.append_column(pa.field(NONE, NONE_TYPE), pa.nulls(data.num_rows, NONE_TYPE))
+    return data.append_column(NONE_FIELD, pa.nulls(data.num_rows, NONE_FIELD.type))
 
 
 def plain_json(table: pa.Table) -> pa.Table:
@@ -455,6 +456,24 @@ def plain_json(table: pa.Table) -> pa.Table:
             column = pa.chunked_array(chunks, type=pa.string())
             table = table.set_column(at, pa.field(field.name, pa.string()), column)
     return table
+
+
+# ------------------------------------------------------------------------------------------------- timestamps
+
+
+def timestamps(data: Batch | pa.Table | pa.RecordBatch) -> list[float]:
+    """The ``_ts`` of each row, in seconds since the epoch."""
+    columns = data.data if isinstance(data, Batch) else data
+    values: list[float] = columns.column(_position(columns, TS)).to_pylist()
+    return values
+
+
+def ts_bounds(batch: Batch) -> tuple[float, float, bool]:
+    """The least and the greatest ``_ts`` of a batch that is not empty, and whether it rises strictly."""
+    ts = batch.data.column(0)
+    bounds = pc.min_max(ts)
+    rises = pc.all(pc.less(ts.slice(0, len(ts) - 1), ts.slice(1))).as_py()
+    return bounds["min"].as_py(), bounds["max"].as_py(), rises is not False  # None: there is no pair to compare
 
 
 # ------------------------------------------------------------------------------------------- columns to points

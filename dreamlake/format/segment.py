@@ -8,7 +8,7 @@ checksum in every page. The key-value metadata of the footer holds
     JSON: format version, track, index range, generation, bounds of ``_ts``, whether it rises, schema.
 ``dreamlake.track``
     JSON: the schema of the whole track up to and with this segment (null when equal to this segment's) and, for every
-    live segment before it, ``[start, stop, generation, tsMin, tsMax, tsRises]``.
+    live segment before it, ``[start, stop, generation, tsMin, tsMax, tsRising]``.
 ``dreamlake.footer_crc32``
     CRC-32, 8 lower-case hex digits, of everything from the first byte of the footer to the end of the file, computed
     with these digits as ``00000000``. Parquet itself leaves the footer unprotected.
@@ -17,18 +17,16 @@ checksum in every page. The key-value metadata of the footer holds
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import msgspec
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from dreamlake.format.logical import Logical, TrackSchema, check, leaf_count, leaves, to_arrow, unify_schemas
-from dreamlake.format.schema import NONE, NONE_TYPE, TS, Batch
+from dreamlake.format.logical import TrackSchema, check, leaf_count, leaves, to_arrow
+from dreamlake.format.schema import NONE, NONE_FIELD, TS, TS_FIELD, Batch
 
 INDEX = "_index"
 VERSION = 1
@@ -37,6 +35,9 @@ MAX_ROWS = 1 << 24  # points of one segment
 ROW_GROUP = 100_000  # points of one row group, so that a short range of a wide segment needs a part of it only
 
 _MAGIC = b"PAR1"
+_INDEX_FIELD = pa.field(INDEX, pa.int64(), nullable=False)
+_SEGMENT_KEY = b"dreamlake.segment"
+_TRACK_KEY = b"dreamlake.track"
 _CRC_KEY = b"dreamlake.footer_crc32"
 _CRC_BLANK = b"00000000"
 # The key and the head of its value as thrift's compact protocol writes them: two strings, of 22 and 8 bytes.
@@ -66,8 +67,8 @@ class SegmentDamage(ValueError):
 class SegmentBounds(NamedTuple):
     """What a later segment's footer remembers of an earlier one.
 
-    ``start`` and ``stop`` are the half-open index range, ``ts_min`` and ``ts_max`` inclusive seconds; ``rises`` says
-    whether ``_ts`` rises strictly within it.
+    ``start`` and ``stop`` are the half-open index range, ``ts_min`` and ``ts_max`` inclusive seconds; ``ts_rising``
+    says whether ``_ts`` rises strictly within it.
     """
 
     start: int
@@ -75,7 +76,7 @@ class SegmentBounds(NamedTuple):
     generation: int
     ts_min: float
     ts_max: float
-    rises: bool
+    ts_rising: bool
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ class _SegmentWire(msgspec.Struct, rename="camel"):
     generation: int
     ts_min: float
     ts_max: float
-    ts_rises: bool
+    ts_rising: bool
     schema: dict[str, Any]
 
 
@@ -148,33 +149,6 @@ _track_decoder = msgspec.json.Decoder(_TrackWire)
 # ------------------------------------------------------------------------------------------------------ encode
 
 
-def describe(
-    batch: Batch,
-    *,
-    track: str,
-    start: int,
-    generation: int = 0,
-    schema_before: Mapping[str, Logical] | None = None,
-    before: Sequence[SegmentBounds] = (),
-) -> SegmentInfo:
-    """The info of the segment that ``batch`` becomes at index ``start``; ``_ts`` bounds are taken from the batch.
-
-    ``schema_before`` is the track's schema up to here, ``before`` the bounds of the live segments before it.
-    """
-    low, high, rises = ts_bounds(batch.data.column(0))
-    schema = dict(batch.schema)
-    track_schema = unify_schemas(schema_before, schema) if schema_before else schema
-    stop = start + len(batch)
-    return SegmentInfo(track, start, stop, generation, low, high, rises, schema, track_schema, tuple(before))
-
-
-def ts_bounds(ts: pa.Array) -> tuple[float, float, bool]:
-    """Least, greatest, and whether it rises strictly; of at least one value."""
-    bounds = pc.min_max(ts)
-    rises = pc.all(pc.less(ts.slice(0, len(ts) - 1), ts.slice(1))).as_py()
-    return bounds["min"].as_py(), bounds["max"].as_py(), rises is not False  # None: no pair to compare
-
-
 def encode(batch: Batch, info: SegmentInfo) -> memoryview:
     """The bytes of the segment file.
 
@@ -186,12 +160,10 @@ def encode(batch: Batch, info: SegmentInfo) -> memoryview:
     data = batch.data
     if not 0 < data.num_rows <= MAX_ROWS or info.stop - info.start != data.num_rows or info.start < 0:
         raise ValueError(f"{data.num_rows} points do not make the segment [{info.start}, {info.stop})")
-    if info.schema != batch.schema:
+    if list(info.schema.items()) != list(batch.schema.items()):
         raise ValueError("the info's schema is not the batch's")
     index = pa.arange(info.start, info.stop)
-    table = pa.Table.from_arrays(
-        [index, *data.columns], schema=pa.schema([pa.field(INDEX, pa.int64(), nullable=False), *data.schema])
-    )
+    table = pa.Table.from_arrays([index, *data.columns], schema=pa.schema([_INDEX_FIELD, *data.schema]))
     sink = pa.BufferOutputStream()
     with pq.ParquetWriter(sink, table.schema, **_options(info.schema)) as writer:
         writer.write_table(table, row_group_size=ROW_GROUP)
@@ -237,8 +209,8 @@ def _key_values(info: SegmentInfo) -> dict[str, str]:
     same = list(info.track_schema.items()) == list(info.schema.items())
     track = _TrackWire(None if same else info.track_schema, list(info.before))
     return {
-        "dreamlake.segment": msgspec.json.encode(segment).decode(),
-        "dreamlake.track": msgspec.json.encode(track).decode(),
+        _SEGMENT_KEY.decode(): msgspec.json.encode(segment).decode(),
+        _TRACK_KEY.decode(): msgspec.json.encode(track).decode(),
         _CRC_KEY.decode(): _CRC_BLANK.decode(),
     }
 
@@ -260,34 +232,11 @@ def _sign(data: pa.Buffer) -> memoryview:
 class Footer:
     """A footer that was verified; to be kept, and given to ``open_segment`` when the same file is read again."""
 
+    info: SegmentInfo
     metadata: pq.FileMetaData
+    columns: tuple[str, ...]
+    file_size: int
     checksum: int
-    length: int
-    size: int
-    wire: _SegmentWire
-
-    @cached_property
-    def info(self) -> SegmentInfo:
-        """What it says."""
-        wire = self.wire
-        track = _decoded(_track_decoder, self.metadata.metadata, b"dreamlake.track")
-        try:
-            track_schema = wire.schema if track.schema is None else check(track.schema)
-        except (ValueError, RecursionError) as error:
-            raise SegmentDamage("footer", f"the track's schema is unreadable: {error}") from error
-        return SegmentInfo(
-            wire.track,
-            wire.start,
-            wire.stop,
-            wire.generation,
-            wire.ts_min,
-            wire.ts_max,
-            wire.ts_rises,
-            wire.schema,
-            track_schema,
-            tuple(track.before),
-            wire.version,
-        )
 
 
 class Segment:
@@ -301,11 +250,6 @@ class Segment:
     def info(self) -> SegmentInfo:
         """What the footer says."""
         return self.footer.info
-
-    @property
-    def metadata(self) -> pq.FileMetaData:
-        """Parquet's own metadata."""
-        return self.footer.metadata
 
     def read(self, columns: Sequence[str] | None = None) -> pa.Table:
         """The rows, every page's checksum verified.
@@ -321,8 +265,9 @@ class Segment:
         SegmentDamage
             The bytes are not what was written.
         """
-        names = self.metadata_names if columns is None else [name for name in columns if name in self._expected]
-        wire = self.footer.wire
+        stored = self.footer.columns
+        names = stored if columns is None else [name for name in columns if name in stored]
+        start, stop = self.info.start, self.info.stop
         try:
             file = _parquet_file(self._source.stream(), self.footer.metadata)
             table = file.read(columns=None if columns is None else names, use_threads=False)
@@ -330,22 +275,13 @@ class Segment:
             raise
         except Exception as error:
             raise SegmentDamage(_which(names), _said(error)) from error
-        if table.num_rows != wire.stop - wire.start:
-            raise SegmentDamage(_which(names), f"it holds {table.num_rows} rows, not {wire.stop - wire.start}")
+        if table.num_rows != stop - start:
+            raise SegmentDamage(_which(names), f"it holds {table.num_rows} rows, not {stop - start}")
         if columns is not None:
             table = table.select(names)
-        if INDEX in names and not table.column(INDEX).combine_chunks().equals(pa.arange(wire.start, wire.stop)):
-            raise SegmentDamage(f"column {INDEX!r}", f"it does not count from {wire.start} to {wire.stop} (exclusive)")
+        if INDEX in names and not table.column(INDEX).combine_chunks().equals(pa.arange(start, stop)):
+            raise SegmentDamage(f"column {INDEX!r}", f"it does not count from {start} to {stop} (exclusive)")
         return table
-
-    @cached_property
-    def _expected(self) -> frozenset[str]:
-        return frozenset(self.metadata_names)
-
-    @cached_property
-    def metadata_names(self) -> list[str]:
-        """The columns in their order."""
-        return list(self.footer.metadata.schema.to_arrow_schema().names)
 
 
 def open_segment(source: Any, size: int | None = None, footer: Footer | None = None) -> Segment:
@@ -368,18 +304,47 @@ def open_segment(source: Any, size: int | None = None, footer: Footer | None = N
     """
     opened = _Source(source, size)
     tail = _tail(opened)
-    if footer is not None and footer.size == opened.size and footer.checksum == zlib.crc32(tail):
-        return Segment(opened, footer)
-    _verify(tail)
+    checksum = zlib.crc32(tail)
+    if footer is None or footer.file_size != opened.size or footer.checksum != checksum:
+        _verify(tail)
+        footer = _parse(tail, opened.size, checksum)
+    return Segment(opened, footer)
+
+
+def _parse(tail: bytes, file_size: int, checksum: int) -> Footer:
+    """Read a footer that is as it was written, which does not yet mean that dreamlake wrote it."""
     try:
-        metadata = pq.ParquetFile(pa.BufferReader(_MAGIC + tail), **_LIMITS).metadata
+        metadata = pq.ParquetFile(pa.BufferReader(tail), **_LIMITS).metadata
+        found = metadata.schema.to_arrow_schema()
+        values = metadata.metadata or {}
+        info = _info(_segment_decoder.decode(values[_SEGMENT_KEY]), _track_decoder.decode(values[_TRACK_KEY]))
     except MemoryError:
         raise
-    except Exception as error:
+    except KeyError as error:
+        raise SegmentDamage("footer", f"there is no {error} in it") from None
+    except Exception as error:  # Arrow and msgspec raise errors of many kinds on bytes that somebody made up
         raise SegmentDamage("footer", _said(error)) from error
-    wire = _decoded(_segment_decoder, metadata.metadata, b"dreamlake.segment")
-    _check_shape(wire, metadata)
-    return Segment(opened, Footer(metadata, zlib.crc32(tail), len(tail), opened.size, wire))
+    _check_shape(info, metadata, found)
+    return Footer(info, metadata, tuple(found.names), file_size, checksum)
+
+
+def _info(segment: _SegmentWire, track: _TrackWire) -> SegmentInfo:
+    if segment.version != VERSION:
+        raise ValueError(f"format version {segment.version}; this dreamlake reads version {VERSION}")
+    schema = check(segment.schema)
+    return SegmentInfo(
+        segment.track,
+        segment.start,
+        segment.stop,
+        segment.generation,
+        segment.ts_min,
+        segment.ts_max,
+        segment.ts_rising,
+        schema,
+        schema if track.schema is None else check(track.schema),
+        tuple(track.before),
+        segment.version,
+    )
 
 
 _LIMITS: dict[str, Any] = {
@@ -465,36 +430,18 @@ def _verify(tail: bytes) -> None:
         raise SegmentDamage("footer", "its checksum does not match")
 
 
-def _decoded(decoder: msgspec.json.Decoder[Any], values: Mapping[bytes, bytes] | None, key: bytes) -> Any:
-    try:
-        return decoder.decode((values or {})[key])
-    except KeyError:
-        raise SegmentDamage("footer", f"there is no {key.decode()!r} in it") from None
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise SegmentDamage("footer", f"{key.decode()!r} is unreadable: {error}") from error
-
-
-def _check_shape(wire: _SegmentWire, metadata: pq.FileMetaData) -> None:
+def _check_shape(info: SegmentInfo, metadata: pq.FileMetaData, found: pa.Schema) -> None:
     """Whether range, rows and columns agree, before memory is given to any of it."""
-    if wire.version != VERSION:
-        raise SegmentDamage("footer", f"format version {wire.version}; this dreamlake reads version {VERSION}")
-    rows = wire.stop - wire.start
-    if wire.start < 0 or not 0 < rows <= MAX_ROWS or metadata.num_rows != rows:
-        raise SegmentDamage("footer", f"{metadata.num_rows} rows in the range {wire.start} to {wire.stop} (exclusive)")
-    try:
-        schema = check(wire.schema)
-    except (ValueError, RecursionError) as error:
-        raise SegmentDamage("footer", f"the schema is unreadable: {error}") from error
-    try:
-        found = metadata.schema.to_arrow_schema()
-    except Exception as error:
-        raise SegmentDamage("footer", _said(error)) from error
-    expected = [pa.field(INDEX, pa.int64(), nullable=False), pa.field(TS, pa.float64(), nullable=False)]
-    expected += [pa.field(name, to_arrow(logical)) for name, logical in schema.items()]
-    if found.names[-1:] == [NONE]:
-        expected.append(pa.field(NONE, NONE_TYPE))
-    leaf_total = sum(map(leaf_count, schema.values())) + 2 + (found.names[-1:] == [NONE])
-    if metadata.num_columns != leaf_total or not found.equals(pa.schema(expected)):
+    rows = info.stop - info.start
+    if info.start < 0 or not 0 < rows <= MAX_ROWS or metadata.num_rows != rows:
+        raise SegmentDamage("footer", f"{metadata.num_rows} rows in the range {info.start} to {info.stop} (exclusive)")
+    has_none = found.names[-1:] == [NONE]
+    expected = pa.schema(
+        [_INDEX_FIELD, TS_FIELD]
+        + [pa.field(name, to_arrow(logical)) for name, logical in info.schema.items()]
+        + [NONE_FIELD] * has_none
+    )
+    if metadata.num_columns != 2 + sum(map(leaf_count, info.schema.values())) + has_none or found != expected:
         raise SegmentDamage("footer", "the columns are not those of its schema")
 
 
