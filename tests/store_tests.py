@@ -196,16 +196,22 @@ class StoreMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.model: dict[str, bytes] = {}
+        self.folders: set[str] = set()  # those that a write has made: on a disk they outlive their files
 
     def blocked(self, path: str) -> bool:
-        """Whether the path runs through a file, or is a folder: impossible on a disk, so left out."""
-        return any(other.startswith(path + "/") or path.startswith(other + "/") for other in self.model)
+        """Whether the path is a folder, or runs through a file: impossible on a disk, so left out."""
+        return path in self.folders or any(path.startswith(file + "/") for file in self.model)
+
+    def wrote(self, path: str, data: bytes) -> None:
+        self.model[path] = data
+        parts = path.split("/")
+        self.folders.update("/".join(parts[:count]) for count in range(1, len(parts)))
 
     @rule(path=PATHS, data=st.binary(max_size=20))
     def put(self, path: str, data: bytes) -> None:
         if not self.blocked(path):
             self.store.put(path, data)
-            self.model[path] = data
+            self.wrote(path, data)
 
     @rule(path=PATHS, data=st.binary(max_size=20))
     def create(self, path: str, data: bytes) -> None:
@@ -214,7 +220,7 @@ class StoreMachine(RuleBasedStateMachine):
                 self.store.create(path, data)
         elif not self.blocked(path):
             self.store.create(path, data)
-            self.model[path] = data
+            self.wrote(path, data)
 
     @rule(path=PATHS)
     def delete(self, path: str) -> None:

@@ -722,8 +722,11 @@ def test_walk_does_not_follow_links_to_folders(lake_dir: Path, secret: Path) -> 
 def test_walk_goes_deeper_than_a_recursion_would(lake_dir: Path) -> None:
     deep = "/".join(["d"] * 1200)
     store = LocalStore(lake_dir, fsync=False)
-    store.put(f"{deep}/x", b"1")
-    assert store.walk() == [f"{deep}/x"]
+    for path in ("x", f"{deep}/x"):
+        store.put(path, b"1")
+    assert store.walk() == [f"{deep}/x", "x"]
+    store.delete(f"{deep}/x")
+    os.removedirs(lake_dir / deep)  # pytest's own clean-up recurses; this goes up to the first folder with a file
 
 
 def test_one_bad_folder_does_not_end_a_walk(

@@ -23,7 +23,6 @@ except ImportError:  # Windows: no locks, so it writes with single_writer=True o
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import builtins
-    from collections.abc import Iterator
     from types import TracebackType
     from typing import Self
 
@@ -292,12 +291,12 @@ def _unlink_quietly(path: str) -> None:
         return  # gone already, or a dead disk: the sweep takes care of it
 
 
-def _scan(folder: str) -> Iterator[os.DirEntry[str]]:
+def _scan(folder: str) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
-            yield from entries
+            return list(entries)
     except (FileNotFoundError, NotADirectoryError):
-        return
+        return []
 
 
 # ------------------------------------------------------------------------------------------------ locking
