@@ -1,1 +1,55 @@
-"""Bytes in and out: one contract, one filesystem a module."""
+"""Bytes in and out: one contract, one filesystem a module, and the choice of one by its URL."""
+
+from __future__ import annotations
+
+import os
+import re
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from dreamlake.storage.store import Store
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+
+
+def scheme_of(url: str | os.PathLike[str]) -> str | None:
+    """The scheme of a URL in lower case; None for a path on this machine."""
+    found = _SCHEME.match(os.fspath(url))
+    return found[1].lower() if found else None
+
+
+def open_store(url: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None) -> Store:
+    """The store over the files at `url`.
+
+    Parameters
+    ----------
+    url
+        A folder on this machine, as a path or a ``file://`` URL.
+    storage_options
+        Options for the filesystem of a URL; a local folder takes none.
+
+    Raises
+    ------
+    TypeError
+        `url` is neither text nor a path.
+    ValueError
+        `url` is of a kind that cannot be read.
+    """
+    from dreamlake.storage.local import LocalStore
+
+    scheme = scheme_of(url)
+    if scheme is None:
+        return LocalStore(url)
+    if scheme == "file":
+        from urllib.parse import urlsplit
+        from urllib.request import url2pathname
+
+        parts = urlsplit(os.fspath(url))
+        if parts.netloc not in ("", "localhost"):
+            raise ValueError("a file:// URL names a folder of this machine, as in file:///home/me/lake")
+        return LocalStore(url2pathname(parts.path))
+    # The URL itself may hold a password, so the message does not show it.
+    raise ValueError(f"{scheme}:// URLs cannot be read by this version of dreamlake; give a folder of this machine")

@@ -1,0 +1,95 @@
+"""Points by time: the first ones of a time range, out of the pieces whose bounds can hold them."""
+
+from __future__ import annotations
+
+from math import inf
+
+from dreamlake.engine.process import side_by_side
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pyarrow as pa
+
+    from dreamlake.engine.snapshot import Piece, Rows, Snapshot
+
+
+def rows_by_time(snapshot: Snapshot, low: float, high: float, limit: int | None, reverse: bool) -> tuple[Rows, bool]:
+    """Up to `limit` points with ``low <= _ts < high``, in the order of ``_ts``, those with equal ``_ts`` by index.
+
+    Parameters
+    ----------
+    low, high
+        Half-open time range, in seconds since the epoch.
+    limit
+        The most points to give; None for all.
+    reverse
+        Whether the order is turned round: the latest come first.
+
+    Returns
+    -------
+    The points, each with its index, and whether the time range holds more.
+    """
+    most = None if limit is None else limit + 1
+    pieces = _overlapping(snapshot, low, high, reverse)
+    if most is None:
+        # All are needed, so they are read side by side.
+        parts = side_by_side(lambda each: _rows(each[0], low, high, None, reverse), pieces, snapshot.width)
+        return _ordered([row for rows in parts for row in rows], reverse), False
+    found: Rows = []
+    for piece, (lowest, highest) in pieces:
+        if len(found) == most:
+            # Enough, unless this piece reaches before the last one found. Those behind it reach no further.
+            last = found[-1][1]["_ts"]
+            if highest < last if reverse else lowest > last:
+                break
+        found = _ordered(found + _rows(piece, low, high, most, reverse), reverse)[:most]
+    return found[:limit], len(found) == most
+
+
+def _overlapping(snapshot: Snapshot, low: float, high: float, reverse: bool) -> list[tuple[Piece, tuple[float, float]]]:
+    """The pieces that can hold a point of the time range, and their bounds, in the order in which they begin."""
+    pieces = [(piece, piece.bounds.get("_ts", (-inf, inf))) for piece in snapshot.pieces()]
+    pieces = [(piece, bounds) for piece, bounds in pieces if bounds[0] < high and bounds[1] >= low]
+    if reverse:
+        return sorted(pieces, key=lambda each: each[1][1], reverse=True)
+    return sorted(pieces, key=lambda each: each[1][0])
+
+
+def _rows(piece: Piece, low: float, high: float, most: int | None, reverse: bool) -> Rows:
+    """The first `most` points of one piece in the time range."""
+    if piece.segment is None:
+        rows = piece.rows()
+        return [rows[pick] for pick in _picks([point["_ts"] for _, point in rows], low, high, most, reverse)]
+    from dreamlake.format.schema import timestamps, to_points
+
+    found: Rows = []
+    for part, table, schema in piece.read():
+        picks = _picks(timestamps(table), low, high, most, reverse)
+        points = to_points(_taken(table, picks), schema)
+        found += zip([part.start + pick for pick in picks], points, strict=True)
+    return found
+
+
+def _picks(stamps: Sequence[float], low: float, high: float, most: int | None, reverse: bool) -> list[int]:
+    """The places of the first `most` timestamps of the range, in order."""
+    picks = [place for place, ts in enumerate(stamps) if low <= ts < high]
+    picks.sort(key=stamps.__getitem__)
+    if reverse:
+        picks.reverse()
+    return picks if most is None else picks[:most]
+
+
+def _ordered(rows: Rows, reverse: bool) -> Rows:
+    return sorted(rows, key=lambda row: (row[1]["_ts"], row[0]), reverse=reverse)
+
+
+def _taken(table: pa.Table, picks: list[int]) -> pa.Table:
+    from array import array
+
+    import pyarrow as pa
+
+    if picks == list(range(picks[0], picks[0] + len(picks))) if picks else True:
+        return table.slice(picks[0] if picks else 0, len(picks))
+    return table.take(pa.Array.from_buffers(pa.int64(), len(picks), [None, pa.py_buffer(array("q", picks))]))

@@ -1,0 +1,121 @@
+"""What a lake holds: its workspaces and sessions, the tracks of a session, and what session.json says of it."""
+
+from __future__ import annotations
+
+import json
+import time
+
+from dreamlake.errors import CorruptTrackError
+from dreamlake.format import layout
+from dreamlake.format.layout import HOT_FILE, LOCK_FILE, METADATA_FILE, SESSION_FILE, TRACKS_DIR
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from dreamlake.storage.store import Store
+
+#: A session that says it is running and has written nothing for this many seconds is shown as lost.
+SILENCE = 60.0
+
+
+def session_folders(store: Store, workspace: str | None = None) -> list[tuple[str, str]]:
+    """The (workspace, session) pairs in a lake, sorted: folders two levels down with a session.json.
+
+    Parameters
+    ----------
+    workspace
+        Only those of this workspace; None for all.
+    """
+    if workspace is None:
+        tops = _folders(store, "")
+    else:
+        layout.check_name("workspace", workspace)
+        tops = [layout.encode_component(workspace)]
+    found = []
+    for top in tops:
+        for folder in _folders(store, top):
+            try:
+                names = layout.session_names(f"{top}/{folder}")
+            except ValueError:
+                continue
+            if any(entry.name == SESSION_FILE for entry in store.list(f"{top}/{folder}")):
+                found.append(names)
+    return sorted(found)
+
+
+def track_names(store: Store, session: str) -> list[str]:
+    """The tracks in the session folder `session`, sorted: those with a stored point or metadata."""
+    found = set()
+    for path in store.walk(f"{session}/{TRACKS_DIR}"):
+        folder, _, filename = path[len(session) + 1 :].rpartition("/")
+        if filename in (METADATA_FILE, HOT_FILE) or layout.parse_segment(filename) is not None:
+            try:
+                found.add(layout.track_name(folder))
+            except ValueError:
+                continue  # a folder that dreamlake never makes
+    return sorted(found)
+
+
+def session_info(store: Store, workspace: str, session: str, now: float | None = None) -> dict[str, Any] | None:
+    """What session.json says, with ``workspace`` and ``name``; None where there is no such session.
+
+    The status is ``"lost"`` where the file says ``"running"`` and nothing of the session was written lately.
+
+    Raises
+    ------
+    CorruptTrackError
+        session.json is not readable.
+    """
+    folder = layout.session_dir(workspace, session)
+    info = read_object(store, f"{folder}/{SESSION_FILE}")
+    if info is None:
+        return None
+    info |= {"workspace": workspace, "name": session}
+    if info.get("status") == "running":
+        silent_since = (time.time() if now is None else now) - SILENCE
+        if _last_write(store, folder, silent_since) <= silent_since:
+            info["status"] = "lost"
+    return info
+
+
+def read_object(store: Store, path: str) -> dict[str, Any] | None:
+    """The JSON object in a small file, its special values decoded; None where there is no file.
+
+    Raises
+    ------
+    CorruptTrackError
+        The file holds something else.
+    """
+    from dreamlake.format.point import from_json
+
+    try:
+        data = store.get(path)
+    except FileNotFoundError:
+        return None
+    try:
+        value = from_json(json.loads(data))
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise CorruptTrackError(store.describe(path), "the whole file", detail="it is not a JSON object")
+    return value
+
+
+def _last_write(store: Store, folder: str, enough: float) -> float:
+    """When the session last wrote, in seconds since the epoch; looked into no further once that is above `enough`."""
+    top = [entry.modified for entry in store.list(folder) if entry.name in (SESSION_FILE, LOCK_FILE)]
+    latest = max(top, default=0.0)
+    left = [f"{folder}/{TRACKS_DIR}"]
+    while left and latest <= enough:
+        below = left.pop()
+        for entry in store.list(below):
+            if entry.is_dir:
+                left.append(f"{below}/{entry.name}")
+            else:
+                latest = max(latest, entry.modified)
+    return latest
+
+
+def _folders(store: Store, path: str) -> list[str]:
+    return [entry.name for entry in store.list(path) if entry.is_dir]

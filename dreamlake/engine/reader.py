@@ -1,0 +1,157 @@
+"""A snapshot of one track, as points and tables: the hot file first, the listing second, no locks, no writes.
+
+Whatever a writer does between the two looks, the segments listed then reach at least to where the hot lines begin. A
+hole, a damaged hot line or a segment that vanished between listing and opening may be the trace of a writer at work, so
+the reader looks once more before it calls that damage.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from dreamlake.engine.segments import SegmentFiles
+from dreamlake.engine.snapshot import Snapshot
+from dreamlake.errors import CorruptTrackError
+from dreamlake.format.layout import HOT_FILE, METADATA_FILE
+from dreamlake.format.live import end_of, parse_listing, survey
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from dreamlake.engine.hotpart import HotPart
+    from dreamlake.storage.store import Store
+
+log = logging.getLogger("dreamlake")
+
+#: A hot file rolls at 32 MB; one far beyond that is no hot file, and is not taken into memory.
+MAX_HOT_BYTES = 1 << 30
+#: Looks taken at a track that changes under the reader. Twice in a row is already next to impossible.
+MAX_LOOKS = 5
+
+
+class TrackReader:
+    """Takes snapshots of one track; may be used by several threads.
+
+    Parameters
+    ----------
+    store
+        Where the track is kept.
+    folder
+        The folder of the track below the root of `store`.
+    name
+        The name of the track.
+    """
+
+    def __init__(self, store: Store, folder: str, name: str) -> None:
+        self.store = store
+        self.folder = folder
+        self.name = name
+        #: The segments in the folder.
+        self.files = SegmentFiles(store, folder, name)
+        self._named = False
+
+    @property
+    def place(self) -> str:
+        """The folder of the track, fit for messages."""
+        return self.store.describe(self.folder)
+
+    def metadata(self) -> dict[str, Any]:
+        """What metadata.json says; empty where there is none.
+
+        Raises
+        ------
+        ValueError
+            The folder belongs to a track of another name: the disk folds names (case, unicode forms) that differ.
+        CorruptTrackError
+            It is no JSON object.
+        """
+        from dreamlake.engine.catalog import read_object
+
+        about = read_object(self.store, f"{self.folder}/{METADATA_FILE}")
+        if about is None:
+            return {}
+        if about.get("name", self.name) != self.name:
+            raise ValueError(
+                f"{self.place} belongs to the track {about['name']!r}, not {self.name!r}: "
+                "this filesystem takes the two names for one; choose another name"
+            )
+        return about
+
+    def snapshot(self, *, errors: str = "raise", described: bool = False) -> Snapshot:
+        """The track as it is stored now.
+
+        Parameters
+        ----------
+        errors
+            ``"raise"``, or ``"skip"`` to log damage and read round it, now and in all reads of the snapshot.
+        described
+            Whether its schema and time bounds are taken now too, at the price of the newest segment's footer.
+
+        Raises
+        ------
+        CorruptTrackError
+            The hot file is damaged, segments are missing between others, or (described) a footer is damaged.
+        ValueError
+            As from `metadata`.
+        """
+        for look in range(MAX_LOOKS):
+            try:
+                snapshot = self._look(strict=errors == "raise" or look == 0)
+                snapshot.skip = errors == "skip"
+                if described:
+                    snapshot.describe()
+                return snapshot
+            except CorruptTrackError:
+                if look:
+                    raise
+            except FileNotFoundError:  # a segment vanished between listing and opening: list again
+                if look == MAX_LOOKS - 1:
+                    raise
+        raise AssertionError("unreachable")
+
+    def _look(self, strict: bool) -> Snapshot:
+        data = self._hot_bytes()
+        sizes = {entry.name: entry.size for entry in self.store.list(self.folder) if not entry.is_dir}
+        names = parse_listing(sizes)
+        self._check_name(sizes)
+        live, holes = survey(names)
+        if holes and strict:
+            hole = holes[0]
+            raise CorruptTrackError(self.place, "its segments", hole.start, hole.stop, str(hole))
+        for hole in holes:
+            log.warning("%s: %s", self.place, hole)
+        hot = self._hot_part(data, end_of(live), strict)
+        exists = bool(names or data or METADATA_FILE in sizes)
+        return Snapshot(
+            self.files,
+            {name: sizes[name.filename] for name in live},
+            hot,
+            hot_bytes=len(data),
+            exists=exists,
+        )
+
+    def _hot_bytes(self) -> bytes:
+        path = f"{self.folder}/{HOT_FILE}"
+        try:
+            data = self.store.get(path, 0, MAX_HOT_BYTES + 1)
+        except FileNotFoundError:
+            return b""
+        if len(data) > MAX_HOT_BYTES:
+            raise CorruptTrackError(self.store.describe(path), "its end", detail=f"over {MAX_HOT_BYTES} bytes long")
+        return data
+
+    def _hot_part(self, data: bytes, below: int, strict: bool) -> HotPart:
+        from dreamlake.engine.hotpart import HotPart, parse_hot
+
+        if not data:
+            return HotPart()  # without a look at the parser, whose import costs more than most reads
+        return parse_hot(data, below, self.store.describe(f"{self.folder}/{HOT_FILE}"), strict)
+
+    def _check_name(self, sizes: dict[str, int]) -> None:
+        # Only a local disk folds names, and asking costs a request elsewhere. One look is enough: names do not change.
+        if self._named or METADATA_FILE not in sizes:
+            return
+        if getattr(self.store, "is_local", True):
+            self.metadata()
+        self._named = True

@@ -1,0 +1,147 @@
+"""The lazy frame over snapshots: a Polars source that reads only the pieces a query can need."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import polars as pl
+import pyarrow as pa
+from polars.io.plugins import register_io_source
+
+from dreamlake.engine.process import side_by_side
+from dreamlake.engine.prune import may_match
+from dreamlake.engine.snapshot import INDEX, TS, empty_table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from dreamlake.engine.snapshot import Piece, Snapshot
+    from dreamlake.format.logical import TrackSchema
+
+#: Rows read side by side at a time. The first window is small, so that a query that stops early reads little.
+FIRST_WINDOW_ROWS = 100_000
+MAX_WINDOW_ROWS = 4_000_000
+
+
+class Part(NamedTuple):
+    """A range of one snapshot, and the texts that are the same in all its rows (which run it is of)."""
+
+    snapshot: Snapshot
+    start: int
+    stop: int
+    labels: tuple[tuple[str, str], ...] = ()
+
+
+class _Stretch(NamedTuple):
+    piece: Piece
+    labels: tuple[tuple[str, str], ...]
+
+
+def polars_frame(table: pa.Table) -> pl.DataFrame:
+    """The table as a Polars frame, its buffers shared where Polars has the same form."""
+    frame = pl.from_arrow(table, rechunk=False)
+    assert isinstance(frame, pl.DataFrame)
+    return frame
+
+
+def lazy_frame(parts: Sequence[Part], schema: TrackSchema, *, name: str, labels: Sequence[str] = ()) -> pl.LazyFrame:
+    """The rows of `parts`, one after the other, as a lazy frame.
+
+    Parameters
+    ----------
+    schema
+        The fields of the frame, with types as wide as those of every part.
+    name
+        What the source is called in a query plan.
+    labels
+        The names of the parts' labels; they are the first columns.
+    """
+    source = _Source(parts, schema, labels)
+    # Options that an older Polars does not have only make plans nicer and repeated scans cheaper.
+    options = {"validate_schema": True, "is_pure": True, "explain_name": f"dreamlake {name}"}
+    known = inspect.signature(register_io_source).parameters
+    options = {option: value for option, value in options.items() if option in known}
+    return register_io_source(source, schema=source.schema, **options)  # type: ignore[arg-type]
+
+
+class _Source:
+    """Answers Polars' calls; immutable, and called from any of its threads, any number of times."""
+
+    def __init__(self, parts: Sequence[Part], fields: TrackSchema, labels: Sequence[str]) -> None:
+        self._stretches = [
+            _Stretch(piece, part.labels) for part in parts for piece in part.snapshot.pieces(part.start, part.stop)
+        ]
+        self._fields = fields
+        self._labels = labels
+        self._width = max((part.snapshot.width for part in parts), default=1)
+        # Where damage is skipped, how many rows a stretch has is known only once it was read.
+        self._counted = not any(part.snapshot.skip for part in parts)
+        empty = polars_frame(empty_table([INDEX, TS, *fields], fields))
+        self.schema: dict[str, pl.DataType] = dict.fromkeys(labels, pl.String()) | dict(empty.schema)
+
+    def __call__(
+        self, with_columns: list[str] | None, predicate: pl.Expr | None, n_rows: int | None, batch_size: int | None
+    ) -> Iterator[pl.DataFrame]:
+        wanted = list(self.schema) if with_columns is None else with_columns
+        tested = [] if predicate is None else predicate.meta.root_names()
+        columns = [name for name in self.schema if name in wanted or name in tested]
+        left = n_rows
+        for window in _windows(self._needed(predicate, n_rows)):
+            frame = self._frame(window, columns)
+            if left is not None and not self._counted:
+                frame = frame.head(left)
+                left -= len(frame)
+            yield (frame if predicate is None else frame.filter(predicate)).select(wanted)
+        yield pl.DataFrame(schema={name: self.schema[name] for name in wanted})
+
+    def _needed(self, predicate: pl.Expr | None, n_rows: int | None) -> list[_Stretch]:
+        # Polars counts n_rows before it filters: head(9).filter(…) comes with both, filter(…).head(9) without n_rows.
+        stretches = self._stretches
+        if n_rows is not None:
+            if not self._counted:
+                return stretches
+            stretches = list(_first(stretches, n_rows))
+        if predicate is not None:
+            test = may_match(predicate)
+            stretches = [stretch for stretch in stretches if test(_bounds(stretch))]
+        return stretches
+
+    def _frame(self, window: Sequence[_Stretch], columns: Sequence[str]) -> pl.DataFrame:
+        # Where no stored column is wanted the index still says how many rows there are.
+        stored = [name for name in columns if name not in self._labels] or [INDEX]
+        tables = side_by_side(lambda stretch: stretch.piece.table(stored, self._fields), window, self._width)
+        frame = polars_frame(pa.concat_tables(tables))
+        if not self._labels:
+            return frame
+        runs = pl.DataFrame([dict(stretch.labels) for stretch in window]).select(
+            pl.all().repeat_by(pl.Series([table.num_rows for table in tables], dtype=pl.UInt32)).explode()
+        )
+        return pl.concat([runs, frame], how="horizontal").select(columns)
+
+
+def _bounds(stretch: _Stretch) -> dict[str, tuple[Any, Any]]:
+    return stretch.piece.bounds | {name: (text, text) for name, text in stretch.labels}
+
+
+def _first(stretches: Sequence[_Stretch], count: int) -> Iterator[_Stretch]:
+    """The stretches, cut off after `count` rows."""
+    for stretch in stretches:
+        if count <= 0:
+            return
+        yield stretch._replace(piece=stretch.piece.head(count))
+        count -= len(stretch.piece)
+
+
+def _windows(stretches: Sequence[_Stretch]) -> Iterator[list[_Stretch]]:
+    """The stretches in windows that grow, since each window ends with a wait for its slowest file."""
+    window: list[_Stretch] = []
+    rows, room = 0, FIRST_WINDOW_ROWS
+    for stretch in stretches:
+        window.append(stretch)
+        rows += len(stretch.piece)
+        if rows >= room:
+            yield window
+            window, rows, room = [], 0, min(2 * room, MAX_WINDOW_ROWS)
+    if window:
+        yield window

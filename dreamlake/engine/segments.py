@@ -1,0 +1,203 @@
+"""The segments of one track as verified tables: footers kept, damage told with its file, place and range."""
+
+from __future__ import annotations
+
+import io
+from collections import OrderedDict
+from threading import Lock
+
+from dreamlake.engine.process import local_width
+from dreamlake.errors import CorruptTrackError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pyarrow as pa
+
+    from dreamlake.format.layout import SegmentName
+    from dreamlake.format.logical import TrackSchema
+    from dreamlake.format.segment import Footer, Segment, SegmentDamage, SegmentInfo
+    from dreamlake.storage.store import Entry, Store
+
+#: Files up to this many bytes are read whole: one request, where footer and columns would take two.
+WHOLE_BYTES = 1 << 20
+#: Footers kept of one track. A footer takes some 5 KB of memory, so a track takes 10 MB at most.
+MAX_FOOTERS = 2_000
+
+
+class SegmentFiles:
+    """Reads the segments in one folder; used by several threads at once.
+
+    Parameters
+    ----------
+    store
+        Where they are.
+    folder
+        Their folder below the root of `store`.
+    track
+        The name of the track.
+    """
+
+    def __init__(self, store: Store, folder: str, track: str) -> None:
+        self.store = store
+        self.folder = folder
+        self.track = track
+        # Without what they say of the segments before, which would make the memory grow with the square of these.
+        self._footers: OrderedDict[SegmentName, Footer] = OrderedDict()
+        self._newest: tuple[SegmentName, SegmentInfo] | None = None
+        self._lock = Lock()
+
+    @property
+    def width(self) -> int:
+        """How many files are best read side by side."""
+        width: int = getattr(self.store, "width", 0) or local_width()
+        return width
+
+    def entries(self) -> Sequence[Entry]:
+        """What is in the folder now."""
+        return self.store.list(self.folder)
+
+    def place(self, name: SegmentName) -> str:
+        """The file of segment `name`, fit for messages and other tools."""
+        return self.store.describe(self._path(name))
+
+    def newest(self, name: SegmentName, size: int) -> SegmentInfo:
+        """As `info`, also with what the footer says of the segments before; kept of one segment at a time."""
+        kept = self._newest
+        if kept is None or kept[0] != name:
+            self._newest = kept = name, self._open_info(name, size)
+        return kept[1]
+
+    def info(self, name: SegmentName, size: int) -> SegmentInfo:
+        """What the footer of segment `name`, a file of `size` bytes, says of it; verified once, and then kept.
+
+        Raises
+        ------
+        FileNotFoundError
+            The segment is gone.
+        CorruptTrackError
+            It is damaged, or is not the segment that its name says.
+        """
+        kept = self._kept(name, size)
+        return kept.info if kept is not None else self._open_info(name, size)
+
+    def _open_info(self, name: SegmentName, size: int) -> SegmentInfo:
+        from dreamlake.format.segment import SegmentDamage
+
+        try:
+            return self._open(name, size, None).info
+        except SegmentDamage as damage:
+            raise self._corrupt(name, damage) from damage
+
+    def read(
+        self, name: SegmentName, size: int | None, columns: Sequence[str] | None = None
+    ) -> tuple[pa.Table, TrackSchema]:
+        """All rows of segment `name`, every page verified, and the types of its fields.
+
+        Parameters
+        ----------
+        size
+            Bytes of the file; None when not known.
+        columns
+            The columns to read, of those that it has; None for ``_ts``, the fields, and ``_none`` where there is one.
+
+        Raises
+        ------
+        FileNotFoundError, CorruptTrackError
+            As for `info`.
+        """
+        from dreamlake.format.segment import SegmentDamage
+
+        size = self.store.size(self._path(name)) if size is None else size
+        try:
+            segment = self._open(name, size, self._kept(name, size))
+            schema = segment.info.schema
+            return segment.read(["_ts", *schema, "_none"] if columns is None else columns), schema
+        except SegmentDamage as damage:
+            raise self._corrupt(name, damage) from damage
+
+    def _open(self, name: SegmentName, size: int, kept: Footer | None) -> Segment:
+        from dreamlake.format.segment import open_segment
+
+        path = self._path(name)
+        if size <= WHOLE_BYTES:
+            segment = open_segment(self.store.get(path), footer=kept)
+        else:
+            segment = open_segment(_StoreFile(self.store, path, size), size, footer=kept)
+        if segment.footer is not kept:
+            self._check(name, segment)
+            self._keep(name, segment.footer)
+        return segment
+
+    def _check(self, name: SegmentName, segment: Segment) -> None:
+        from dreamlake.format.segment import SegmentDamage
+
+        info = segment.info
+        if (info.start, info.stop, info.generation) != tuple(name):
+            said = f"it says indices {info.start} to {info.stop}, generation {info.generation}: renamed or swapped"
+            raise SegmentDamage("footer", said)
+        if info.track != self.track:
+            raise SegmentDamage("footer", f"it belongs to the track {info.track!r}, not {self.track!r}")
+
+    def _corrupt(self, name: SegmentName, damage: SegmentDamage) -> CorruptTrackError:
+        return CorruptTrackError(self.place(name), damage.place, name.start, name.stop, damage.detail)
+
+    def _path(self, name: SegmentName) -> str:
+        return f"{self.folder}/{name.filename}"
+
+    def _kept(self, name: SegmentName, size: int) -> Footer | None:
+        with self._lock:
+            kept = self._footers.get(name)
+            if kept is None or kept.file_size != size:
+                return None
+            self._footers.move_to_end(name)
+            return kept
+
+    def _keep(self, name: SegmentName, footer: Footer) -> None:
+        from dataclasses import replace
+
+        footer = replace(footer, info=replace(footer.info, before=()))
+        with self._lock:
+            self._footers[name] = footer
+            if len(self._footers) > MAX_FOOTERS:
+                self._footers.popitem(last=False)
+
+
+class _StoreFile(io.RawIOBase):
+    """A file in a store, read by ranges."""
+
+    def __init__(self, store: Store, path: str, size: int) -> None:
+        self._store = store
+        self._path = path
+        self._size = size
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        self._at = max(0, base + offset)
+        return self._at
+
+    def read(self, size: int | None = -1) -> bytes:
+        stop = self._size if size is None or size < 0 else min(self._size, self._at + size)
+        data = self._store.get(self._path, self._at, stop) if stop > self._at else b""
+        self._at += len(data)
+        return data
+
+    def readall(self) -> bytes:
+        return self.read()
+
+    def readinto(self, buffer: object) -> int:
+        view = memoryview(buffer).cast("B")  # type: ignore[arg-type]
+        data = self.read(len(view))
+        view[: len(data)] = data
+        return len(data)

@@ -1,0 +1,363 @@
+"""What a track held at one moment, piece by piece: points and tables of any range, schema and time bounds."""
+
+from __future__ import annotations
+
+import logging
+from bisect import bisect_left
+from functools import cached_property
+
+from dreamlake.engine.process import side_by_side
+from dreamlake.errors import CorruptTrackError, DreamlakeError
+from dreamlake.format.layout import SegmentName
+from dreamlake.format.live import covering, end_of, parse_listing, survey
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from typing import Any, TypeVar
+
+    import pyarrow as pa
+
+    from dreamlake.engine.hotpart import HotPart
+    from dreamlake.engine.segments import SegmentFiles
+    from dreamlake.format.logical import Logical, TrackSchema
+    from dreamlake.format.segment import SegmentInfo
+
+    Made = TypeVar("Made")
+    Rows = list[tuple[int, dict[str, Any]]]
+
+log = logging.getLogger("dreamlake")
+
+INDEX = "_index"
+TS = "_ts"
+#: A segment that vanishes is looked for again this often: in a replacement, and in what replaced that meanwhile.
+MAX_RELISTS = 5
+
+
+class Piece:
+    """The rows [start, stop) of a snapshot that lie in one segment, or (``segment`` None) in the hot file."""
+
+    __slots__ = ("segment", "snapshot", "start", "stop")
+
+    def __init__(self, snapshot: Snapshot, segment: SegmentName | None, start: int, stop: int) -> None:
+        self.snapshot = snapshot
+        self.segment = segment
+        self.start = start
+        self.stop = stop
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __repr__(self) -> str:
+        return f"<Piece [{self.start}, {self.stop}) of {self.segment.filename if self.segment else 'the hot file'}>"
+
+    def head(self, count: int) -> Piece:
+        """Its first `count` rows at most."""
+        return Piece(self.snapshot, self.segment, self.start, min(self.stop, self.start + count))
+
+    @property
+    def bounds(self) -> dict[str, tuple[Any, Any]]:
+        """Lowest and highest ``_index`` and ``_ts`` that its rows can have; ``_ts`` is left out when not known."""
+        known: dict[str, tuple[Any, Any]] = {INDEX: (self.start, self.stop - 1)}
+        ts = self.snapshot.ts_bounds_of(self.segment)
+        if ts is not None:
+            known[TS] = ts
+        return known
+
+    def table(self, columns: Sequence[str], schema: Mapping[str, Logical]) -> pa.Table:
+        """Its rows as a table of `columns`, in that order, with the types of `schema`; JSON columns are strings."""
+        return self.snapshot.piece_table(self, columns, schema)
+
+    def rows(self) -> Rows:
+        """Its rows as points, each with its index."""
+        return self.snapshot.piece_rows(self)
+
+    def read(self) -> list[tuple[Piece, pa.Table, TrackSchema]]:
+        """Its rows as they are stored in its segment, with all columns; see `Snapshot.read`."""
+        return self.snapshot.read(self, None)
+
+
+class Snapshot:
+    """What a track held at one moment; immutable, and good for any number of reads from any thread.
+
+    The points of the hot file are held, the segments are read when they are asked for. One that a later form has
+    replaced by then, and a sweep has deleted, is read from its replacement: the same rows, without columns that are
+    newer than the snapshot.
+
+    Parameters
+    ----------
+    files
+        The segments of the track.
+    sizes
+        The live segments, in order, with the bytes of each.
+    hot
+        The points of the hot file that no segment holds.
+    hot_bytes
+        Bytes of the hot file.
+    exists
+        Whether anything is there: a segment, a hot file, or metadata.
+    """
+
+    #: Whether damage is logged and read round, instead of raised; set before the first read.
+    skip = False
+
+    def __init__(
+        self,
+        files: SegmentFiles,
+        sizes: dict[SegmentName, int],
+        hot: HotPart,
+        *,
+        hot_bytes: int = 0,
+        exists: bool = True,
+    ) -> None:
+        self.live = tuple(sizes)
+        self.hot = hot
+        self.exists = exists
+        #: Points in the track: one above the highest index.
+        self.total = max(end_of(self.live), hot.stop)
+        #: Bytes of the live segments and the hot file.
+        self.bytes = sum(sizes.values()) + hot_bytes
+        self._files = files
+        self._sizes = sizes
+
+    # ---------------------------------------------------------------------------------------------- what it holds
+
+    def describe(self) -> None:
+        """Take schema and time bounds now, while the listed segments are there.
+
+        Raises
+        ------
+        FileNotFoundError
+            A segment has vanished since the listing.
+        CorruptTrackError
+            A footer is damaged.
+        """
+        _ = self._described
+
+    @property
+    def schema(self) -> TrackSchema:
+        """The fields in order of first arrival, with types as wide as all points need."""
+        return self._described[0]
+
+    @property
+    def ts_bounds(self) -> tuple[float, float]:
+        """The lowest and the highest ``_ts``, in seconds; (inf, -inf) when there is no point."""
+        bounds = [*self._described[1].values(), self.hot.ts_bounds]
+        return min(low for low, _ in bounds), max(high for _, high in bounds)
+
+    def ts_bounds_of(self, segment: SegmentName | None) -> tuple[float, float] | None:
+        """The ``_ts`` bounds of one segment, or of the hot points (None); None when they are not known."""
+        return self.hot.ts_bounds if segment is None else self._described[1].get(segment)
+
+    def field_types(self) -> dict[str, str]:
+        """Each field's Arrow type as text, ``"json"`` for a column of JSON text."""
+        from dreamlake.format.logical import to_arrow
+
+        return {name: "json" if kind == "json" else str(to_arrow(kind)) for name, kind in self.schema.items()}
+
+    def segment_paths(self) -> list[str]:
+        """The live segments' files, fit for other tools."""
+        return [self._files.place(name) for name in self.live]
+
+    @cached_property
+    def _described(self) -> tuple[TrackSchema, dict[SegmentName, tuple[float, float]]]:
+        from dreamlake.format.logical import unify_schemas
+
+        schema: TrackSchema = {}
+        bounds: dict[SegmentName, tuple[float, float]] = {}
+        # The newest footer knows all segments before it, but for those that got a later form after it was written.
+        for name in reversed(self.live):
+            newest = self._info(name, self._files.newest)
+            if newest is not None:
+                schema = newest.track_schema
+                bounds = {SegmentName(b.start, b.stop, b.generation): (b.ts_min, b.ts_max) for b in newest.before}
+                bounds[name] = (newest.ts_min, newest.ts_max)
+                break
+        bounds = {name: bounds[name] for name in self.live if name in bounds}
+        unknown = [name for name in self.live if name not in bounds]
+        for name, info in zip(unknown, self._side_by_side(self._info, unknown), strict=True):
+            if info is not None:
+                bounds[name] = (info.ts_min, info.ts_max)
+                schema = unify_schemas(schema, info.track_schema)
+        return unify_schemas(schema, self.hot.batch.schema) if self.hot else schema, bounds
+
+    def _info(
+        self, name: SegmentName, ask: Callable[[SegmentName, int], SegmentInfo] | None = None
+    ) -> SegmentInfo | None:
+        try:
+            return (ask or self._files.info)(name, self._sizes[name])
+        except CorruptTrackError as error:
+            self._skip_or_raise(error)
+            return None
+
+    # ---------------------------------------------------------------------------------------------- ranges
+
+    def pieces(self, start: int = 0, stop: int | None = None) -> list[Piece]:
+        """The pieces that hold the indices [start, stop), in order; `stop` None: to the end."""
+        stop = self.total if stop is None else stop
+        found = [
+            Piece(self, name, max(start, name.start), min(stop, name.stop)) for name in covering(self.live, start, stop)
+        ]
+        below = end_of(self.live)
+        if self.hot and stop > below:
+            found.append(Piece(self, None, max(start, below), stop))
+        return found
+
+    def points(self, start: int, stop: int) -> Rows:
+        """The points with indices in [start, stop), each with its index, in order."""
+        return [row for rows in self._side_by_side(Piece.rows, self.pieces(start, stop)) for row in rows]
+
+    def table(self, start: int, stop: int, columns: Sequence[str] | None = None) -> pa.Table:
+        """The points with indices in [start, stop) as a table.
+
+        Parameters
+        ----------
+        columns
+            Which columns, in which order; None for ``_index``, ``_ts`` and all fields.
+        """
+        import pyarrow as pa
+
+        wanted = [INDEX, TS, *self.schema] if columns is None else columns
+        parts = self._side_by_side(lambda piece: piece.table(wanted, self.schema), self.pieces(start, stop))
+        return pa.concat_tables(parts) if parts else empty_table(wanted, self.schema)
+
+    @property
+    def width(self) -> int:
+        """How many files are best read side by side."""
+        return self._files.width
+
+    def _side_by_side(self, work: Callable[[Any], Made], items: Sequence[Any]) -> list[Made]:
+        return side_by_side(work, items, self.width)
+
+    # ---------------------------------------------------------------------------------------------- one piece
+
+    def piece_rows(self, piece: Piece) -> Rows:
+        """The rows of `piece` as points, each with its index."""
+        from dreamlake.format.schema import to_points
+
+        if piece.segment is None:
+            first, last = self._hot_span(piece)
+            return list(zip(self.hot.indices[first:last], self.hot.points[first:last], strict=True))
+        rows: Rows = []
+        for part, table, schema in self.read(piece, None):
+            rows += zip(range(part.start, part.stop), to_points(table, schema), strict=True)
+        return rows
+
+    def piece_table(self, piece: Piece, columns: Sequence[str], schema: Mapping[str, Logical]) -> pa.Table:
+        """The rows of `piece` as a table of `columns`, with the types of `schema`, JSON as plain strings."""
+        import pyarrow as pa
+
+        if piece.segment is None:
+            first, last = self._hot_span(piece)
+            batch = self.hot.batch.slice(first, last)
+            data = pa.Table.from_batches([batch.data])
+            return _shaped(data, batch.schema, self.hot.indices[first:last], columns, schema)
+        stored = [name for name in columns if name in schema or name == TS]
+        if self.skip:  # damage in any column leaves the whole segment out, so that all queries see the same rows
+            stored = [TS, *self.schema]
+        if not stored:
+            return _shaped(None, {}, range(piece.start, piece.stop), columns, schema)
+        parts = [
+            _shaped(table, self._fitting(have, schema), range(part.start, part.stop), columns, schema)
+            for part, table, have in self.read(piece, stored)
+        ]
+        return pa.concat_tables(parts) if parts else empty_table(columns, schema)
+
+    def _hot_span(self, piece: Piece) -> tuple[int, int]:
+        return bisect_left(self.hot.indices, piece.start), bisect_left(self.hot.indices, piece.stop)
+
+    def _fitting(self, have: TrackSchema, schema: Mapping[str, Logical]) -> TrackSchema:
+        from dreamlake.format.logical import unify
+
+        for name, logical in have.items():
+            if name in schema and unify(logical, schema[name]) != schema[name]:
+                raise DreamlakeError(
+                    f"the track {self._files.track!r} got other types in the field {name!r} since this snapshot was "
+                    "taken, and the older form is gone: scan it anew"
+                )
+        return have
+
+    def read(self, piece: Piece, columns: Sequence[str] | None) -> list[tuple[Piece, pa.Table, TrackSchema]]:
+        """The rows of a piece of a segment: in one table, or in several when the segment had to be looked for again."""
+        todo: list[Piece] = [piece]
+        read: list[tuple[Piece, pa.Table, TrackSchema]] = []
+        relists = 0
+        while todo:
+            part = todo.pop(0)
+            assert part.segment is not None
+            try:
+                table, schema = self._files.read(part.segment, self._sizes.get(part.segment), columns)
+            except FileNotFoundError as error:
+                relists += 1
+                todo = [*self._replacements(part, relists, error), *todo]
+            except CorruptTrackError as error:
+                self._skip_or_raise(error)
+            else:
+                read.append((part, table.slice(part.start - part.segment.start, len(part)), schema))
+        return read
+
+    def _replacements(self, gone: Piece, relists: int, error: FileNotFoundError) -> Iterable[Piece]:
+        """Pieces of the segments that now hold the rows of a segment that has vanished."""
+        live, _ = survey(parse_listing(entry.name for entry in self._files.entries()))
+        now = [
+            Piece(self, name, max(gone.start, name.start), min(gone.stop, name.stop))
+            for name in covering(live, gone.start, gone.stop)
+        ]
+        assert gone.segment is not None
+        if relists <= MAX_RELISTS and sum(map(len, now)) == len(gone):
+            return now
+        lost = CorruptTrackError(
+            self._files.place(gone.segment), "its place", gone.segment.start, gone.segment.stop, "the file is missing"
+        )
+        if not self.skip:
+            raise lost from error
+        self._skip_or_raise(lost)
+        return ()
+
+    def _skip_or_raise(self, error: CorruptTrackError) -> None:
+        if not self.skip:
+            raise error
+        log.warning("skipped: %s", error)
+
+
+def empty_table(columns: Sequence[str], schema: Mapping[str, Logical]) -> pa.Table:
+    """A table of `columns` without rows."""
+    return _shaped(None, {}, range(0), columns, schema)
+
+
+def _shaped(
+    table: pa.Table | None,
+    have: Mapping[str, Logical],
+    indices: Sequence[int],
+    columns: Sequence[str],
+    schema: Mapping[str, Logical],
+) -> pa.Table:
+    """`table`, whose fields have the types `have`, with the columns wanted; ``_index`` is made, not read."""
+    import pyarrow as pa
+
+    from dreamlake.format.schema import conform_table, plain_json
+
+    if table is None:
+        table = pa.table({TS: pa.nulls(len(indices), pa.float64())})
+    wanted = {name: schema[name] for name in columns if name in schema}
+    table = plain_json(conform_table(table, have, wanted))
+    arrays, fields = [], []
+    for name in columns:
+        if name == INDEX:
+            arrays.append(pa.chunked_array([_int64(indices)]))
+            fields.append(pa.field(INDEX, pa.int64(), nullable=False))
+        else:
+            at = table.schema.get_field_index(name)
+            arrays.append(table.column(at))
+            fields.append(table.schema.field(at).with_nullable(name != TS))
+    return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
+
+
+def _int64(indices: Sequence[int]) -> pa.Array:
+    import pyarrow as pa
+
+    if isinstance(indices, range) and hasattr(pa, "arange"):
+        return pa.arange(indices.start, indices.stop)
+    from array import array
+
+    return pa.Array.from_buffers(pa.int64(), len(indices), [None, pa.py_buffer(array("q", indices))])

@@ -1,0 +1,261 @@
+"""A lake as its readers hold it: runs found, looked into, and scanned together, while they are being written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from dreamlake.engine.catalog import read_object, session_folders, session_info, track_names
+from dreamlake.engine.process import check_polars, local_width, side_by_side
+from dreamlake.engine.reader import TrackReader
+from dreamlake.errors import SessionNotFoundError, TrackNotFoundError
+from dreamlake.format import layout
+from dreamlake.storage import open_store
+from dreamlake.view import TrackView
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import polars as pl
+
+    from dreamlake.engine.snapshot import Snapshot
+    from dreamlake.storage.store import Store
+    from dreamlake.types import SessionInfo
+    from dreamlake.view import Errors
+
+LABELS = ("_workspace", "_session")
+
+
+class Lake:
+    """The runs below one root, read-only; nothing is locked, and runs may be live.
+
+    Parameters
+    ----------
+    url
+        The root that holds the workspaces: a folder of this machine.
+    storage_options
+        Options for the filesystem of a URL.
+
+    Raises
+    ------
+    ValueError
+        A URL of a kind that cannot be read.
+    """
+
+    def __init__(self, url: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None) -> None:
+        self._store: Store = open_store(url, storage_options)
+
+    def __repr__(self) -> str:
+        return f"Lake({self._store.describe()!r})"
+
+    def workspaces(self) -> list[str]:
+        """The workspaces that hold a session, sorted."""
+        return sorted({workspace for workspace, _ in session_folders(self._store)})
+
+    def sessions(self, workspace: str | None = None) -> list[SessionInfo]:
+        """What session.json says of each session, sorted by workspace and name.
+
+        The status of a run whose file says running, but which has written nothing for a minute, is ``"lost"``.
+
+        Parameters
+        ----------
+        workspace
+            Only sessions of this workspace; None for all.
+
+        Raises
+        ------
+        CorruptTrackError
+            A session.json is not readable.
+        """
+        names = session_folders(self._store, workspace)
+        found = side_by_side(lambda pair: session_info(self._store, *pair), names, _width(self._store))
+        return [info for info in found if info is not None]  # type: ignore[misc]
+
+    def session(self, name: str, workspace: str) -> SessionView:
+        """One session, to read.
+
+        Raises
+        ------
+        SessionNotFoundError
+            There is none of this name.
+        """
+        view = SessionView(self._store, workspace, name)
+        _ = view.info
+        return view
+
+    def scan(
+        self,
+        track: str,
+        workspace: str | None = None,
+        sessions: Iterable[str] | str | None = None,
+        *,
+        errors: Errors = "raise",
+    ) -> pl.LazyFrame:
+        """One track of many runs as a lazy frame: ``_workspace``, ``_session``, ``_index``, ``_ts``, then the fields.
+
+        The columns are those of all runs together, null where a run does not have one, with types as wide as all
+        need. Runs follow one another in the order of their names. It is a snapshot, as `TrackView.scan` is, and
+        filters on the first four columns reach only the segments that they need.
+
+        Parameters
+        ----------
+        track
+            The name of the track.
+        workspace
+            Only runs of this workspace; None for all.
+        sessions
+            Only sessions of these names (or of this one); None for all. Sessions without the track are left out.
+        errors
+            ``"raise"``, or ``"skip"`` to log damage and read round it.
+
+        Raises
+        ------
+        SessionNotFoundError
+            One of `sessions` does not exist.
+        TrackNotFoundError
+            No session has the track.
+        CorruptTrackError
+            The hot file or the newest segment of a run is damaged; damage elsewhere raises it from ``collect``.
+        RuntimeError
+            In a forked child process, where Polars queries would hang.
+        """
+        check_polars()
+        from dreamlake.engine.scan import Part, lazy_frame
+        from dreamlake.format.logical import unify_schemas
+
+        pairs = self._chosen(workspace, sessions)
+
+        def look(pair: tuple[str, str]) -> Snapshot | None:
+            snapshot = SessionView(self._store, *pair).track(track)._reader.snapshot(errors=errors, described=True)
+            return snapshot if snapshot.exists else None
+
+        found = side_by_side(look, pairs, _width(self._store))
+        parts = [
+            Part(snapshot, 0, snapshot.total, tuple(zip(LABELS, pair, strict=True)))
+            for pair, snapshot in zip(pairs, found, strict=True)
+            if snapshot is not None
+        ]
+        if not parts:
+            raise TrackNotFoundError(f"none of the {len(pairs)} sessions looked at in {self!r} has a track {track!r}")
+        schema = unify_schemas(*(part.snapshot.schema for part in parts))
+        return lazy_frame(parts, schema, name=track, labels=LABELS)
+
+    def _chosen(self, workspace: str | None, sessions: Iterable[str] | str | None) -> list[tuple[str, str]]:
+        pairs = session_folders(self._store, workspace)
+        if sessions is None:
+            return pairs
+        wanted = {sessions} if isinstance(sessions, str) else set(sessions)
+        unknown = sorted(wanted - {session for _, session in pairs})
+        if unknown:
+            where = f"workspace {workspace!r} of {self!r}" if workspace is not None else repr(self)
+            raise SessionNotFoundError(f"no session {unknown[0]!r} in {where}")
+        return [pair for pair in pairs if pair[1] in wanted]
+
+
+class SessionView:
+    """One session of a lake, read-only."""
+
+    def __init__(self, store: Store, workspace: str, name: str) -> None:
+        self._store = store
+        self._folder = layout.session_dir(workspace, name)
+        self.workspace = workspace
+        self.name = name
+
+    def __repr__(self) -> str:
+        return f"<SessionView {self.workspace!r}/{self.name!r}>"
+
+    @property
+    def info(self) -> SessionInfo:
+        """What session.json says now; the status is ``"lost"`` where a running session has fallen silent.
+
+        Raises
+        ------
+        SessionNotFoundError
+            The session is not there.
+        CorruptTrackError
+            session.json is not readable.
+        """
+        info = session_info(self._store, self.workspace, self.name)
+        if info is None:
+            place = self._store.describe(self._folder)
+            raise SessionNotFoundError(f"no session {self.name!r} in workspace {self.workspace!r}: {place} has none")
+        return info  # type: ignore[return-value]
+
+    def track(self, name: str) -> TrackView:
+        """One track; whether it is there shows when it is read.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Not a track's name.
+        """
+        return TrackView(TrackReader(self._store, f"{self._folder}/{layout.track_dir(name)}", name))
+
+    @property
+    def tracks(self) -> TracksView:
+        """The tracks of the session."""
+        return TracksView(self._store, self._folder)
+
+    def parameters(self) -> ParametersView:
+        """The parameters of the session."""
+        return ParametersView(self._store, self._folder)
+
+    def logs(self) -> pl.DataFrame:
+        """The log of the session: ``sequenceNumber``, ``timestamp``, ``level``, ``message``, ``metadata`` (JSON text).
+
+        Raises
+        ------
+        RuntimeError
+            In a forked child process, where Polars would hang.
+        """
+        check_polars()
+        from dreamlake.engine.logread import log_frame
+
+        return log_frame(self._store, self._folder)
+
+
+class TracksView:
+    """The names of a session's tracks: those with a stored point or metadata."""
+
+    def __init__(self, store: Store, folder: str) -> None:
+        self._store = store
+        self._folder = folder
+
+    def list(self) -> list[str]:
+        """The names, sorted."""
+        return track_names(self._store, self._folder)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.list())
+
+    def __len__(self) -> int:
+        return len(self.list())
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.list()
+
+
+class ParametersView:
+    """The parameters of a session, read-only."""
+
+    def __init__(self, store: Store, folder: str) -> None:
+        self._store = store
+        self._folder = folder
+
+    def get(self) -> dict[str, Any]:
+        """The parameters under their flat, dotted keys; empty where none were set.
+
+        Raises
+        ------
+        CorruptTrackError
+            parameters.json is not readable.
+        """
+        stored = read_object(self._store, f"{self._folder}/{layout.PARAMETERS_FILE}") or {}
+        data = stored.get("data")
+        return data if isinstance(data, dict) else {}
+
+
+def _width(store: Store) -> int:
+    width: int = getattr(store, "width", 0) or local_width()
+    return width

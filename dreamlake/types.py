@@ -1,0 +1,70 @@
+"""The shapes of what reads return: dicts with fixed keys."""
+
+from __future__ import annotations
+
+from typing import Any, TypedDict
+
+
+class Point(TypedDict):
+    """One point as `read` gives it."""
+
+    index: int
+    data: dict[str, Any]
+
+
+class ReadResult(TypedDict):
+    """What `read` and `read_by_time` return.
+
+    ``startIndex`` and ``endIndex`` (exclusive) are the range of indices read, ``total`` the points in the track, and
+    ``hasMore`` says whether the range or time asked for goes on behind the last point given.
+    """
+
+    data: list[Point]
+    startIndex: int
+    endIndex: int
+    total: int
+    hasMore: bool
+
+
+class TrackStats(TypedDict):
+    """What `stats` returns; ``tsMin`` and ``tsMax`` are seconds since the epoch, None for a track without points."""
+
+    name: str
+    totalDataPoints: int
+    bufferedDataPoints: int
+    chunkedDataPoints: int
+    totalChunks: int
+    chunkSize: int
+    bytes: int
+    tsMin: float | None
+    tsMax: float | None
+    fields: dict[str, str]
+    description: str | None
+    tags: list[str]
+    metadata: dict[str, Any]
+
+
+class SessionInfo(TypedDict, total=False):
+    """What session.json says of a session; ``status`` is also ``"lost"`` where a running one has fallen silent."""
+
+    name: str
+    workspace: str
+    description: str | None
+    tags: list[str]
+    folder: str | None
+    metadata: dict[str, Any]
+    status: str
+    createdAt: str
+    updatedAt: str
+
+
+class AppendResult(TypedDict):
+    """What `append_batch` returns.
+
+    ``count`` is the number of rows given; ``startIndex`` and ``endIndex`` (exclusive) span the indices of their points,
+    and are None when the disk failed and the points are still pending.
+    """
+
+    count: int
+    startIndex: int | None
+    endIndex: int | None

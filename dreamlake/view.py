@@ -1,0 +1,318 @@
+"""A track as its readers hold it: points as dicts, frames and lazy frames, of whatever is stored at the call."""
+
+from __future__ import annotations
+
+from dreamlake.engine.reader import TrackReader
+from dreamlake.errors import TrackNotFoundError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Literal
+
+    import pandas as pd
+    import polars as pl
+    import pyarrow as pa
+
+    from dreamlake.engine.snapshot import Snapshot
+    from dreamlake.types import ReadResult, TrackStats
+
+    Errors = Literal["raise", "skip"]
+
+
+class TrackView:
+    """One track of a session, read-only.
+
+    Every read takes a fresh look at the files, so that a track of a live run grows between calls. Reads take no locks
+    and never write.
+
+    All reads accept ``errors``: ``"raise"`` (a `CorruptTrackError` for any damage met) or ``"skip"`` (damaged segments
+    and lines are logged and left out).
+    """
+
+    #: Whether a track without a stored point reads as empty (a session's own) or is an error (a lake's).
+    _missing_is_empty = False
+
+    def __init__(self, reader: TrackReader) -> None:
+        self._reader = reader
+
+    @property
+    def name(self) -> str:
+        """The name of the track, ``/`` and all."""
+        return self._reader.name
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name!r}>"
+
+    def _before_read(self) -> None:
+        """Called before every read; a track that can write flushes here."""
+
+    def _snapshot(self, errors: Errors = "raise", *, described: bool = False) -> Snapshot:
+        if errors not in ("raise", "skip"):
+            raise ValueError(f'errors is "raise" or "skip", not {errors!r}')
+        self._before_read()
+        snapshot = self._reader.snapshot(errors=errors, described=described)
+        if not (snapshot.exists or self._missing_is_empty):
+            raise TrackNotFoundError(f"no track {self.name!r} at {self._reader.place}")
+        return snapshot
+
+    def __len__(self) -> int:
+        """The number of points in the track."""
+        return self._snapshot().total
+
+    def __bool__(self) -> bool:
+        # Without this an empty track would be false, and ``track or other`` would read files.
+        return True
+
+    # ---------------------------------------------------------------------------------------------- points as dicts
+
+    def read(self, start_index: int = 0, limit: int | None = 1000, *, errors: Errors = "raise") -> ReadResult:
+        """Points by index.
+
+        Parameters
+        ----------
+        start_index
+            The first index wanted; a negative one counts from the end of the track.
+        limit
+            The most points to give; None for all.
+        errors
+            ``"raise"``, or ``"skip"`` to read round damage.
+
+        Returns
+        -------
+        ReadResult
+            ``{"data": [{"index", "data"}], "startIndex", "endIndex" (exclusive), "total", "hasMore"}``.
+
+        Raises
+        ------
+        TypeError, ValueError
+            A start or limit that is not a whole number; a negative limit.
+        TrackNotFoundError
+            A lake has no such track (a session's own track reads as empty).
+        CorruptTrackError
+            A file of this range is damaged.
+        """
+        start_index, limit = _whole("start_index", start_index), _limit(limit)
+        snapshot = self._snapshot(errors)
+        start, stop = _range(start_index, limit, snapshot.total)
+        points = snapshot.points(start, stop)
+        return {
+            "data": [{"index": index, "data": point} for index, point in points],
+            "startIndex": start,
+            "endIndex": stop,
+            "total": snapshot.total,
+            "hasMore": stop < snapshot.total,
+        }
+
+    def read_by_time(
+        self,
+        start_time: float | None = None,
+        end_time: float | None = None,
+        limit: int | None = 1000,
+        reverse: bool = False,
+        *,
+        errors: Errors = "raise",
+    ) -> ReadResult:
+        """Points by time, in the order of ``_ts`` (of the index among equal ones).
+
+        Parameters
+        ----------
+        start_time, end_time
+            Half-open range of ``_ts``, in seconds since the epoch; None for no bound.
+        limit
+            The most points to give, None for all: the earliest ones, with ``reverse`` the latest.
+        reverse
+            Latest first.
+        errors
+            ``"raise"``, or ``"skip"`` to read round damage.
+
+        Returns
+        -------
+        ReadResult
+            As from `read`; ``startIndex`` and ``endIndex`` span the indices of the points given, and ``hasMore`` says
+            whether the time range holds more than ``limit``.
+
+        Raises
+        ------
+        TypeError, ValueError, TrackNotFoundError, CorruptTrackError
+            As from `read`.
+        """
+        from dreamlake.engine.bytime import rows_by_time
+
+        low = _seconds("start_time", start_time, float("-inf"))
+        high = _seconds("end_time", end_time, float("inf"))
+        limit = _limit(limit)
+        snapshot = self._snapshot(errors, described=True)
+        points, more = rows_by_time(snapshot, low, high, limit, reverse)
+        indices = [index for index, _ in points]
+        return {
+            "data": [{"index": index, "data": point} for index, point in points],
+            "startIndex": min(indices, default=0),
+            "endIndex": max(indices, default=-1) + 1,
+            "total": snapshot.total,
+            "hasMore": more,
+        }
+
+    # ---------------------------------------------------------------------------------------------- frames
+
+    def scan(self, start_index: int = 0, limit: int | None = None, *, errors: Errors = "raise") -> pl.LazyFrame:
+        """The track as a lazy frame: ``_index``, ``_ts``, then the fields in the order of their first arrival.
+
+        It is a snapshot, of points and schema, as of this call, also when it is collected later or twice. The range
+        given here, ``head``, a projection, and filters on ``_index`` and ``_ts`` reach only the segments that they
+        need; every other query is right as well, and reads all.
+
+        Parameters
+        ----------
+        start_index
+            The first index wanted; a negative one counts from the end of the track.
+        limit
+            The most points to give; None for all.
+        errors
+            ``"raise"``, or ``"skip"`` to read round damage.
+
+        Raises
+        ------
+        TypeError, ValueError, TrackNotFoundError
+            As from `read`.
+        CorruptTrackError
+            The hot file or the newest segment is damaged; damage elsewhere raises it from ``collect``.
+        RuntimeError
+            In a forked child process, where Polars queries would hang.
+        """
+        from dreamlake.engine.process import check_polars
+
+        check_polars()
+        from dreamlake.engine.scan import Part, lazy_frame
+
+        start_index, limit = _whole("start_index", start_index), _limit(limit)
+        snapshot = self._snapshot(errors, described=True)
+        start, stop = _range(start_index, limit, snapshot.total)
+        return lazy_frame([Part(snapshot, start, stop)], snapshot.schema, name=self.name)
+
+    def to_polars(self, start_index: int = 0, limit: int | None = None, *, errors: Errors = "raise") -> pl.DataFrame:
+        """The track as a Polars frame, with the columns of `scan`.
+
+        JSON columns are strings, and datetimes with an offset are shown in UTC. Parameters and errors as for `scan`.
+        """
+        from dreamlake.engine.process import check_polars
+
+        check_polars()
+        from dreamlake.engine.scan import polars_frame
+
+        return polars_frame(self.to_arrow(start_index, limit, errors=errors))
+
+    def to_arrow(self, start_index: int = 0, limit: int | None = None, *, errors: Errors = "raise") -> pa.Table:
+        """The track as an Arrow table, with the columns of `scan`; JSON columns are strings.
+
+        Parameters and errors as for `scan`; works in a forked child process too.
+        """
+        start_index, limit = _whole("start_index", start_index), _limit(limit)
+        snapshot = self._snapshot(errors, described=True)
+        return snapshot.table(*_range(start_index, limit, snapshot.total))
+
+    def to_pandas(self, start_index: int = 0, limit: int | None = None, *, errors: Errors = "raise") -> pd.DataFrame:
+        """The track as a pandas frame, with the columns of `scan`.
+
+        Columns of integers or bools in which a value is absent get pandas' nullable types, so that no digit is lost;
+        an absent double shows as NaN. Parameters and errors as for `scan`; works in a forked child process too.
+
+        Raises
+        ------
+        ImportError
+            pandas is not installed.
+        """
+        table = self.to_arrow(start_index, limit, errors=errors)
+        try:
+            import pandas as pd
+        except ImportError as error:
+            raise ImportError("to_pandas() needs pandas: pip install pandas") from error
+        return _pandas_frame(table, pd)
+
+    # ---------------------------------------------------------------------------------------------- about the track
+
+    def stats(self) -> TrackStats:
+        """What is stored of the track: counts, bytes, time bounds, fields, and what metadata.json says.
+
+        ``bufferedDataPoints`` lie in the hot file, ``chunkedDataPoints`` in ``totalChunks`` segments; ``fields`` gives
+        each field's Arrow type (``"json"`` where values have no common one).
+
+        Raises
+        ------
+        TrackNotFoundError, CorruptTrackError
+            As from `read`.
+        """
+        snapshot = self._snapshot(described=True)
+        about = self._reader.metadata()
+        low, high = snapshot.ts_bounds
+        return {
+            "name": self.name,
+            "totalDataPoints": snapshot.total,
+            "bufferedDataPoints": len(snapshot.hot),
+            "chunkedDataPoints": snapshot.total - len(snapshot.hot),
+            "totalChunks": len(snapshot.live),
+            "chunkSize": about.get("segment_points") or 10_000,
+            "bytes": snapshot.bytes,
+            "tsMin": low if low <= high else None,
+            "tsMax": high if low <= high else None,
+            "fields": snapshot.field_types(),
+            "description": about.get("description"),
+            "tags": about.get("tags") or [],
+            "metadata": about.get("metadata") or {},
+        }
+
+    def files(self) -> list[str]:
+        """The segments that count, in order: exactly the Parquet files to give to another tool.
+
+        A plain ``*.parquet`` glob may also catch parts that a later form has replaced and that await their sweep. The
+        newest points, which are in no segment yet, are in ``data.jsonl`` beside them.
+
+        Raises
+        ------
+        TrackNotFoundError, CorruptTrackError
+            As from `read`.
+        """
+        return self._snapshot().segment_paths()
+
+
+def _whole(what: str, value: int) -> int:
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{what} is a whole number, not {type(value).__name__}")
+    return value.__index__()
+
+
+def _limit(limit: int | None) -> int | None:
+    if limit is None:
+        return None
+    limit = _whole("limit", limit)
+    if limit < 0:
+        raise ValueError(f"limit is 0 or more, or None for all points; got {limit}")
+    return limit
+
+
+def _seconds(what: str, value: float | None, default: float) -> float:
+    if value is None:
+        return default
+    if isinstance(value, bool) or not hasattr(value, "__float__"):
+        raise TypeError(f"{what} is a time in seconds since the epoch, not {type(value).__name__}")
+    value = float(value)
+    if value != value:
+        raise ValueError(f"{what} is a time in seconds since the epoch; got NaN")
+    return value
+
+
+def _range(start_index: int, limit: int | None, total: int) -> tuple[int, int]:
+    """The half-open range of indices that a start and a limit mean in a track of `total` points."""
+    start = max(0, total + start_index) if start_index < 0 else min(start_index, total)
+    return start, total if limit is None else min(total, start + limit)
+
+
+def _pandas_frame(table: pa.Table, pandas: Any) -> pd.DataFrame:
+    import pyarrow as pa
+
+    nullable = {pa.int64(): pandas.Int64Dtype(), pa.bool_(): pandas.BooleanDtype()}
+    holed = [name for name in table.column_names if table[name].null_count and table[name].type in nullable]
+    frame = table.to_pandas(ignore_metadata=True)
+    # to_pandas asks for types by type and not by column: full columns keep NumPy's, the others are made again.
+    for name, column in table.select(holed).to_pandas(ignore_metadata=True, types_mapper=nullable.get).items():
+        frame[name] = column
+    return frame
