@@ -205,7 +205,7 @@ def _take_dict(field: str, given: dict[Any, Any], depth: int, room: list[int]) -
     size = 2
     for key, value in given.items():
         if not isinstance(key, str):
-            raise TypeError(f"field {field!r}: a dict's keys are strings, not {type(key).__name__} ({key!r:.80})")
+            raise TypeError(f"field {field!r}: a dict's keys are strings, not {type(key).__name__}")
         plain_key = str.__str__(key)
         taken[plain_key], more = _take(field, value, depth, room)
         size += _text_size(field, plain_key) + more + 2
