@@ -106,6 +106,11 @@ def unify_schemas(*schemas: Mapping[str, Logical]) -> TrackSchema:
     return union
 
 
+def identical(a: object, b: object) -> bool:
+    """Whether two types, or two schemas, are equal to the order of their keys, as Arrow compares them."""
+    return a == b and (isinstance(a, str) or repr(a) == repr(b))
+
+
 # ---------------------------------------------------------------------------------------------------- measure
 
 

@@ -1,49 +1,30 @@
 """Points to Arrow and back: columns built in bulk, widened, and read back to exactly the values that were taken.
 
-Null means absent. Where a field was set to None, the ``_none`` column names it for that row. PyArrow's own conversion
-of Python values (``pa.array``) is not used, since it imports pandas wherever that is installed; buffers are packed by
-``struct`` instead, which is also faster.
+Null means absent. Where a field was set to None, the ``_none`` column names it for that row.
 """
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from array import array as Packed
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from itertools import accumulate, chain, pairwise
+from itertools import chain
 from operator import itemgetter
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dreamlake.format.logical import (
-    MAX_DEPTH,
-    MAX_EXACT_INT,
-    MAX_LEAVES,
-    Logical,
-    TrackSchema,
-    is_native,
-    timestamp,
-    timezone_of,
-    to_arrow,
-    too_wide,
-    unify_schemas,
-)
-from dreamlake.format.point import decode_text, encode_text
+from dreamlake.format.columns import NoneType, build_column, column_values, doubles, json_texts
+from dreamlake.format.logical import Logical, TrackSchema, identical, is_native, to_arrow, unify_schemas
 
 TS = "_ts"
 NONE = "_none"
 TS_FIELD = pa.field(TS, pa.float64(), nullable=False)
 NONE_FIELD = pa.field(NONE, pa.list_(pa.field("element", pa.string())))
 
-NoneType = type(None)
 _AbsentType = type("_AbsentType", (), {})
 _ABSENT: Any = _AbsentType()  # stands in a column of Python values for a field that a point lacks
-_MICROSECOND = timedelta(microseconds=1)
-_EPOCH = datetime(1970, 1, 1)
-_EPOCH_UTC = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -67,10 +48,6 @@ class Batch:
     def slice(self, start: int, stop: int) -> Batch:
         """The rows [start, stop), without a copy; the schema stays as it is."""
         return Batch(self.schema, self.data.slice(start, stop - start))
-
-
-class _Conflict(Exception):
-    """The values of a column have no common type; the column becomes JSON."""
 
 
 # ------------------------------------------------------------------------------------------- points to columns
@@ -118,7 +95,7 @@ def batch_from_points(points: Sequence[Mapping[str, Any]]) -> Batch:
 def _assemble(
     names: Sequence[str], columns: Sequence[Sequence[Any]], kinds: Sequence[set[type]], ts: Sequence[float]
 ) -> Batch:
-    arrays = [_doubles(ts, None)]
+    arrays = [ts_array(ts)]
     fields = [TS_FIELD]
     schema: TrackSchema = {}
     nones: dict[str, Sequence[Any]] = {}
@@ -127,19 +104,28 @@ def _assemble(
             nones[name] = column
         if _AbsentType in kind:
             values: Sequence[Any] = [None if value is _ABSENT else value for value in column]
-            logical, array = _column(values, kind - {_AbsentType} | {NoneType})
+            logical, array = build_column(values, kind - {_AbsentType} | {NoneType})
         else:
-            logical, array = _column(column, kind)
+            logical, array = build_column(column, kind)
         schema[name] = logical
         arrays.append(array)
         fields.append(pa.field(name, array.type))
     if nones:
-        arrays.append(_none_column(nones, len(ts)))
+        arrays.append(none_column(nones, len(ts)))
         fields.append(NONE_FIELD)
     return Batch(schema, pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields)))
 
 
-def _none_column(nones: Mapping[str, Sequence[Any]], count: int) -> pa.Array:
+def ts_array(ts: Sequence[float] | pa.Array) -> pa.Array:
+    """The ``_ts`` column; an ``array("d")`` or an Arrow array is taken without a copy, and must not change any more."""
+    if isinstance(ts, pa.Array):
+        return ts
+    if isinstance(ts, Packed) and ts.typecode == "d":
+        return pa.Array.from_buffers(pa.float64(), len(ts), [None, pa.py_buffer(ts)])
+    return doubles(ts, None)
+
+
+def none_column(nones: Mapping[str, Sequence[Any]], count: int) -> pa.Array:
     """For each row the names of the fields that are explicitly None, or null when there is none."""
     rows: list[list[str] | None] = [None] * count
     for name, column in nones.items():
@@ -150,187 +136,7 @@ def _none_column(nones: Mapping[str, Sequence[Any]], count: int) -> pa.Array:
                     rows[row] = [name]
                 else:
                     names.append(name)
-    return _build(rows, {list, NoneType}, 0)[1]
-
-
-def _column(values: Sequence[Any], kinds: set[type]) -> tuple[Logical, pa.Array]:
-    """One field's column, None being null."""
-    try:
-        logical, array = _build(values, kinds, 0)
-        if not too_wide(logical):
-            return logical, array
-    except _Conflict:
-        pass
-    return "json", _json_texts(values)
-
-
-def _json_texts(values: Iterable[Any]) -> pa.Array:
-    texts = [None if value is None else encode_text(value) for value in values]
-    return pa.ExtensionArray.from_storage(pa.json_(), _strings(texts, _validity(texts) if None in texts else None))
-
-
-def _build(values: Sequence[Any], kinds: set[type], level: int) -> tuple[Logical, pa.Array]:
-    """The array of ``values``, whose types are exactly ``kinds``, and its logical type.
-
-    Raises
-    ------
-    _Conflict
-        They have no common type.
-    """
-    valid = None
-    if NoneType in kinds:
-        kinds = kinds - {NoneType}
-        if kinds:
-            valid = _validity(values)
-    if not kinds:
-        return "null", pa.nulls(len(values))
-    if kinds == {int, float}:
-        return _mixed_numbers(values, valid)
-    if len(kinds) > 1:
-        raise _Conflict
-    builder = _BUILDERS.get(next(iter(kinds)))
-    if builder is None or level > MAX_DEPTH:
-        raise _Conflict
-    return builder(values, valid, level)
-
-
-def _validity(values: Sequence[Any]) -> pa.Buffer:
-    """The bitmap of the values that are not None."""
-    return _bits([value is not None for value in values]).buffers()[1]
-
-
-def _bits(flags: Sequence[bool]) -> pa.Array:
-    wide = pa.Array.from_buffers(pa.uint8(), len(flags), [None, pa.py_buffer(bytes(flags))])
-    return wide.cast(pa.bool_())
-
-
-def _filled(values: Sequence[Any], valid: pa.Buffer | None, blank: Any) -> Sequence[Any]:
-    return values if valid is None else [blank if value is None else value for value in values]
-
-
-def _doubles(values: Sequence[Any], valid: pa.Buffer | None) -> pa.Array:
-    packed = struct.pack(f"{len(values)}d", *_filled(values, valid, 0.0))
-    return pa.Array.from_buffers(pa.float64(), len(values), [valid, pa.py_buffer(packed)])
-
-
-def _build_double(values: Sequence[Any], valid: pa.Buffer | None, level: int) -> tuple[Logical, pa.Array]:
-    return "double", _doubles(values, valid)
-
-
-def _mixed_numbers(values: Sequence[Any], valid: pa.Buffer | None) -> tuple[Logical, pa.Array]:
-    ints = [value for value in values if type(value) is int]
-    if max(ints) > MAX_EXACT_INT or min(ints) < -MAX_EXACT_INT:
-        raise _Conflict
-    return "double", _doubles(values, valid)
-
-
-def _build_int(values: Sequence[Any], valid: pa.Buffer | None, level: int) -> tuple[Logical, pa.Array]:
-    try:
-        packed = struct.pack(f"{len(values)}q", *_filled(values, valid, 0))
-    except struct.error:
-        raise _Conflict from None  # beyond int64
-    array = pa.Array.from_buffers(pa.int64(), len(values), [valid, pa.py_buffer(packed)])
-    return _int_type(array), array
-
-
-def _int_type(array: pa.Array | pa.ChunkedArray) -> str:
-    """``"int"`` where a double could hold every value, else ``"int64"``."""
-    bounds = pc.min_max(array)
-    low, high = bounds["min"].as_py(), bounds["max"].as_py()
-    return "int" if low is None or (low >= -MAX_EXACT_INT and high <= MAX_EXACT_INT) else "int64"
-
-
-def _build_bool(values: Sequence[Any], valid: pa.Buffer | None, level: int) -> tuple[Logical, pa.Array]:
-    bits = _bits(_filled(values, valid, False))
-    return "bool", pa.Array.from_buffers(pa.bool_(), len(values), [valid, bits.buffers()[1]])
-
-
-def _strings(values: Sequence[Any], valid: pa.Buffer | None) -> pa.Array:
-    values = _filled(values, valid, "")
-    text = "".join(values)
-    if text.isascii():
-        return _from_offsets(pa.string(), list(map(len, values)), valid, pa.py_buffer(text.encode()))
-    return _blobs(pa.string(), [value.encode() for value in values], valid)
-
-
-def _build_string(values: Sequence[Any], valid: pa.Buffer | None, level: int) -> tuple[Logical, pa.Array]:
-    return "string", _strings(values, valid)
-
-
-def _build_binary(values: Sequence[Any], valid: pa.Buffer | None, level: int) -> tuple[Logical, pa.Array]:
-    return "binary", _blobs(pa.binary(), _filled(values, valid, b""), valid)
-
-
-def _blobs(kind: pa.DataType, values: Sequence[bytes], valid: pa.Buffer | None) -> pa.Array:
-    return _from_offsets(kind, list(map(len, values)), valid, pa.py_buffer(b"".join(values)))
-
-
-def _from_offsets(
-    kind: pa.DataType,
-    lengths: list[int],
-    valid: pa.Buffer | None,
-    data: pa.Buffer | None,
-    child: pa.Array | None = None,
-) -> pa.Array:
-    """A variable-length array: of text or bytes with ``data``, of lists with ``child``."""
-    try:
-        offsets = struct.pack(f"{len(lengths) + 1}i", 0, *accumulate(lengths))
-    except struct.error:
-        raise ValueError("one column of one batch holds over 2 GiB; store fewer or smaller values a point") from None
-    buffers = [valid, pa.py_buffer(offsets)]
-    if child is not None:
-        return pa.Array.from_buffers(kind, len(lengths), buffers, children=[child])
-    return pa.Array.from_buffers(kind, len(lengths), [*buffers, data])
-
-
-def _build_timestamp(values: Sequence[Any], valid: pa.Buffer | None, level: int) -> tuple[Logical, pa.Array]:
-    offsets = {value.utcoffset() for value in values if value is not None}
-    logical = timestamp(offsets.pop()) if len(offsets) == 1 else None
-    if logical is None:
-        raise _Conflict
-    zero = _EPOCH if logical == "timestamp" else _EPOCH_UTC
-    ticks = [(value - zero) // _MICROSECOND for value in _filled(values, valid, zero)]
-    packed = struct.pack(f"{len(ticks)}q", *ticks)
-    return logical, pa.Array.from_buffers(to_arrow(logical), len(ticks), [valid, pa.py_buffer(packed)])
-
-
-def _build_list(values: Sequence[Any], valid: pa.Buffer | None, level: int) -> tuple[Logical, pa.Array]:
-    values = _filled(values, valid, ())
-    flat = list(chain.from_iterable(values))
-    inner, child = _build(flat, set(map(type, flat)), level + 1)
-    logical: Logical = {"list": inner}
-    return logical, _from_offsets(to_arrow(logical), list(map(len, values)), valid, None, child)
-
-
-def _build_struct(values: Sequence[Any], valid: pa.Buffer | None, level: int) -> tuple[Logical, pa.Array]:
-    rows = values if valid is None else [value for value in values if value is not None]
-    keys = list(rows[0])
-    if not 0 < len(keys) <= MAX_LEAVES or any(len(row) != len(keys) for row in rows):
-        raise _Conflict
-    types: dict[str, Logical] = {}
-    children = []
-    for key in keys:
-        try:
-            column = [None if row is None else row[key] for row in values]
-        except KeyError:
-            raise _Conflict from None
-        types[key], child = _build(column, set(map(type, column)), level + 1)
-        children.append(child)
-    logical: Logical = {"struct": types}
-    return logical, pa.Array.from_buffers(to_arrow(logical), len(values), [valid], children=children)
-
-
-_Builder = Callable[[Sequence[Any], "pa.Buffer | None", int], "tuple[Logical, pa.Array]"]
-_BUILDERS: dict[type, _Builder] = {
-    float: _build_double,
-    int: _build_int,
-    bool: _build_bool,
-    str: _build_string,
-    bytes: _build_binary,
-    datetime: _build_timestamp,
-    list: _build_list,
-    dict: _build_struct,
-}
+    return build_column(rows, {list, NoneType})[1]
 
 
 # ---------------------------------------------------------------------------------------------------- widening
@@ -372,7 +178,7 @@ def conform_table(table: pa.Table, old: Mapping[str, Logical], new: Mapping[str,
         kind = to_arrow(logical)
         if name in have and name in old:
             column = table.column(have[name])
-            if old[name] != logical:
+            if not identical(old[name], logical):
                 chunks = [conform_array(chunk, old[name], logical) for chunk in column.chunks]
                 column = pa.chunked_array(chunks, type=kind)
         else:
@@ -384,10 +190,10 @@ def conform_table(table: pa.Table, old: Mapping[str, Logical], new: Mapping[str,
 
 def conform_array(array: pa.Array, old: Logical, new: Logical) -> pa.Array:
     """The same values under the type ``new``, which ``unify`` made from ``old`` and others."""
-    if old == new or (old == "int" and new == "int64"):
+    if identical(old, new) or (old == "int" and new == "int64"):
         return array
     if new == "json":
-        return _json_texts(_values(array, old))
+        return json_texts(column_values(array, old))
     if old == "null":
         return _nulls(len(array), new)
     if old == "int" and new == "double":
@@ -435,7 +241,7 @@ def combine(batches: Sequence[Batch]) -> Batch:
     if len(batches) == 1:
         return batches[0]
     schema = unify_schemas(*(batch.schema for batch in batches))
-    parts = [batch.data if batch.schema == schema else conform(batch, schema) for batch in batches]
+    parts = [batch.data if identical(batch.schema, schema) else conform(batch, schema) for batch in batches]
     if any(part.schema.names != parts[0].schema.names for part in parts):
         parts = [_with_none(conform(batch, schema)) for batch in batches]
     table = pa.Table.from_batches(parts).combine_chunks()
@@ -497,7 +303,7 @@ def to_points(data: pa.Table | pa.RecordBatch, schema: Mapping[str, Logical]) ->
         fields = [*names, TS]
         rows: list[dict[str, Any]] = data.select([at[name] for name in fields]).to_struct_array().to_pylist()
     else:
-        lists = [_values(column, schema[name]) for name, column in zip(names, columns, strict=True)]
+        lists = [column_values(column, schema[name]) for name, column in zip(names, columns, strict=True)]
         fields = [*names, TS]
         rows = [dict(zip(fields, row, strict=True)) for row in zip(*lists, ts.to_pylist(), strict=True)]
     if NONE in at:
@@ -512,47 +318,3 @@ def _with_explicit_none(rows: list[dict[str, Any]], nones: list[list[str] | None
         {name: value for name, value in row.items() if value is not None or (names and name in names)}
         for row, names in zip(rows, nones, strict=True)
     ]
-
-
-def _values(array: pa.Array | pa.ChunkedArray, logical: Logical) -> list[Any]:
-    """The Python values of a column, null being None."""
-    if isinstance(array, pa.ChunkedArray):
-        return list(chain.from_iterable(_values(chunk, logical) for chunk in array.chunks))
-    if is_native(logical):
-        values: list[Any] = array.to_pylist()
-        return values
-    if logical == "json":
-        return [None if text is None else decode_text(text) for text in array.storage.to_pylist()]
-    if isinstance(logical, str):
-        return _datetimes(array, logical)
-    return _list_values(array, logical["list"]) if "list" in logical else _struct_values(array, logical["struct"])
-
-
-def _datetimes(array: pa.Array, logical: str) -> list[datetime | None]:
-    """Computed from the ticks: Arrow's own conversion fails near the years 1 and 9999, and may import pandas."""
-    zone = timezone_of(logical)
-    shift = timedelta(0) if zone is None else zone.utcoffset(None)
-    ticks = array.view(pa.int64()).to_pylist()
-    return [
-        None if tick is None else (_EPOCH + (timedelta(microseconds=tick) + shift)).replace(tzinfo=zone)
-        for tick in ticks
-    ]
-
-
-def _list_values(array: pa.Array, inner: Logical) -> list[Any]:
-    offsets = array.offsets.to_pylist()
-    first = offsets[0] if offsets else 0
-    flat = _values(array.values.slice(first, (offsets[-1] if offsets else 0) - first), inner)
-    lists = [flat[start - first : stop - first] for start, stop in pairwise(offsets)]
-    return _masked(array, lists)
-
-
-def _struct_values(array: pa.Array, types: Mapping[str, Logical]) -> list[Any]:
-    columns = [_values(array.field(key), inner) for key, inner in types.items()]
-    return _masked(array, [dict(zip(types, row, strict=True)) for row in zip(*columns, strict=True)])
-
-
-def _masked(array: pa.Array, values: list[Any]) -> list[Any]:
-    if not array.null_count:
-        return values
-    return [value if valid else None for value, valid in zip(values, array.is_valid().to_pylist(), strict=True)]

@@ -25,7 +25,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dreamlake.format.logical import TrackSchema, check, leaf_count, leaves, to_arrow
+from dreamlake.format.logical import TrackSchema, check, identical, leaf_count, leaves, to_arrow
 from dreamlake.format.schema import NONE, NONE_FIELD, TS, TS_FIELD, Batch
 
 INDEX = "_index"
@@ -160,7 +160,7 @@ def encode(batch: Batch, info: SegmentInfo) -> memoryview:
     data = batch.data
     if not 0 < data.num_rows <= MAX_ROWS or info.stop - info.start != data.num_rows or info.start < 0:
         raise ValueError(f"{data.num_rows} points do not make the segment [{info.start}, {info.stop})")
-    if list(info.schema.items()) != list(batch.schema.items()):
+    if not identical(info.schema, batch.schema):
         raise ValueError("the info's schema is not the batch's")
     index = pa.arange(info.start, info.stop)
     table = pa.Table.from_arrays([index, *data.columns], schema=pa.schema([_INDEX_FIELD, *data.schema]))
@@ -206,7 +206,7 @@ def _key_values(info: SegmentInfo) -> dict[str, str]:
         info.ts_rising,
         info.schema,
     )
-    same = list(info.track_schema.items()) == list(info.schema.items())
+    same = identical(info.track_schema, info.schema)
     track = _TrackWire(None if same else info.track_schema, list(info.before))
     return {
         _SEGMENT_KEY.decode(): msgspec.json.encode(segment).decode(),
