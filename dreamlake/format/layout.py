@@ -42,7 +42,7 @@ MAX_NAME_BYTES = 2048
 
 _LIMIT = 1 << 63  # indices are int64 in every segment
 
-# "/" parts components. DuckDB and Arrow take a folder with "=" for a Hive partition, and add a column of that name.
+# "/" parts components. "=" makes DuckDB take a folder for a Hive partition: "lr=0.1" then replaces the column "lr".
 _SPECIAL = frozenset('%/\\:*?"<>|[]{}#=')
 _DEVICES = frozenset(
     ["con", "prn", "aux", "nul", "conin$", "conout$", "clock$"]

@@ -200,12 +200,11 @@ def sweep_tmp(folder: str, older_than: float) -> int:
     newest = time.time() - older_than
     for entry in _scan(folder):
         try:
-            old = entry.name.startswith(TMP_PREFIX) and entry.stat(follow_symlinks=False).st_mtime < newest
-            if old and not entry.is_dir(follow_symlinks=False):
+            if entry.name.startswith(TMP_PREFIX) and entry.stat(follow_symlinks=False).st_mtime < newest:
                 os_.unlink(entry.path)
                 removed += 1
         except OSError:
-            continue  # swept by another process, or not ours to remove: nothing depends on it
+            continue  # swept by another process, a folder, or not ours to remove: nothing depends on it
     return removed
 
 
