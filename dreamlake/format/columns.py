@@ -65,7 +65,7 @@ def build_column(values: Sequence[Any], kinds: set[type] | None = None) -> tuple
 
 def json_texts(values: Iterable[Any]) -> pa.Array:
     texts = [None if value is None else encode_text(value) for value in values]
-    return pa.ExtensionArray.from_storage(pa.json_(), _strings(texts, _validity(texts) if None in texts else None))
+    return pa.ExtensionArray.from_storage(pa.json_(), _strings(texts, validity(texts) if None in texts else None))
 
 
 def _build(values: Sequence[Any], kinds: set[type], level: int) -> tuple[Logical, pa.Array]:
@@ -80,7 +80,7 @@ def _build(values: Sequence[Any], kinds: set[type], level: int) -> tuple[Logical
     if NoneType in kinds:
         kinds = kinds - {NoneType}
         if kinds:
-            valid = _validity(values)
+            valid = validity(values)
     if not kinds:
         return "null", pa.nulls(len(values))
     if kinds == {int, float}:
@@ -93,23 +93,28 @@ def _build(values: Sequence[Any], kinds: set[type], level: int) -> tuple[Logical
     return builder(values, valid, level)
 
 
-def _validity(values: Sequence[Any]) -> pa.Buffer:
+def validity(values: Sequence[Any]) -> pa.Buffer:
     """The bitmap of the values that are not None."""
     return _bits([value is not None for value in values]).buffers()[1]
 
 
 def _bits(flags: Sequence[bool]) -> pa.Array:
-    wide = pa.Array.from_buffers(pa.uint8(), len(flags), [None, pa.py_buffer(bytes(flags))])
-    return wide.cast(pa.bool_())
+    return packed(pa.uint8(), len(flags), None, bytes(flags)).cast(pa.bool_())
 
 
 def _filled(values: Sequence[Any], valid: pa.Buffer | None, blank: Any) -> Sequence[Any]:
     return values if valid is None else [blank if value is None else value for value in values]
 
 
+def packed(kind: pa.DataType, count: int, valid: pa.Buffer | None, data: Any) -> pa.Array:
+    """An array of ``count`` values of fixed size whose bytes lie in ``data``, any buffer."""
+    return pa.Array.from_buffers(kind, count, [valid, pa.py_buffer(data)])
+
+
 def doubles(values: Sequence[Any], valid: pa.Buffer | None) -> pa.Array:
-    packed = struct.pack(f"{len(values)}d", *_filled(values, valid, 0.0))
-    return pa.Array.from_buffers(pa.float64(), len(values), [valid, pa.py_buffer(packed)])
+    """The column of floats, and of ints that are exact as floats."""
+    data = struct.pack(f"{len(values)}d", *_filled(values, valid, 0.0))
+    return packed(pa.float64(), len(values), valid, data)
 
 
 def _build_double(values: Sequence[Any], valid: pa.Buffer | None, level: int) -> tuple[Logical, pa.Array]:
@@ -125,10 +130,10 @@ def _mixed_numbers(values: Sequence[Any], valid: pa.Buffer | None) -> tuple[Logi
 
 def _build_int(values: Sequence[Any], valid: pa.Buffer | None, level: int) -> tuple[Logical, pa.Array]:
     try:
-        packed = struct.pack(f"{len(values)}q", *_filled(values, valid, 0))
+        data = struct.pack(f"{len(values)}q", *_filled(values, valid, 0))
     except struct.error:
         raise _Conflict from None  # beyond int64
-    column = pa.Array.from_buffers(pa.int64(), len(values), [valid, pa.py_buffer(packed)])
+    column = packed(pa.int64(), len(values), valid, data)
     return int_type(column), column
 
 
@@ -189,8 +194,7 @@ def _build_timestamp(values: Sequence[Any], valid: pa.Buffer | None, level: int)
         raise _Conflict
     zero = _EPOCH if logical == "timestamp" else _EPOCH_UTC
     ticks = [(value - zero) // _MICROSECOND for value in _filled(values, valid, zero)]
-    packed = struct.pack(f"{len(ticks)}q", *ticks)
-    return logical, pa.Array.from_buffers(to_arrow(logical), len(ticks), [valid, pa.py_buffer(packed)])
+    return logical, packed(to_arrow(logical), len(ticks), valid, struct.pack(f"{len(ticks)}q", *ticks))
 
 
 def _build_list(values: Sequence[Any], valid: pa.Buffer | None, level: int) -> tuple[Logical, pa.Array]:

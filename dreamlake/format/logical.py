@@ -53,6 +53,7 @@ _PLAIN: dict[str, pa.DataType] = {
 }
 _NUMBERS = frozenset({"int", "int64", "double"})
 _ZONED = "timestamp:"
+_UTC_NAMES = frozenset({"UTC", "Etc/UTC", "Z", "GMT", "Etc/GMT"})
 _OFFSET = re.compile(r"([+-])([01][0-9]|2[0-3]):([0-5][0-9])")
 
 
@@ -196,13 +197,21 @@ def timezone_of(logical: str) -> timezone | None:
     zone = logical.partition(":")[2]
     if not zone:
         return None
-    if zone == "UTC":
-        return UTC
+    offset = zone_offset(zone)
+    if offset is None or timestamp(offset) != logical:
+        raise ValueError(f"{logical[:80]!r} is no timestamp type: expected an offset like +02:00")
+    return timezone(offset) if offset else UTC
+
+
+def zone_offset(zone: str) -> timedelta | None:
+    """The offset from UTC of a zone by name, when it is always the same one: ``UTC``, ``+02:00``."""
+    if zone in _UTC_NAMES:
+        return timedelta(0)
     match = _OFFSET.fullmatch(zone)
     if match is None:
-        raise ValueError(f"{logical!r} is no timestamp type: expected an offset like +02:00")
+        return None
     offset = timedelta(hours=int(match[2]), minutes=int(match[3]))
-    return timezone(-offset if match[1] == "-" else offset)
+    return -offset if match[1] == "-" else offset
 
 
 # ---------------------------------------------------------------------------------------------------- validate

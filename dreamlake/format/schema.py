@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dreamlake.format.columns import NoneType, build_column, column_values, doubles, json_texts
+from dreamlake.format.columns import NoneType, build_column, column_values, doubles, json_texts, packed
 from dreamlake.format.logical import Logical, TrackSchema, identical, is_native, to_arrow, unify_schemas
 
 TS = "_ts"
@@ -121,7 +121,7 @@ def ts_array(ts: Sequence[float] | pa.Array) -> pa.Array:
     if isinstance(ts, pa.Array):
         return ts
     if isinstance(ts, Packed) and ts.typecode == "d":
-        return pa.Array.from_buffers(pa.float64(), len(ts), [None, pa.py_buffer(ts)])
+        return packed(pa.float64(), len(ts), None, ts)
     return doubles(ts, None)
 
 
@@ -197,7 +197,7 @@ def conform_array(array: pa.Array, old: Logical, new: Logical) -> pa.Array:
     if old == "null":
         return _nulls(len(array), new)
     if old == "int" and new == "double":
-        return array.cast(pa.float64())
+        return array.cast(pa.float64(), safe=False)  # exact by the type; what lies under null may be anything
     if isinstance(old, dict) and isinstance(new, dict) and old.keys() == new.keys():
         return _conform_list(array, old, new) if "list" in old else _conform_struct(array, old, new)
     raise ValueError(f"a column of type {old!r} cannot become {new!r}")
