@@ -7,7 +7,7 @@ the reader looks once more before it calls that damage.
 
 from __future__ import annotations
 
-import logging
+from functools import lru_cache
 
 from dreamlake.engine.segments import SegmentFiles
 from dreamlake.engine.snapshot import Snapshot
@@ -20,14 +20,20 @@ if TYPE_CHECKING:
     from typing import Any
 
     from dreamlake.engine.hotpart import HotPart
+    from dreamlake.format.layout import SegmentName
+    from dreamlake.format.live import HoleError
     from dreamlake.storage.store import Store
-
-log = logging.getLogger("dreamlake")
 
 #: A hot file rolls at 32 MB; one far beyond that is no hot file, and is not taken into memory.
 MAX_HOT_BYTES = 1 << 30
 #: Looks taken at a track that changes under the reader. Twice in a row is already next to impossible.
 MAX_LOOKS = 5
+
+
+@lru_cache(maxsize=64)
+def _surveyed(filenames: tuple[str, ...]) -> tuple[tuple[SegmentName, ...], tuple[HoleError, ...]]:
+    """The live segments of a listing; kept, since most listings are as they were at the last look."""
+    return survey(parse_listing(filenames))
 
 
 class TrackReader:
@@ -95,6 +101,7 @@ class TrackReader:
         ValueError
             As from `metadata`.
         """
+        vanished = FileNotFoundError()
         for look in range(MAX_LOOKS):
             try:
                 snapshot = self._look(strict=errors == "raise" or look == 0)
@@ -105,24 +112,26 @@ class TrackReader:
             except CorruptTrackError:
                 if look:
                     raise
-            except FileNotFoundError:  # a segment vanished between listing and opening: list again
-                if look == MAX_LOOKS - 1:
-                    raise
-        raise AssertionError("unreachable")
+            except FileNotFoundError as error:  # a segment vanished between listing and opening: list again
+                vanished = error
+        lost = f"segments vanish as fast as they are listed ({vanished})"
+        raise CorruptTrackError(self.place, "its segments", detail=lost) from vanished
 
     def _look(self, strict: bool) -> Snapshot:
         data = self._hot_bytes()
         sizes = {entry.name: entry.size for entry in self.store.list(self.folder) if not entry.is_dir}
-        names = parse_listing(sizes)
         self._check_name(sizes)
-        live, holes = survey(names)
+        live, holes = _surveyed(tuple(sizes))
         if holes and strict:
             hole = holes[0]
             raise CorruptTrackError(self.place, "its segments", hole.start, hole.stop, str(hole))
-        for hole in holes:
-            log.warning("%s: %s", self.place, hole)
+        if holes:
+            import logging  # not at the top: this module is loaded before a first append, and logging takes 5 ms
+
+            for hole in holes:
+                logging.getLogger("dreamlake").warning("skipped: %s: %s", self.place, hole)
         hot = self._hot_part(data, end_of(live), strict)
-        exists = bool(names or data or METADATA_FILE in sizes)
+        exists = bool(live or data or METADATA_FILE in sizes)
         return Snapshot(
             self.files,
             {name: sizes[name.filename] for name in live},

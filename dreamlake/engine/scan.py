@@ -87,13 +87,17 @@ class _Source:
         tested = [] if predicate is None else predicate.meta.root_names()
         columns = [name for name in self.schema if name in wanted or name in tested]
         left = n_rows
-        for window in _windows(self._needed(predicate, n_rows)):
+        stretches = self._needed(predicate, n_rows)
+        for window in _windows(stretches):
             frame = self._frame(window, columns)
             if left is not None and not self._counted:
                 frame = frame.head(left)
                 left -= len(frame)
-            yield (frame if predicate is None else frame.filter(predicate)).select(wanted)
-        yield pl.DataFrame(schema={name: self.schema[name] for name in wanted})
+            if predicate is not None:
+                frame = frame.filter(predicate)
+            yield frame if frame.columns == wanted else frame.select(wanted)
+        if not stretches:
+            yield pl.DataFrame(schema={name: self.schema[name] for name in wanted})
 
     def _needed(self, predicate: pl.Expr | None, n_rows: int | None) -> list[_Stretch]:
         # Polars counts n_rows before it filters: head(9).filter(…) comes with both, filter(…).head(9) without n_rows.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from bisect import bisect_left
 from functools import cached_property
 
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
 
     Made = TypeVar("Made")
     Rows = list[tuple[int, dict[str, Any]]]
-
-log = logging.getLogger("dreamlake")
 
 INDEX = "_index"
 TS = "_ts"
@@ -258,7 +255,7 @@ class Snapshot:
         if not stored:
             return _shaped(None, {}, range(piece.start, piece.stop), columns, schema)
         parts = [
-            _shaped(table, self._fitting(have, schema), range(part.start, part.stop), columns, schema)
+            _shaped(table, self._fitting(have, schema, columns), range(part.start, part.stop), columns, schema)
             for part, table, have in self.read(piece, stored)
         ]
         return pa.concat_tables(parts) if parts else empty_table(columns, schema)
@@ -266,11 +263,11 @@ class Snapshot:
     def _hot_span(self, piece: Piece) -> tuple[int, int]:
         return bisect_left(self.hot.indices, piece.start), bisect_left(self.hot.indices, piece.stop)
 
-    def _fitting(self, have: TrackSchema, schema: Mapping[str, Logical]) -> TrackSchema:
+    def _fitting(self, have: TrackSchema, schema: Mapping[str, Logical], columns: Sequence[str]) -> TrackSchema:
         from dreamlake.format.logical import unify
 
-        for name, logical in have.items():
-            if name in schema and unify(logical, schema[name]) != schema[name]:
+        for name in columns:
+            if name in have and unify(have[name], schema[name]) != schema[name]:
                 raise DreamlakeError(
                     f"the track {self._files.track!r} got other types in the field {name!r} since this snapshot was "
                     "taken, and the older form is gone: scan it anew"
@@ -317,7 +314,9 @@ class Snapshot:
     def _skip_or_raise(self, error: CorruptTrackError) -> None:
         if not self.skip:
             raise error
-        log.warning("skipped: %s", error)
+        import logging  # not at the top: this module is loaded before a first append, and logging takes 5 ms
+
+        logging.getLogger("dreamlake").warning("skipped: %s", error)
 
 
 def empty_table(columns: Sequence[str], schema: Mapping[str, Logical]) -> pa.Table:
