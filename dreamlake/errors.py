@@ -60,20 +60,18 @@ class PointsDroppedError(DreamlakeError, OSError):
 
     Parameters
     ----------
+    message
+        What happened, as a sentence.
     dropped
-        How many points were dropped since the last report.
-    detail
-        What kept the points from being written, for the message.
+        How many points were dropped since the last such error.
     """
 
-    def __init__(self, dropped: int, detail: str = "") -> None:
+    def __init__(self, message: str, dropped: int) -> None:
+        super().__init__(message)
         self.dropped = dropped
-        self.detail = detail
-        because = f": {detail}" if detail else ""
-        super().__init__(f"{dropped} points were dropped because they could not be written{because}")
 
-    def __reduce__(self) -> tuple[type[PointsDroppedError], tuple[int, str]]:
-        return type(self), (self.dropped, self.detail)
+    def __reduce__(self) -> tuple[type[PointsDroppedError], tuple[str, int]]:
+        return type(self), (str(self), self.dropped)
 
 
 class CorruptTrackError(DreamlakeError, ValueError):
@@ -100,7 +98,7 @@ class CorruptTrackError(DreamlakeError, ValueError):
         self.stop = stop
         self.detail = detail
         what = f": {detail}" if detail else ""
-        super().__init__(f"{path} is damaged at {place}{_range(start, stop)}{what}")
+        super().__init__(f"{path} is damaged ({place}{_range(start, stop)}){what}")
 
     def __reduce__(self) -> tuple[type[CorruptTrackError], tuple[str, str, int | None, int | None, str]]:
         return type(self), (self.path, self.place, self.start, self.stop, self.detail)
@@ -121,4 +119,4 @@ class RemoteConflictError(DreamlakeError, OSError):
 def _range(start: int | None, stop: int | None) -> str:
     if start is None:
         return ""
-    return f" (indices {start} and up)" if stop is None else f" (indices {start} to {stop}, exclusive)"
+    return f"; indices {start} and up" if stop is None else f"; indices {start} to {stop}, exclusive"

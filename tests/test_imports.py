@@ -160,10 +160,23 @@ WRITE = """
 
 
 @needs_sessions
-def test_a_first_append_is_light(lake_dir: Path) -> None:
-    code = f"""{WRITE}
+def test_a_first_append_imports_nothing_heavy_on_its_own_thread(lake_dir: Path) -> None:
+    """What the writer's thread imports meanwhile does not make the training loop wait for it."""
+    code = f"""
+    import sys, threading
+
+    class Recorder:
+        asked = set()
+
+        def find_spec(self, name, path=None, target=None):
+            if threading.current_thread() is threading.main_thread():
+                self.asked.add(name.partition(".")[0])
+
+    sys.meta_path.insert(0, Recorder())
+    {WRITE}
     track.append(value=0.5, epoch=1)
-    print([name for name in {[*HEAVY, "asyncio", "dataclasses", "inspect", "logging"]} if name in sys.modules])
+    assert "dreamlake" in Recorder.asked
+    print(sorted(Recorder.asked & {{*{[*HEAVY, "asyncio", "dataclasses", "inspect", "logging"]}}}))
     session.close()
     """
     assert run_python(code, lake_dir).stdout == "[]\n"
