@@ -19,8 +19,8 @@ def losses(count: int) -> Any:
 
 
 def timestamps(count: int) -> Any:
-    """Rising seconds since the epoch, about 10 ms apart with jitter: a training loop's clock."""
-    return 1.767e9 + np.cumsum(np.random.default_rng(SEED + 1).exponential(0.010, count))
+    """Strictly rising seconds since the epoch, about 10 ms apart with jitter: a training loop's clock."""
+    return 1.767e9 + np.cumsum(0.005 + np.random.default_rng(SEED + 1).exponential(0.005, count))
 
 
 @cache
