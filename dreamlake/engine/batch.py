@@ -1,0 +1,209 @@
+"""Batches of points: checked and copied as a whole, turned into columns, put behind what is pending, flushed."""
+
+from array import array
+from collections.abc import Mapping, Sequence
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any
+
+from dreamlake.engine.pending import Block, is_inherited
+from dreamlake.engine.rows import BatchRows, ColumnRows, MixedRow, Rows, one_type
+from dreamlake.format.layout import check_field
+from dreamlake.format.point import MAX_POINT_BYTES, SCALARS, check_ts, take, take_value
+
+if TYPE_CHECKING:
+    from dreamlake.clock import SessionClock
+    from dreamlake.engine.writer import TrackWriter, Writer
+    from dreamlake.format.frames import Frame
+    from dreamlake.types import AppendResult
+
+#: Seconds that `append_batch` waits for its flush before it leaves the points to the background.
+PATIENCE = 60.0
+
+
+def append_batch(writer: "Writer", track: "TrackWriter", points: Any) -> "AppendResult":
+    """Append a batch to a track and flush it; see `Track.append_batch`."""
+    given = _read(points)
+    if not given.count:
+        return {"count": 0, "startIndex": None, "endIndex": None}
+    with writer.lock:
+        writer.admit()
+        block = given.add_to(track, writer.clock)
+    writer.wake()
+    start, stop = None, None
+    try:
+        writer.flush(track, PATIENCE)
+        if block.result is not None:
+            start, stop = block.result
+    except OSError as error:
+        writer.notices.warn("flush", "a batch of %d points for %r stays pending: %s", given.count, track.name, error)
+    return {"count": given.count, "startIndex": start, "endIndex": stop}
+
+
+def _read(points: Any) -> "_Columns | _Points":
+    """Check and copy what was given, in the form that suits it."""
+    if isinstance(points, Mapping):
+        from dreamlake.format.frames import read_columns
+
+        return _from_frame(read_columns(points))
+    if isinstance(points, (list, tuple)):
+        return _from_dicts(points)
+    from dreamlake.format.frames import is_frame, read_frame
+
+    if is_frame(points):
+        return _from_frame(read_frame(points))
+    if isinstance(points, (str, bytes)) or not hasattr(points, "__iter__"):
+        raise TypeError(
+            "append_batch takes a list of dicts, a dict of columns, or a Polars, pandas or Arrow frame, "
+            f"not {type(points).__name__}"
+        )
+    return _from_dicts(list(points))
+
+
+class _Columns:
+    """Rows of one shape whose timestamps are all automatic, or all explicit and rising."""
+
+    def __init__(self, count: int, make: Any, ts: Sequence[float] | None) -> None:
+        self.count = count
+        self.make = make
+        self.ts = ts
+
+    def add_to(self, track: "TrackWriter", clock: "SessionClock") -> Block:
+        pending = track.pending
+        if self.ts is None:
+            start, tick = clock.reserve(self.count)
+            rows: Rows = self.make(array("d", [start + i * tick for i in range(self.count)]), False)
+            return pending.add(rows, start + (self.count - 1) * tick)
+        rows = self.make(self.ts, True)
+        clock.latest = self.ts[-1]
+        if self.ts[0] > pending.max_ts:
+            return pending.add(rows, self.ts[-1])
+        return pending.add(rows.mixed(), self.ts[-1])
+
+
+class _Points:
+    """Rows of any shapes; each says its timestamp, None for an automatic one, or -1 for the one before."""
+
+    def __init__(self, points: list[tuple[Any, dict[str, Any]]]) -> None:
+        self.points = points
+        self.count = len(points)
+
+    def add_to(self, track: "TrackWriter", clock: "SessionClock") -> Block:
+        rows: list[MixedRow] = []
+        for ts, fields in self.points:
+            if ts is None:
+                rows.append((clock.draw(), False, fields))
+            elif ts is INHERITED:
+                rows.append((clock.inherit(), True, fields))
+            else:
+                clock.latest = ts
+                rows.append((ts, True, fields))
+        return track.pending.add(rows, max(row[0] for row in rows))
+
+
+#: Stands for ``_ts=-1``.
+INHERITED = object()
+
+
+def _checked_ts(ts: Any) -> Any:
+    """Return None for an automatic timestamp, INHERITED for -1, else the timestamp as a float."""
+    if ts is None:
+        return None
+    return INHERITED if is_inherited(ts) else check_ts(ts)
+
+
+def _from_dicts(points: Sequence[Any]) -> "_Columns | _Points":
+    columns = _columns_of(points)
+    if columns is not None:
+        return columns
+    rows = []
+    for number, given in enumerate(points):
+        if not isinstance(given, Mapping):
+            raise TypeError(f"row {number} of the batch is a {type(given).__name__}, not a dict of fields")
+        fields = dict(given)
+        try:
+            ts = _checked_ts(fields.pop("_ts", None))
+            rows.append((ts, take(fields)[0]))
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"row {number} of the batch: {error}") from error
+    return _Points(rows)
+
+
+def _columns_of(points: Sequence[Any]) -> _Columns | None:
+    """Return the rows as columns where all have the same fields and plain values; None for the general way."""
+    if not points or type(points[0]) is not dict:
+        return None
+    names = tuple(points[0])
+    if set(map(type, points)) != {dict} or set(map(len, points)) != {len(names)} or not names:
+        return None
+    try:
+        rows = map(itemgetter(*names), points)
+        columns = list(zip(*rows, strict=True)) if len(names) > 1 else [tuple(rows)]
+    except KeyError:
+        return None
+    ts = None
+    if "_ts" in names:
+        place = names.index("_ts")
+        ts = columns.pop(place)
+        names = names[:place] + names[place + 1 :]
+        if one_type(ts) is not float or not _is_rising(ts):
+            return None
+    for name in names:
+        check_field(name)
+    taken: list[Sequence[Any]] = []
+    types: list[type | None] = []
+    for name, column in zip(names, columns, strict=True):
+        kinds = set(map(type, column))
+        values = column if kinds <= SCALARS else _take_column(name, column)
+        if values is None:
+            return None
+        taken.append(values)
+        types.append(one_type(values) if values is not column else kinds.pop() if len(kinds) == 1 else None)
+    return _Columns(len(points), lambda ts, explicit: ColumnRows(names, taken, ts, explicit, types), ts)
+
+
+def _take_column(name: str, column: Sequence[Any]) -> Sequence[Any] | None:
+    """Return a snapshot of a column; None when a row must be looked at by itself (too large, or refused)."""
+    try:
+        taken = [take_value(name, value) for value in column]
+    except (TypeError, ValueError):
+        return None
+    if sum(size for _, size in taken) > MAX_POINT_BYTES // 2 and max(size for _, size in taken) > MAX_POINT_BYTES // 64:
+        return None
+    return [value for value, _ in taken]
+
+
+def _is_rising(ts: Sequence[float]) -> bool:
+    """Whether each timestamp is finite and above the one before."""
+    previous = float("-inf")
+    for value in ts:
+        if not previous < value < float("inf"):
+            return False
+        previous = value
+    return True
+
+
+def _from_frame(frame: "Frame") -> "_Columns | _Points":
+    """Return the rows of a frame: as they are where the timestamps allow it, else one by one."""
+    if not frame.count:
+        return _Points([])
+    if frame.ts is None or _is_column_of_new_points(frame.ts):
+        # Rising, so no row lacks its timestamp.
+        return _Columns(frame.count, lambda ts, explicit: BatchRows(frame.batch(ts), explicit), frame.ts)  # type: ignore[arg-type]
+    from dreamlake.format.schema import to_points
+
+    batch = frame.batch([0.0] * frame.count)
+    points = to_points(batch.data, batch.schema)
+    for point in points:
+        del point["_ts"]
+    return _Points([(_checked_ts(ts), point) for ts, point in zip(frame.ts, points, strict=True)])
+
+
+def _is_column_of_new_points(ts: Sequence[float | None]) -> bool:
+    """Whether all rows have a timestamp, none of them inherits, and each is above the one before."""
+    if isinstance(ts, list) or -1.0 in ts:
+        return False
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    column = pa.Array.from_buffers(pa.float64(), len(ts), [None, pa.py_buffer(ts)])
+    return len(ts) == 1 or bool(pc.all(pc.less(column[:-1], column[1:])).as_py())

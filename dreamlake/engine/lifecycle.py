@@ -1,0 +1,207 @@
+"""The writers of this process from open to exit: shared between sessions, safe across fork, flushed however it ends."""
+
+import atexit
+import os
+import signal
+import sys
+import threading
+import time
+from types import FrameType
+from typing import Any
+
+from dreamlake.engine.writer import Options, Writer
+from dreamlake.notices import log
+
+#: Seconds that a fork waits for running flushes, and that all flushes at interpreter exit may take.
+FORK_PATIENCE, EXIT_DEADLINE = 1.0, 5.0
+#: The exit status of a process that SIGTERM ended, by convention 128 + 15.
+TERMINATED = 143
+
+
+class _Process:
+    """What this process has armed; one object, so that a forked child starts with a new one."""
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self.lock = threading.Lock()
+        #: Open writers and the number of sessions that hold each, by the real path of their folder.
+        self.writers: dict[str, tuple[Writer, int]] = {}
+        self.terminated = False
+        self.exit_code: Any = None
+        self.finalizer: Any = None
+
+
+_process = _Process()
+_busy: list[Writer] = []
+_armed = False
+_plain_exit = sys.exit
+
+
+def open_writer(
+    folder: str, workspace: str, name: str, options: Options, resume: str, described: dict[str, Any]
+) -> Writer:
+    """Return the writer of a session folder, shared with the other sessions of this process on it.
+
+    Raises ValueError when another session on the folder was opened with other options, and what `Writer.open` raises.
+    """
+    arm()
+    key = os.path.realpath(folder)
+    with _process.lock:
+        writer, count = _process.writers.get(key, (None, 0))
+        if writer is None:
+            writer = Writer(folder, workspace, name, options)
+            writer.open(resume, described)
+        else:
+            _check_same(writer, options, resume)
+            given = {k: v for k, v in described.items() if v is not None}
+            if given:
+                writer.under_lock(lambda: writer.run_file.update(**given))
+        _process.writers[key] = (writer, count + 1)
+    return writer
+
+
+def _check_same(writer: Writer, options: Options, resume: str) -> None:
+    if resume == "never":
+        from dreamlake.errors import SessionExistsError
+
+        raise SessionExistsError(f"{writer.folder} is open in this process already, and resume='never' was asked for")
+    for field, mine, theirs in zip(Options._fields, options, writer.options, strict=True):
+        if mine != theirs:
+            raise ValueError(
+                f"{writer.folder} is open in this process already with {field}={theirs!r}, not {mine!r}; "
+                "sessions on one folder share a writer, so open both with the same options"
+            )
+
+
+def release_writer(writer: Writer, status: str | None, timeout: float | None) -> None:
+    """Give a session's hold on its writer back; the last one closes it. Otherwise what is pending is flushed."""
+    with _process.lock:
+        key = next((k for k, (w, _) in _process.writers.items() if w is writer), None)
+        if key is None:
+            return
+        count = _process.writers[key][1] - 1
+        _process.writers[key] = (writer, count)
+    try:
+        if count:
+            writer.flush(timeout=timeout)
+        else:
+            writer.close(status, timeout)
+    finally:
+        with _process.lock:
+            if _process.writers.get(key) == (writer, 0):
+                del _process.writers[key]
+            if not _process.writers:
+                _disarm()
+
+
+# -- how a run ends ------------------------------------------------------------------------------------------------
+
+
+def status_of(error: BaseException | None) -> str:
+    """Return how a run ended that was left by this exception, or by none: finished, failed or interrupted."""
+    if error is None or isinstance(error, GeneratorExit):
+        return "finished"
+    if isinstance(error, KeyboardInterrupt) or (isinstance(error, SystemExit) and _process.terminated):
+        return "interrupted"
+    if isinstance(error, SystemExit) and not error.code:
+        return "finished"
+    return "failed"
+
+
+def _status_at_exit() -> str:
+    if _process.terminated:
+        return "interrupted"
+    if _process.exit_code:
+        return "failed"
+    # Set by the interpreter when an exception ends the program; at a prompt it may be one of long ago.
+    error = getattr(sys, "last_value", None)
+    return "finished" if hasattr(sys, "ps1") else status_of(error)
+
+
+def _at_exit() -> None:
+    """Flush what no close() has; on the writers' own threads, since the exiting one could hang on a dead disk."""
+    deadline = time.monotonic() + EXIT_DEADLINE
+    status = _status_at_exit() if _process.pid == os.getpid() else None
+    for writer, _ in list(_process.writers.values()):
+        try:
+            writer.close(status, max(0.1, deadline - time.monotonic()))
+        except Exception as error:
+            log().error("at exit: %s: %s", writer.folder, error)
+    _process.writers.clear()
+
+
+def _exit(code: Any = None) -> None:
+    """Stand in for sys.exit while a session is open: notes the code, which an exit hook cannot see otherwise."""
+    _process.exit_code = code
+    _plain_exit(code)
+
+
+def _on_sigterm(signum: int, frame: FrameType | None) -> None:
+    """End the program by SystemExit, so that `with` blocks and exit hooks flush. Takes no lock, does no I/O."""
+    if os.getpid() != _process.pid:  # a child that was forked round the hooks below: this handler is not its own
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return
+    _process.terminated = True
+    raise SystemExit(TERMINATED)
+
+
+# -- hooks of the process ------------------------------------------------------------------------------------------
+
+
+def arm() -> None:
+    """Install the hooks for exit, SIGTERM and fork; called whenever a session opens or a writer's thread starts."""
+    global _armed, _plain_exit
+    if not _armed:
+        _armed = True
+        atexit.register(_at_exit)
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_in_child)
+    if sys.exit is not _exit:
+        _plain_exit = sys.exit
+        sys.exit = _exit  # type: ignore[assignment]
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _on_sigterm)
+    _arm_child_of_multiprocessing()
+
+
+def _arm_child_of_multiprocessing() -> None:
+    # Children of multiprocessing leave by os._exit after their own finalizers, and never run atexit.
+    process = sys.modules.get("multiprocessing.process")
+    if process is not None and process.parent_process() is not None and _process.finalizer is None:
+        from multiprocessing.util import Finalize
+
+        _process.finalizer = Finalize(None, _at_exit, exitpriority=0)
+
+
+def _disarm() -> None:
+    """Take the hooks away that others can see, after the last session was closed."""
+    if sys.exit is _exit:
+        sys.exit = _plain_exit
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is _on_sigterm:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _before_fork() -> None:
+    """Wait a moment for running flushes: what a child inherits half-done is their imports' locks."""
+    deadline = time.monotonic() + FORK_PATIENCE
+    for writer, _ in list(_process.writers.values()):
+        if writer.busy.acquire(timeout=max(0.0, deadline - time.monotonic())):
+            _busy.append(writer)
+
+
+def _after_fork() -> None:
+    while _busy:
+        _busy.pop().busy.release()
+
+
+def _in_child() -> None:
+    global _process
+    _busy.clear()
+    writers = _process.writers
+    _process = _Process()
+    _process.writers = writers
+    for writer, _ in writers.values():
+        writer.after_fork_in_child()
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is _on_sigterm:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -1,0 +1,113 @@
+"""The log of a session on disk: lines appended to logs.jsonl, and full files put aside."""
+
+import os
+import re
+from typing import Any
+
+import dreamlake.storage.local as local
+from dreamlake.format import layout, point
+
+#: Lines of a log file before it is put aside and a new one begins.
+FILE_LINES = 10_000
+#: Records kept in memory while the disk takes none.
+MOST_PENDING = 100_000
+
+
+class LogFile:
+    """Log records of one session that wait to be written, and the file they go to.
+
+    `add` may be called from any thread; everything else happens on the writer's thread, under the session's lock.
+    """
+
+    def __init__(self, folder: str, fsync: bool) -> None:
+        self.folder = os.path.join(folder, layout.LOGS_DIR)
+        self.path = os.path.join(self.folder, "logs.jsonl")
+        self.fsync = fsync
+        self.pending: list[dict[str, Any]] = []
+        self.dropped = 0
+        self._epoch: int | None = None
+        self._size = 0
+        self._lines = 0
+        self._next = 0
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Take a record, without its sequence number."""
+        if len(self.pending) < MOST_PENDING:
+            self.pending.append(record)
+        else:
+            self.dropped += 1
+
+    def flush(self, epoch: int) -> None:
+        """Write what waits; `epoch` is the lock's `tail_epoch`: it stands still while no other process writes."""
+        records = self.pending[:]
+        if not records:
+            return
+        if self._epoch != epoch:
+            self._learn()
+            self._epoch = epoch
+        while records:
+            if self._lines >= FILE_LINES:
+                self._put_aside()
+            part = records[: FILE_LINES - self._lines]
+            lines = [_line(self._next + i, record) for i, record in enumerate(part)]
+            self._append(b"".join(lines))
+            del self.pending[: len(part)]
+            del records[: len(part)]
+            self._lines += len(part)
+            self._next += len(part)
+
+    def forget(self) -> None:
+        """Read the file again before the next write."""
+        self._epoch = None
+
+    def _append(self, data: bytes) -> None:
+        try:
+            self._size += local.append_at(self.path, self._size, data, self.fsync)
+        except OSError:
+            self.forget()
+            raise
+
+    def _learn(self) -> None:
+        local.make_dirs(self.folder, self.fsync)
+        try:
+            with open(self.path, "rb") as file:
+                data = file.read()
+        except FileNotFoundError:
+            data = b""
+        self._size = data.rfind(b"\n") + 1
+        self._lines = data.count(b"\n")
+        if len(data) > self._size:
+            local.truncate(self.path, self._size)
+        last = data[data.rfind(b"\n", 0, max(self._size - 1, 0)) + 1 : self._size]
+        if not last:
+            last = self._last_line_put_aside()
+        self._next = _sequence_number(last) + 1
+
+    def _archives(self) -> list[int]:
+        numbers = (layout.parse_log_archive(name) for name in os.listdir(self.folder))
+        return sorted(number for number in numbers if number is not None)
+
+    def _last_line_put_aside(self) -> bytes:
+        archives = self._archives()
+        if not archives:
+            return b""
+        with open(os.path.join(os.path.dirname(self.folder), layout.log_archive(archives[-1])), "rb") as file:
+            lines = file.read().splitlines()
+        return lines[-1] if lines else b""
+
+    def _put_aside(self) -> None:
+        archives = self._archives()
+        target = layout.log_archive(archives[-1] + 1 if archives else 0)
+        os.rename(self.path, os.path.join(os.path.dirname(self.folder), target))
+        self._size = self._lines = 0
+
+
+def _line(number: int, record: dict[str, Any]) -> bytes:
+    import msgspec
+
+    return msgspec.json.encode({"sequenceNumber": number, **point.to_json(record)}) + b"\n"
+
+
+def _sequence_number(line: bytes) -> int:
+    found = re.match(rb'\{"sequenceNumber": ?(\d+)', line)
+    return int(found[1]) if found else -1

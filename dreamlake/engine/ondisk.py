@@ -1,0 +1,500 @@
+"""One track on the local disk as its writer knows it, and every change that is made to it there.
+
+All methods run on the writer's thread and under the session's lock. What is known here is kept in step with the disk
+after each single commit, so that an error half-way leaves a state from which the next flush can go on.
+"""
+
+import json
+import os
+import time
+from bisect import bisect_left
+from collections.abc import Callable
+from math import inf
+from typing import Any
+
+import dreamlake.storage.local as local
+from dreamlake.engine.segments import SegmentFiles
+from dreamlake.engine.sorting import Changes, Sorted, without_ts
+from dreamlake.errors import CorruptTrackError
+from dreamlake.format import hot, layout, live, logical, point, schema, segment
+from dreamlake.format.layout import SegmentName
+from dreamlake.format.schema import Batch
+from dreamlake.format.segment import SegmentBounds, SegmentInfo
+from dreamlake.notices import log
+
+#: A hot file of this many bytes is rolled before it has `segment_points` points.
+ROLL_BYTES = 32 << 20
+#: Superseded files stay this long, in seconds, for readers that have listed them.
+GRACE = 60.0
+#: More superseded files than this are not kept, grace or not: a reader that misses one lists again.
+MOST_SUPERSEDED = 8
+#: Columns of timestamps of segments that are kept for look-ups of late fields.
+CACHED_SEGMENTS = 32
+
+
+class TrackOnDisk:
+    """What stands on disk of one track: its live segments, and its hot points as Arrow batches, kept for the roll."""
+
+    def __init__(
+        self, folder: str, name: str, segment_points: int, fsync: bool, announce_rewrite: Callable[[], None]
+    ) -> None:
+        self.folder = folder
+        self.name = name
+        self.segment_points = segment_points
+        self.fsync = fsync
+        self._announce_rewrite = announce_rewrite
+        self.files = SegmentFiles(local.LocalStore(os.path.dirname(folder)), os.path.basename(folder), name)
+        self.hot_path = os.path.join(folder, layout.HOT_FILE)
+        self._epochs: tuple[int, int] | None = None
+        self._reset()
+
+    def _reset(self) -> None:
+        self.live: tuple[SegmentName, ...] = ()
+        self.bounds: tuple[SegmentBounds, ...] = ()
+        self.schema: dict[str, Any] = {}
+        #: Hot points in the order of their indices, the first of which is `start`.
+        self.pieces: list[Batch] = []
+        self.hot_count = 0
+        #: Fields that later lines of the hot file set, by index; not yet in `pieces`.
+        self.changes: Changes = {}
+        #: Bytes and lines of the hot file that count, and whether it has to be written anew.
+        self.size = 0
+        self.lines = 0
+        self.must_rewrite = False
+        self.max_ts = -inf
+        self._hot_index: dict[float, int] | None = None
+        self._columns: dict[SegmentName, tuple[list[float], bool]] = {}
+
+    @property
+    def start(self) -> int:
+        """Where the segments end and the hot points begin."""
+        return live.end_of(self.live)
+
+    @property
+    def next_index(self) -> int:
+        """The index of the next new point: one above the highest."""
+        return self.start + self.hot_count
+
+    # -- learning what is there ------------------------------------------------------------------------------------
+
+    def learn(self, tail_epoch: int, full_epoch: int) -> None:
+        """Bring what is known up to date with what other writers did; nothing to do while the epochs stand still."""
+        if self._epochs is None or self._epochs[1] != full_epoch:
+            self._load()
+        elif self._epochs[0] != tail_epoch:
+            self._read_tail()
+        self._epochs = (tail_epoch, full_epoch)
+
+    def forget(self) -> None:
+        """Read everything again before the next write."""
+        self._epochs = None
+
+    def _load(self) -> None:
+        self._reset()
+        filenames = _listdir(self.folder)
+        names = live.parse_listing(filenames)
+        try:
+            self.live = live.live_segments(names)
+        except live.HoleError as error:
+            raise CorruptTrackError(self.folder, "its segments", error.start, error.stop, str(error)) from error
+        if self.live:
+            self._learn_segments()
+            self.max_ts = max(b.ts_max for b in self.bounds)
+        self._read_hot()
+        self.sweep(names, filenames)
+
+    def _learn_segments(self) -> None:
+        """Learn the bounds of all live segments and the track's schema up to their end.
+
+        The last footer tells both, except for segments that got a later generation after it was written: only these
+        are opened beside it.
+        """
+        last = self._info(self.live[-1])
+        self.schema = last.track_schema
+        recorded = {(b.start, b.stop, b.generation): b for b in last.before}
+        bounds = []
+        for name in self.live[:-1]:
+            found = recorded.get((name.start, name.stop, name.generation))
+            if found is None:
+                info = self._info(name)
+                self.schema = logical.unify_schemas(self.schema, info.track_schema)
+                found = info.bounds
+            bounds.append(found)
+        self.bounds = (*bounds, last.bounds)
+
+    def _info(self, name: SegmentName) -> SegmentInfo:
+        return self.files.info(name, os.stat(os.path.join(self.folder, name.filename)).st_size)
+
+    def _read_hot(self) -> None:
+        data = _read(self.hot_path, 0)
+        lines = hot.parse(data, path=self.hot_path)
+        try:
+            start, points = hot.merge(lines, self.start)
+        except hot.HotGapError as error:
+            raise CorruptTrackError(self.hot_path, "its indices", self.start, None, str(error)) from error
+        self.size, self.lines = lines.end, len(lines.indices)
+        self._cut_torn_tail(len(data))
+        if points:
+            assert start == self.start
+            self._take_points(points)
+
+    def _read_tail(self) -> None:
+        """Read what other writers have appended to the hot file."""
+        data = _read(self.hot_path, self.size)
+        known = range(self.start, self.next_index)
+        lines = hot.parse(data, path=self.hot_path, base_offset=self.size, base_line=self.lines, known=known)
+        new: dict[int, dict[str, Any]] = {}
+        for index, fields in zip(lines.indices, lines.points, strict=True):
+            following = self.next_index + len(new)
+            if index > following:
+                raise CorruptTrackError(self.hot_path, "its indices", following, index, "points are missing")
+            if index == following:
+                new[index] = fields
+            elif index in new:
+                new[index] = with_changes([new[index]], index, {index: fields})[0]
+            elif index >= self.start:
+                self.changes.setdefault(index, {}).update(fields)
+        size = self.size + len(data)
+        self.size = lines.end
+        self.lines += len(lines.indices)
+        self._cut_torn_tail(size)
+        if new:
+            self._take_points(list(new.values()))
+
+    def _take_points(self, points: list[dict[str, Any]]) -> None:
+        """Keep hot points that were read from the file."""
+        self._keep(schema.batch_from_points(points))
+        self.max_ts = max(self.max_ts, *(p["_ts"] for p in points))
+
+    def _cut_torn_tail(self, size: int) -> None:
+        if size > self.size:
+            local.truncate(self.hot_path, self.size)
+            log().warning("cut a torn line of %d bytes off %s", size - self.size, self.hot_path)
+
+    def _keep(self, batch: Batch) -> None:
+        """Keep hot points as Arrow. Small batches are joined so that each point is copied a few times at most."""
+        pieces = self.pieces
+        pieces.append(batch)
+        self.hot_count += batch.data.num_rows
+        while len(pieces) > 1 and pieces[-2].data.num_rows < 2 * pieces[-1].data.num_rows:
+            last = pieces.pop()
+            pieces[-1] = schema.combine([pieces[-1], last])
+        self._hot_index = None
+
+    # -- looking for the point that an explicit timestamp means ----------------------------------------------------
+
+    def find_in_segments(self, ts: float) -> tuple[SegmentName, int] | None:
+        """Return the lowest place in the segments with this timestamp; only segments whose bounds hold it are opened."""
+        for name, bounds in zip(self.live, self.bounds, strict=True):
+            if bounds.ts_min <= ts <= bounds.ts_max:
+                column, rising = self._column(name, bounds)
+                if rising:
+                    place = bisect_left(column, ts)
+                    found = place < len(column) and column[place] == ts
+                else:
+                    found = ts in column
+                    place = column.index(ts) if found else 0
+                if found:
+                    return name, name.start + place
+        return None
+
+    def _column(self, name: SegmentName, bounds: SegmentBounds) -> tuple[list[float], bool]:
+        if name not in self._columns:
+            if len(self._columns) >= CACHED_SEGMENTS:
+                self._columns.pop(next(iter(self._columns)))
+            table = self.files.read(name, None, ["_ts"])[0]
+            self._columns[name] = (schema.timestamps(table), bounds.ts_rising)
+        return self._columns[name]
+
+    def find_in_hot(self, ts: float) -> int | None:
+        """Return the lowest index of a hot point with this timestamp."""
+        if self._hot_index is None:
+            self._hot_index = {}
+            index = self.start
+            for batch in self.pieces:
+                for value in schema.timestamps(batch.data):
+                    self._hot_index.setdefault(value, index)
+                    index += 1
+        return self._hot_index.get(ts)
+
+    # -- writing ---------------------------------------------------------------------------------------------------
+
+    def write(self, rows: Sorted, whole_segments_only: bool) -> None:
+        """Write what a flush has sorted, and take out of `rows` what is on disk; the rest is left there.
+
+        Raises OSError when the disk fails. What was committed before stays, and stays out of `rows`.
+        """
+        for name in list(rows.late):
+            self._write_next_generation(name, rows.late[name])
+            del rows.late[name]
+        if self.must_rewrite:
+            self._rewrite_hot()
+        if self.hot_count + rows.new.count >= self.segment_points or self.size >= ROLL_BYTES:
+            self._roll(rows, whole_segments_only)
+            if whole_segments_only:
+                return
+        if rows.hot or rows.new.count:
+            self._append_lines(rows)
+        if self.lines > 2 * self.hot_count:
+            self._rewrite_hot()
+
+    def _append_lines(self, rows: Sorted) -> None:
+        """Append lines for new points and for fields of hot points to the hot file."""
+        pieces = rows.new.peek(rows.new.count)
+        for piece in pieces:  # before anything is written: rows that cannot be kept for the roll must not be lines yet
+            piece.batch()
+        data = [point.encode_line(i, without_ts(f), f["_ts"]) for i, f in rows.hot.items()]
+        index = self.next_index
+        for piece in pieces:
+            data.append(piece.lines(index))
+            index += piece.count
+        payload = b"".join(data)
+        try:
+            written = local.append_at(self.hot_path, self.size, payload, self.fsync)
+        except local.FsyncFailed:
+            # The lines are in the file, but the kernel may have marked them clean without writing them: a second
+            # fsync that succeeds would prove nothing. So the next flush writes all rows to a new file.
+            self._take_over(rows, payload)
+            self.must_rewrite = True
+            raise
+        except local.PartialWriteError as error:
+            written = error.written
+            self._take_over(rows, payload[:written])
+            self._cut_torn_tail_quietly(self.size)
+            raise
+        except local.SizeChanged:
+            self.forget()
+            raise
+        self._take_over(rows, payload[:written])
+
+    def _take_over(self, rows: Sorted, written: bytes) -> None:
+        """Count the whole lines among the bytes that reached the hot file as written."""
+        end = written.rfind(b"\n") + 1
+        lines = written.count(b"\n", 0, end)
+        changed = [(index, rows.hot.pop(index)) for index in list(rows.hot)[:lines]]
+        pieces = rows.new.peek(lines - len(changed))
+        rows.new.drop(lines - len(changed))
+        self.size += end
+        self.lines += lines
+        try:
+            for index, fields in changed:
+                self.changes.setdefault(index, {}).update(fields)
+            for piece in pieces:
+                self._keep(piece.batch())
+                self.max_ts = max(self.max_ts, *_ends(piece))
+        except BaseException:  # they are on disk and no longer pending: what is known here must be read from there
+            self.forget()
+            raise
+
+    def _cut_torn_tail_quietly(self, size: int) -> None:
+        try:
+            local.truncate(self.hot_path, size)
+        except OSError:  # the disk is failing: the bytes do not count anyway, and the next flush cuts them
+            self.forget()
+
+    # -- rolling ---------------------------------------------------------------------------------------------------
+
+    def _roll(self, rows: Sorted, whole_segments_only: bool) -> None:
+        """Move hot points, and behind them new rows that were never hot, into segments.
+
+        1. Write a segment beside, fsync, rename it without overwriting, fsync the folder: this rename is the commit.
+        2. Replace the hot file by one without its points. A crash in between leaves points in both, and the rule
+           that an index below the end of the segments is the segment's makes that harmless.
+        """
+        self._announce_rewrite()
+        for index, fields in rows.hot.items():
+            self.changes.setdefault(index, {}).update(fields)
+        hot_bytes, size = self.size >= ROLL_BYTES, self.segment_points
+        while self.hot_count + rows.new.count >= size or (hot_bytes and self.hot_count):
+            count = min(size, self.hot_count + rows.new.count)
+            hot_rows = min(count, self.hot_count)
+            new = rows.new.peek(count - hot_rows)
+            batch = self._hot_batch(hot_rows) if hot_rows else None
+            batches = [piece.batch() for piece in new]
+            high = max((high for piece in new for high in _ends(piece)), default=-inf)
+            self._commit_segment(schema.combine([batch, *batches] if batch is not None else batches))
+            self._drop_hot(hot_rows)
+            self.max_ts = max(self.max_ts, high)
+            rows.new.drop(count - hot_rows)
+            rows.hot.clear()
+            hot_bytes = hot_bytes and self.hot_count > 0
+        if self.lines:
+            self._rewrite_hot()
+        assert whole_segments_only or rows.new.count < size
+
+    def _hot_batch(self, count: int) -> Batch:
+        """Return the first `count` hot points, with the fields that came later."""
+        batch = schema.combine(self.pieces) if len(self.pieces) > 1 else self.pieces[0]
+        self.pieces = [batch]
+        batch = batch.slice(0, count)
+        if not self.changes:
+            return batch
+        points = schema.to_points(batch.data, batch.schema)
+        return schema.batch_from_points(with_changes(points, self.start, self.changes))
+
+    def _drop_hot(self, count: int) -> None:
+        """Forget hot points that are in a segment now; `start` has moved already."""
+        self.hot_count -= count
+        self.pieces = [self.pieces[0].slice(count, count + self.hot_count)] if self.hot_count else []
+        self.changes = {index: fields for index, fields in self.changes.items() if index >= self.start}
+        self._hot_index = None
+
+    def _commit_segment(self, batch: Batch) -> None:
+        start = self.start
+        name = SegmentName(start, start + batch.data.num_rows)
+        track_schema = logical.unify_schemas(self.schema, batch.schema)
+        bounds = self._write_segment(name, batch, track_schema, self.bounds)
+        self.live += (name,)
+        self.bounds += (bounds,)
+        self.schema = track_schema
+
+    def _write_segment(
+        self, name: SegmentName, batch: Batch, track_schema: dict[str, Any], before: tuple[SegmentBounds, ...]
+    ) -> SegmentBounds:
+        low, high, rising = schema.ts_bounds(batch)
+        info = SegmentInfo(
+            track=self.name,
+            start=name.start,
+            stop=name.stop,
+            generation=name.generation,
+            ts_min=low,
+            ts_max=high,
+            ts_rising=rising,
+            schema=batch.schema,
+            track_schema=track_schema,
+            before=before,
+        )
+        local.write_new(os.path.join(self.folder, name.filename), segment.encode(batch, info))
+        return SegmentBounds(name.start, name.stop, name.generation, low, high, rising)
+
+    def _rewrite_hot(self) -> None:
+        """Replace the hot file by one with a line for each hot point, fsynced: it takes the place of a durable one."""
+        self._announce_rewrite()
+        data = b""
+        if self.hot_count:
+            batch = self._hot_batch(self.hot_count)
+            self.pieces, self.changes = [batch], {}
+            data = point.encode_lines(enumerate(schema.to_points(batch.data, batch.schema), self.start))
+        local.atomic_write(self.hot_path, data, fsync=True)
+        self.size, self.lines, self.must_rewrite = len(data), self.hot_count, False
+
+    # -- late fields -----------------------------------------------------------------------------------------------
+
+    def _write_next_generation(self, name: SegmentName, changes: Changes) -> None:
+        """Write the segment's next generation, with fields that arrived after its points were rolled."""
+        self._announce_rewrite()
+        table, own_schema = self.files.read(name, None)
+        points = schema.to_points(table, own_schema)
+        changed = with_changes(points, name.start, changes)
+        place = self.live.index(name)
+        if point.encode_lines(enumerate(changed)) != point.encode_lines(enumerate(points)):
+            batch = schema.batch_from_points(changed)
+            following = SegmentName(name.start, name.stop, name.generation + 1)
+            known = logical.unify_schemas(self._info(name).track_schema, batch.schema)
+            bounds = self._write_segment(following, batch, known, self.bounds[:place])
+            self.live = (*self.live[:place], following, *self.live[place + 1 :])
+            self.bounds = (*self.bounds[:place], bounds, *self.bounds[place + 1 :])
+            self.schema = logical.unify_schemas(self.schema, batch.schema)
+            filenames = _listdir(self.folder)
+            self.sweep(live.parse_listing(filenames), filenames)
+
+    def sweep(self, names: tuple[SegmentName, ...], filenames: list[str], now: float | None = None) -> None:
+        """Remove what nothing needs any more: superseded segments after their grace, leftovers of a crash."""
+        now = time.time() if now is None else now
+        if any(filename.startswith(layout.TMP_PREFIX) for filename in filenames):
+            local.sweep_tmp(self.folder, GRACE)
+        dead = live.superseded(names, self.live)
+        for place, name in enumerate(dead):
+            path = os.path.join(self.folder, name.filename)
+            if place < len(dead) - MOST_SUPERSEDED or self._replaced_before(name, now - GRACE):
+                try:
+                    os.unlink(path)
+                except OSError as error:
+                    log().warning("cannot remove the superseded %s: %s", path, error)
+
+    def _replaced_before(self, name: SegmentName, when: float) -> bool:
+        over = live.covering(self.live, name.start, name.stop)[0]
+        try:
+            return os.stat(os.path.join(self.folder, over.filename)).st_mtime < when
+        except OSError:
+            return False
+
+    # -- the folder ------------------------------------------------------------------------------------------------
+
+    def make_folder(self, described: dict[str, Any]) -> None:
+        """Make the track's folder with its metadata.json, or merge `described` into the one that is there.
+
+        Raises ValueError when the folder belongs to a track of another name, as it can where the disk folds case or
+        normalises unicode.
+        """
+        path = os.path.join(self.folder, layout.METADATA_FILE)
+        found = _read(path, 0)
+        if found:
+            stored = _metadata(path, found)
+            if stored.get("name", self.name) != self.name:
+                raise ValueError(
+                    f"the track {self.name!r} would share the folder {self.folder} with the track {stored['name']!r}: "
+                    "this disk does not tell the two names apart; rename one of them"
+                )
+            merged = merge_description(stored, described)
+            if merged == stored:
+                return
+        else:
+            local.make_dirs(self.folder, self.fsync)
+            empty: dict[str, Any] = {"name": self.name, "description": None, "tags": [], "metadata": {}}
+            extra = {"segment_points": self.segment_points, "format_version": layout.FORMAT_VERSION}
+            merged = merge_description({**empty, **extra}, described)
+        text = json.dumps(point.to_json(merged), ensure_ascii=False, indent=1, allow_nan=False)
+        local.atomic_write(path, text.encode() + b"\n", self.fsync)
+
+
+def merge_description(stored: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Merge a description, tags and metadata that were given later into the stored ones; later values win."""
+    merged = dict(stored)
+    for key, value in given.items():
+        if value is not None:
+            merged[key] = {**(stored.get(key) or {}), **value} if key == "metadata" else value
+    return merged
+
+
+def with_changes(points: list[dict[str, Any]], start: int, changes: Changes) -> list[dict[str, Any]]:
+    """Return the points, the first of which has the index `start`, with the changed fields; ``_ts`` stays last."""
+    changed = list(points)
+    for index, fields in changes.items():
+        if start <= index < start + len(points):
+            merged = {**changed[index - start], **without_ts(fields)}
+            merged["_ts"] = merged.pop("_ts")
+            changed[index - start] = merged
+    return changed
+
+
+def _ends(rows: Any) -> tuple[float, ...]:
+    """Timestamps among which the highest of these rows is."""
+    ts = rows.ts
+    return (max(ts),) if rows.explicit else (ts[0], ts[-1])
+
+
+def _metadata(path: str, data: bytes) -> dict[str, Any]:
+    try:
+        stored = json.loads(data)
+        if isinstance(stored, dict):
+            return stored
+    except ValueError:
+        pass
+    raise CorruptTrackError(path, "the whole file", None, None, "it is not a JSON object")
+
+
+def _listdir(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except FileNotFoundError:
+        return []
+
+
+def _read(path: str, offset: int) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            file.seek(offset)
+            return file.read()
+    except FileNotFoundError:
+        return b""

@@ -1,0 +1,290 @@
+"""Points in memory that no flush has written yet: for each track a chain of blocks, the last of them open.
+
+Python raises KeyboardInterrupt, and SystemExit for SIGTERM, between any two bytecodes of the main thread. So every
+change here takes effect in one store or one C call: a row goes into its block by a single ``extend``, a block is sealed
+by the single store of the next open one. Whenever an append is interrupted, its point is there whole or not at all.
+"""
+
+from collections.abc import Sequence
+from math import inf, nextafter
+from threading import Lock
+from typing import Any, Protocol
+
+from dreamlake.clock import SessionClock
+from dreamlake.engine.rows import ColumnRows, MixedRow, Rows
+from dreamlake.format.point import SCALARS, check_ts, take
+
+#: Rows of a block before it is sealed and encoded. Above 1,000, so that fewer than one append in a thousand encodes.
+BLOCK_ROWS = 2048
+#: A block with more than these bytes of lists, strings and the like is sealed earlier.
+BLOCK_BYTES = 1 << 20
+#: What a scalar field of a pending point costs: a Python float and its place in the list.
+SCALAR_BYTES = 32
+
+
+class Block:
+    """Rows of one track in the order of their arrival; open until another block stands behind it.
+
+    A *flat* block (``names`` is set) has rows of one shape and one kind of timestamp, each row above the one before;
+    it keeps the values of all rows in one list, since a list per row would wake the garbage collector. A *mixed* block
+    (``rows`` is set) takes any row. A *ready* block (``ready`` is set) came from `append_batch`, encoded.
+    """
+
+    __slots__ = ("before", "explicit", "flat", "key", "limit", "names", "ready", "result", "rows", "size")
+
+    def __init__(self, before: "Block | None" = None) -> None:
+        self.before = before
+        #: The keyword names, in order, of an append that fits this flat block as it is.
+        self.key: tuple[str, ...] | None = None
+        self.names: tuple[str, ...] | None = None
+        self.explicit = False
+        self.flat: list[Any] = []
+        #: Length of `flat` at which this block is sealed.
+        self.limit = 0
+        self.rows: list[MixedRow] | None = None
+        self.ready: Rows | None = None
+        #: Bytes held by values that are not scalars, estimated.
+        self.size = 0
+        #: The half-open range of indices that its rows got; None until they are written.
+        self.result: tuple[int, int] | None = None
+
+    @property
+    def count(self) -> int:
+        """Rows in this block."""
+        if self.names is not None:
+            return len(self.flat) // (len(self.names) + 1)
+        if self.rows is not None:
+            return len(self.rows)
+        return 0 if self.ready is None else self.ready.count
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that the rows of this block take, estimated."""
+        scalars = len(self.flat) if self.rows is None else sum(len(row[2]) + 4 for row in self.rows)
+        return self.size + SCALAR_BYTES * scalars
+
+    def encode(self) -> Rows | None:
+        """Return the rows of a sealed block in the form that a flush writes; None for a mixed block."""
+        if self.ready is None and self.names is not None:
+            stride = len(self.names) + 1
+            columns: list[Sequence[Any]] = [self.flat[i::stride] for i in range(stride)]
+            ts = columns.pop()
+            self.ready = ColumnRows(self.names, columns, ts, self.explicit)
+        return self.ready
+
+
+class Owner(Protocol):
+    """What a track's pending points need of their session's writer."""
+
+    lock: Lock
+    clock: SessionClock
+
+    def admit(self) -> None:
+        """Raise SessionClosedError when no more points are taken; called with the lock held."""
+
+    def wake(self) -> None:
+        """See that something will flush what is pending; called without the lock."""
+
+    def has_room(self, nbytes: int) -> bool:
+        """Whether `nbytes` more may stay in memory; counted as pending if so."""
+
+    def count_dropped(self, points: int) -> None:
+        """Count points that were given up because memory and disk are full."""
+
+    def on_sealed(self, pending: "Pending", block: Block) -> None:
+        """Encode a sealed block and see that it is written; called without the lock."""
+
+
+class Pending:
+    """The pending points of one track. Thread-safe; every public method may be called from any thread."""
+
+    __slots__ = ("hot_points", "max_ts", "open", "owner")
+
+    def __init__(self, owner: Owner) -> None:
+        self.owner = owner
+        self.open = Block()
+        #: The highest timestamp appended by this process: an explicit one above it cannot merge with a pending point.
+        self.max_ts = -inf
+        #: Points in the hot file as of the last flush, for the writer's decision to roll.
+        self.hot_points = 0
+
+    def append(self, fields: dict[str, Any]) -> None:
+        """Take one point; `fields` may hold ``_ts`` and belongs to this object from now on."""
+        owner = self.owner
+        sealed = None
+        with owner.lock:
+            block = self.open
+            if tuple(fields) != block.key or not SCALARS.issuperset(map(type, fields.values())):
+                ts = None
+            elif block.explicit:
+                ts = fields["_ts"]
+                if type(ts) is float and self.max_ts < ts < inf:
+                    owner.clock.latest = self.max_ts = ts
+                    block.flat.extend(fields.values())
+                else:
+                    ts = None
+            else:
+                clock = owner.clock
+                ts = clock.now()
+                if ts <= clock.last:
+                    ts = nextafter(clock.last, inf)
+                clock.last = clock.latest = ts
+                if ts > self.max_ts:
+                    self.max_ts = ts
+                block.flat.extend((*fields.values(), ts))
+            if ts is not None and len(block.flat) >= block.limit:
+                sealed = self._seal(block)
+        if ts is None:
+            self._append_any(fields)
+        elif sealed is not None:
+            owner.on_sealed(self, sealed)
+
+    def _append_any(self, fields: dict[str, Any]) -> None:
+        """Take a point of any shape and any timestamp: checked, copied, and stored in the block that fits it."""
+        owner = self.owner
+        given = fields.pop("_ts", None)
+        explicit = given is not None
+        inherited = explicit and is_inherited(given)
+        ts = check_ts(given) if explicit and not inherited else 0.0
+        values, size = take(fields)
+        with owner.lock:
+            owner.admit()
+            if inherited:
+                ts = owner.clock.inherit()
+            elif explicit:
+                owner.clock.latest = ts
+            else:
+                ts = owner.clock.draw()
+            sealed = self._store(values, ts, explicit, size)
+        owner.wake()
+        if sealed is not None:
+            owner.on_sealed(self, sealed)
+
+    def _store(self, values: dict[str, Any], ts: float, explicit: bool, size: int) -> Block | None:
+        """Put a checked row into the open block, or into a new one that fits it; return a block that this sealed."""
+        block = self.open
+        rising = ts > self.max_ts
+        may_merge = explicit and not rising
+        names = tuple(values)
+        if rising:
+            self.max_ts = ts
+        if block.rows is None:
+            fits = names == block.names and explicit == block.explicit and not may_merge
+            if not fits:
+                before = block if block.count else block.before
+                flat = not (may_merge or block.count)
+                self.open = block = _flat_block(before, names, explicit) if flat else _mixed_block(before)
+        if block.rows is None:
+            block.flat.extend((*values.values(), ts))
+        else:
+            block.rows.append((ts, explicit, values))
+        block.size += size
+        if block.size >= BLOCK_BYTES or block.count >= BLOCK_ROWS:
+            return self._seal(block)
+        return None
+
+    def add(self, rows: Rows | list[MixedRow], max_ts: float) -> Block:
+        """Append the rows of a batch as a block of their own, behind all earlier appends; the owner's lock is held."""
+        block = Block(self.open if self.open.count else self.open.before)
+        if isinstance(rows, list):
+            block.rows = rows
+        else:
+            block.ready = rows
+            block.size = rows.nbytes
+        if max_ts > self.max_ts:
+            self.max_ts = max_ts
+        self.open = Block(block)
+        return block
+
+    def _seal(self, block: Block) -> Block | None:
+        """Put a new open block behind `block`, or in its place where memory is full; the owner's lock is held."""
+        if self.owner.has_room(block.nbytes):
+            self.open = Block(block)
+            return block
+        self.owner.count_dropped(block.count)
+        self.open = Block(block.before)
+        return None
+
+    def take(self) -> list[Block]:
+        """Seal what is open and return all blocks that wait for a flush, oldest first."""
+        with self.owner.lock:
+            self.shut()
+            return chain_of(self.open.before)
+
+    def shut(self) -> None:
+        """Seal what is open, so that the next append comes by `_append_any`; the owner's lock is held."""
+        self.open = Block(self.open if self.open.count else self.open.before)
+
+    def drop_newest(self, nbytes: int) -> int:
+        """Give up the newest sealed blocks until `nbytes` are free or none is left; return the bytes freed."""
+        freed = 0
+        with self.owner.lock:
+            before = self.open.before
+            while before is not None and freed < nbytes:
+                freed += before.nbytes
+                self.owner.count_dropped(before.count)
+                before = before.before
+            self.open.before = before
+        return freed
+
+    def waiting_rows(self) -> int:
+        """Rows in sealed blocks."""
+        return sum(block.count for block in chain_of(self.open.before))
+
+    def waiting_bytes(self) -> int:
+        """Memory that the sealed blocks take, estimated."""
+        return sum(block.nbytes for block in chain_of(self.open.before))
+
+    def is_empty(self) -> bool:
+        """Whether nothing waits for a flush."""
+        block = self.open
+        return block.before is None and not block.count
+
+    def replace(self, last: Block, rest: Block | None) -> None:
+        """Take the blocks up to and with `last` away, since they are written, and put `rest` in their place."""
+        with self.owner.lock:
+            block = self.open
+            while block.before is not last:
+                if block.before is None:
+                    return
+                block = block.before
+            block.before = rest
+
+    def clear(self) -> None:
+        """Forget everything, as a forked child must."""
+        self.open = Block()
+        self.hot_points = 0
+
+
+def chain_of(last: Block | None) -> list[Block]:
+    """Return a block and all before it, oldest first."""
+    chain = []
+    while last is not None:
+        chain.append(last)
+        last = last.before
+    return chain[::-1]
+
+
+def is_inherited(ts: Any) -> bool:
+    """Whether this is the ``_ts=-1`` that takes the timestamp of the latest append."""
+    if type(ts) is float or type(ts) is int:
+        return ts == -1
+    try:
+        return not isinstance(ts, (bool, str, bytes)) and bool(ts == -1)
+    except Exception:  # an array, say: `check_ts` refuses it with a better message
+        return False
+
+
+def _flat_block(before: Block | None, names: tuple[str, ...], explicit: bool) -> Block:
+    block = Block(before)
+    block.names = names
+    block.explicit = explicit
+    block.key = (*names, "_ts") if explicit else names
+    block.limit = BLOCK_ROWS * (len(names) + 1)
+    return block
+
+
+def _mixed_block(before: Block | None) -> Block:
+    block = Block(before)
+    block.rows = []
+    return block

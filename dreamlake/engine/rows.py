@@ -1,0 +1,203 @@
+"""Rows of one track on their way to disk, in the forms they arrive in: columns, single points, a frame.
+
+Each form gives the same things: the Arrow batch (built once), the JSON lines from a given index on, the points, slices.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # pyarrow takes 190 ms to import; a training script appends before it is there
+    from dreamlake.format.schema import Batch
+
+#: A row of any shape: its timestamp, whether that was given (and so may merge), and its fields without ``_ts``.
+MixedRow = tuple[float, bool, dict[str, Any]]
+
+
+class Rows(ABC):
+    """New points in the order of their indices, all with automatic or all with rising explicit timestamps.
+
+    `PointRows` is the exception: it says of each point whether its timestamp was explicit.
+    """
+
+    __slots__ = ()
+    count: int
+    explicit: bool
+
+    @property
+    @abstractmethod
+    def ts(self) -> Sequence[float]:
+        """The timestamps of all rows."""
+
+    @property
+    @abstractmethod
+    def nbytes(self) -> int:
+        """Memory that these rows take, estimated."""
+
+    @abstractmethod
+    def batch(self) -> "Batch":
+        """Return the rows as Arrow, built at the first call."""
+
+    @abstractmethod
+    def lines(self, start: int) -> bytes:
+        """Return the hot file's lines of these rows, the first of which has the index `start`."""
+
+    @abstractmethod
+    def slice(self, start: int, stop: int) -> "Rows":
+        """Return the rows from `start` up to, not with, `stop`."""
+
+    @abstractmethod
+    def points(self) -> list[dict[str, Any]]:
+        """Return the rows as points with their ``_ts``."""
+
+    def mixed(self) -> list[MixedRow]:
+        """Return the rows one by one, as a flush looks at them to sort them into new, hot and late ones."""
+        rows = []
+        for point in self.points():
+            ts = point.pop("_ts")
+            rows.append((ts, self.explicit, point))
+        return rows
+
+
+class ColumnRows(Rows):
+    """Rows of one shape, a sequence of Python values for each field."""
+
+    __slots__ = ("_batch", "_ts", "columns", "count", "explicit", "names", "types")
+
+    def __init__(
+        self,
+        names: tuple[str, ...],
+        columns: Sequence[Sequence[Any]],
+        ts: Sequence[float],
+        explicit: bool,
+        types: Sequence[type | None] | None = None,
+    ) -> None:
+        self.names = names
+        self.columns = columns
+        self._ts = ts
+        self.explicit = explicit
+        self.count = len(ts)
+        self.types = [one_type(column) for column in columns] if types is None else types
+        self._batch: Batch | None = None
+
+    @property
+    def ts(self) -> Sequence[float]:
+        return self._ts
+
+    @property
+    def nbytes(self) -> int:
+        return 32 * (len(self.columns) + 1) * self.count
+
+    def batch(self) -> "Batch":
+        if self._batch is None:
+            from dreamlake.format.schema import batch_from_columns
+
+            self._batch = batch_from_columns(self.names, self.columns, self.types, self._ts)
+        return self._batch
+
+    def lines(self, start: int) -> bytes:
+        from dreamlake.format.point import line_encoder
+
+        return line_encoder(self.names).encode(start, self.columns, self.types, self._ts)
+
+    def slice(self, start: int, stop: int) -> "ColumnRows":
+        if start == 0 and stop >= self.count:
+            return self
+        columns = [column[start:stop] for column in self.columns]
+        part = ColumnRows(self.names, columns, self._ts[start:stop], self.explicit, self.types)
+        if self._batch is not None:
+            part._batch = self._batch.slice(start, start + part.count)
+        return part
+
+    def points(self) -> list[dict[str, Any]]:
+        names = (*self.names, "_ts")
+        return [dict(zip(names, row, strict=True)) for row in zip(*self.columns, self._ts, strict=True)]
+
+
+class PointRows(Rows):
+    """Points of any shapes, one dict each."""
+
+    __slots__ = ("_batch", "_points", "count", "explicit", "flags")
+
+    def __init__(self, points: list[dict[str, Any]], flags: list[bool]) -> None:
+        self._points = points
+        #: For each point whether its timestamp was explicit.
+        self.flags = flags
+        self.count = len(points)
+        self.explicit = True
+        self._batch: Batch | None = None
+
+    @property
+    def ts(self) -> Sequence[float]:
+        return [point["_ts"] for point in self._points]
+
+    @property
+    def nbytes(self) -> int:
+        return 300 * self.count
+
+    def batch(self) -> "Batch":
+        if self._batch is None:
+            from dreamlake.format.schema import batch_from_points
+
+            self._batch = batch_from_points(self._points)
+        return self._batch
+
+    def lines(self, start: int) -> bytes:
+        from dreamlake.format.point import encode_lines
+
+        return encode_lines(enumerate(self._points, start))
+
+    def slice(self, start: int, stop: int) -> "PointRows":
+        return PointRows(self._points[start:stop], self.flags[start:stop])
+
+    def points(self) -> list[dict[str, Any]]:
+        return [dict(point) for point in self._points]
+
+    def mixed(self) -> list[MixedRow]:
+        return [
+            (point["_ts"], flag, {name: value for name, value in point.items() if name != "_ts"})
+            for point, flag in zip(self._points, self.flags, strict=True)
+        ]
+
+
+class BatchRows(Rows):
+    """Rows that arrived as a frame; JSON is made of them only where they stay in the hot file."""
+
+    __slots__ = ("_batch", "count", "explicit")
+
+    def __init__(self, batch: "Batch", explicit: bool) -> None:
+        self._batch = batch
+        self.explicit = explicit
+        self.count = batch.data.num_rows
+
+    @property
+    def ts(self) -> Sequence[float]:
+        from dreamlake.format.schema import timestamps
+
+        return timestamps(self._batch)
+
+    @property
+    def nbytes(self) -> int:
+        return int(self._batch.data.nbytes)
+
+    def batch(self) -> "Batch":
+        return self._batch
+
+    def lines(self, start: int) -> bytes:
+        from dreamlake.format.point import encode_lines
+
+        return encode_lines(enumerate(self.points(), start))
+
+    def slice(self, start: int, stop: int) -> "BatchRows":
+        return BatchRows(self._batch.slice(start, min(stop, self.count)), self.explicit)
+
+    def points(self) -> list[dict[str, Any]]:
+        from dreamlake.format.schema import to_points
+
+        return to_points(self._batch.data, self._batch.schema)
+
+
+def one_type(column: Sequence[Any]) -> type | None:
+    """Return the one exact type of all values of a column, or None when there are several or no values."""
+    types = set(map(type, column))
+    return types.pop() if len(types) == 1 else None

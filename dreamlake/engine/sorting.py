@@ -1,0 +1,189 @@
+"""Sort the pending rows of a track into new points, fields for hot points, and late fields for points in segments."""
+
+from typing import TYPE_CHECKING, Any
+
+from dreamlake.engine.pending import Block
+from dreamlake.engine.rows import MixedRow, PointRows, Rows
+
+if TYPE_CHECKING:
+    from dreamlake.engine.ondisk import TrackOnDisk
+    from dreamlake.format.layout import SegmentName
+
+#: Fields to set, by the index of their point; each dict holds the point's ``_ts`` too.
+Changes = dict[int, dict[str, Any]]
+
+
+class RowQueue:
+    """New rows that wait to be written, in the order of their indices; what is written is dropped from the front."""
+
+    def __init__(self) -> None:
+        self.pieces: list[Rows] = []
+        self.count = 0
+
+    def add(self, rows: Rows) -> None:
+        """Put rows at the end."""
+        if rows.count:
+            self.pieces.append(rows)
+            self.count += rows.count
+
+    def peek(self, count: int) -> list[Rows]:
+        """Return the first `count` rows."""
+        found = []
+        for rows in self.pieces:
+            if count <= 0:
+                break
+            found.append(rows.slice(0, count))
+            count -= rows.count
+        return found
+
+    def drop(self, count: int) -> None:
+        """Take the first `count` rows away, since they are on disk."""
+        self.count -= count
+        while count:
+            rows = self.pieces[0]
+            if rows.count > count:
+                self.pieces[0] = rows.slice(count, rows.count)
+                return
+            count -= rows.count
+            del self.pieces[0]
+
+
+class Sorted:
+    """What a flush has to write of one track; what it has written is taken out, what is left goes back to pending."""
+
+    def __init__(self) -> None:
+        self.new = RowQueue()
+        #: Fields for points in the hot file.
+        self.hot: Changes = {}
+        #: Fields for points in segments.
+        self.late: dict[SegmentName, Changes] = {}
+
+    def rest(self) -> Block | None:
+        """Return what is left as a chain of blocks, or None when all is written."""
+        last: Block | None = None
+        for rows in self.new.pieces:
+            block = Block(last)
+            if isinstance(rows, PointRows):
+                block.rows = rows.mixed()
+            else:
+                block.ready = rows
+                block.size = rows.nbytes
+            last = block
+        changes = [fields for late in self.late.values() for fields in late.values()] + list(self.hot.values())
+        if changes:
+            last = Block(last)
+            last.rows = [(fields["_ts"], True, without_ts(fields)) for fields in changes]
+        return last
+
+
+class Sorter:
+    """Gives each pending row its place. Holds what is needed to find the point that an explicit timestamp means.
+
+    The common cases need no look-up: a row with an automatic timestamp is a new point, and so is an explicit one above
+    every timestamp of the track. Otherwise the lowest index with that timestamp is meant, so segments are asked first
+    (by their bounds before they are opened), then the hot file, then the rows sorted before.
+    """
+
+    def __init__(self, disk: "TrackOnDisk") -> None:
+        self.disk = disk
+        self.out = Sorted()
+        self.next_index = disk.next_index
+        self.max_ts = disk.max_ts
+        # The rows sorted so far as single points, and where each timestamp is among them; built at the first look-up.
+        self._points: list[dict[str, Any]] = []
+        self._flags: list[bool] = []
+        self._pieces: list[Rows] = []
+        self._found: dict[float, int] | None = None
+
+    def sort(self, chain: list[Block]) -> Sorted:
+        """Sort the blocks of a track, oldest first, and note in each block the range of indices that its rows get."""
+        for block in chain:
+            rows = block.encode()
+            if rows is not None and self._all_new(rows):
+                block.result = (self.next_index, self.next_index + rows.count)
+                self._add(rows)
+            else:
+                block.result = self._sort_rows(rows.mixed() if rows is not None else block.rows or [])
+        self._close_points()
+        for rows in self._pieces:
+            self.out.new.add(rows)
+        return self.out
+
+    def _all_new(self, rows: Rows) -> bool:
+        return not isinstance(rows, PointRows) and (not rows.explicit or rows.ts[0] > self.max_ts)
+
+    def _add(self, rows: Rows) -> None:
+        if self._found is None:
+            self._close_points()
+            self._pieces.append(rows)
+            self.next_index += rows.count
+            self.max_ts = max(self.max_ts, rows.ts[-1])
+        else:  # a look-up has needed single points: the rest of this flush stays in that form
+            for ts, explicit, fields in rows.mixed():
+                self._add_point(ts, explicit, fields)
+
+    def _sort_rows(self, rows: list[MixedRow]) -> tuple[int, int]:
+        low, high = self.next_index, -1
+        for ts, explicit, fields in rows:
+            may_merge = explicit and ts <= self.max_ts
+            index = self._merge(ts, fields) if may_merge else self._add_point(ts, explicit, fields)
+            low, high = min(low, index), max(high, index)
+        return low, high + 1
+
+    def _add_point(self, ts: float, explicit: bool, fields: dict[str, Any]) -> int:
+        if self._found is not None:
+            self._found.setdefault(ts, len(self._points))
+        self._points.append({**fields, "_ts": ts})
+        self._flags.append(explicit)
+        self.max_ts = max(self.max_ts, ts)
+        index = self.next_index
+        self.next_index += 1
+        return index
+
+    def _merge(self, ts: float, fields: dict[str, Any]) -> int:
+        """Add the fields to the point with this timestamp, wherever it is; make one when there is none."""
+        place = self.disk.find_in_segments(ts)
+        if place is not None:
+            name, index = place
+            self._change(self.out.late.setdefault(name, {}), index, ts, fields)
+            return index
+        found = self.disk.find_in_hot(ts)
+        if found is not None:
+            self._change(self.out.hot, found, ts, fields)
+            return found
+        position = self._lookup().get(ts)
+        if position is None:
+            return self._add_point(ts, True, fields)
+        point = self._points[position]
+        point.update(fields)
+        point["_ts"] = point.pop("_ts")
+        return self.next_index - len(self._points) + position
+
+    @staticmethod
+    def _change(changes: Changes, index: int, ts: float, fields: dict[str, Any]) -> None:
+        changes[index] = {**without_ts(changes.get(index, {})), **fields, "_ts": ts}
+
+    def _lookup(self) -> dict[float, int]:
+        if self._found is None:
+            points: list[dict[str, Any]] = []
+            flags: list[bool] = []
+            for rows in self._pieces:
+                points += rows.points()
+                flags += rows.flags if isinstance(rows, PointRows) else [rows.explicit] * rows.count
+            self._pieces = []
+            self._points = points + self._points
+            self._flags = flags + self._flags
+            self._found = {}
+            for position, point in enumerate(self._points):
+                self._found.setdefault(point["_ts"], position)
+        return self._found
+
+    def _close_points(self) -> None:
+        if self._points:
+            self._pieces.append(PointRows(self._points, self._flags))
+            self._points, self._flags = [], []
+
+
+def without_ts(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a point without its timestamp."""
+    return {name: value for name, value in fields.items() if name != "_ts"}

@@ -1,0 +1,32 @@
+"""Log records of a session as they are made: a message, a level, metadata, the time now."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Literal
+
+    Level = Literal["debug", "info", "warn", "error", "fatal"]
+
+#: Levels from the least to the most serious.
+LEVELS = ("debug", "info", "warn", "error", "fatal")
+
+
+def make_record(message: str, level: str, metadata: dict[str, Any] | None) -> dict[str, Any]:
+    """Return a checked log record of now, without its sequence number.
+
+    Raises TypeError or ValueError for a message that is no string, an unknown level, metadata that cannot be stored.
+    """
+    from dreamlake.engine.runfile import iso_now
+    from dreamlake.format.point import take_value
+
+    if not isinstance(message, str):
+        raise TypeError(f"a log message is a string, not {type(message).__name__}; use str() or an f-string")
+    if level not in LEVELS:
+        raise ValueError(f"the level is one of {', '.join(LEVELS)}, not {level!r}")
+    if metadata is not None and not isinstance(metadata, dict):
+        raise TypeError(f"metadata is a dict, not {type(metadata).__name__}")
+    record = {"timestamp": iso_now(), "level": level, "message": take_value("message", message)[0]}
+    if metadata is not None:
+        record["metadata"] = take_value("metadata", metadata)[0]
+    return record

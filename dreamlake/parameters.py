@@ -1,0 +1,140 @@
+"""The parameters of a session: flat dotted keys in parameters.json."""
+
+from __future__ import annotations
+
+import json
+
+from dreamlake.format.layout import PARAMETERS_FILE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    import polars as pl
+
+    from dreamlake.session import Session
+    from dreamlake.storage.store import Store
+
+
+class ParametersView:
+    """The parameters of a stored session, read-only."""
+
+    def __init__(self, store: Store, folder: str) -> None:
+        self._store = store
+        self._path = f"{folder}/{PARAMETERS_FILE}" if folder else PARAMETERS_FILE
+
+    def get(self) -> dict[str, Any]:
+        """Return all parameters: flat, dotted keys; empty when none were set.
+
+        Raises
+        ------
+        CorruptTrackError
+            parameters.json is damaged.
+        """
+        return read_parameters(self._store, self._path)["data"]  # type: ignore[no-any-return]
+
+    def to_polars(self) -> pl.DataFrame:
+        """Return one row with a column for each parameter; lists of mixed types and the like as JSON text."""
+        import polars as pl
+
+        from dreamlake.format.point import encode_text
+
+        frame = {}
+        for key, value in self.get().items():
+            try:
+                frame[key] = pl.Series(key, [value], strict=True)
+            except (TypeError, ValueError, OverflowError):
+                frame[key] = pl.Series(key, [encode_text(value)])
+        return pl.DataFrame(list(frame.values()))
+
+
+class Parameters(ParametersView):
+    """The parameters of an open session."""
+
+    def __init__(self, session: Session) -> None:
+        super().__init__(session.store(), session.folder)
+        self._session = session
+
+    def set(self, /, **values: Any) -> Parameters:
+        """Set parameters; nested dicts become dotted keys (``optimizer.lr``), later values win, others stay.
+
+        They are on disk when this returns, and safe under several processes.
+
+        Raises
+        ------
+        TypeError, ValueError
+            A value that cannot be stored (see `Track.append`), or a key that is both a value and a prefix of others.
+        OSError
+            The disk failed.
+        """
+        flat = flatten(values)
+        self._session.open_if_needed()
+        self._session.writer.under_lock(lambda: self._merge(flat))
+        return self
+
+    def _merge(self, flat: dict[str, Any]) -> None:
+        from dreamlake.engine.runfile import iso_now
+        from dreamlake.format.point import to_json
+        from dreamlake.storage.local import atomic_write
+
+        stored = read_parameters(self._store, self._path)
+        data = {key: value for key, value in stored["data"].items() if not _hidden_by(key, flat)}
+        data.update(flat)
+        now = iso_now()
+        content = {
+            "version": stored["version"] + 1,
+            "data": to_json(data),
+            "createdAt": stored["createdAt"] or now,
+            "updatedAt": now,
+        }
+        text = json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False)
+        atomic_write(self._store.describe(self._path), text.encode() + b"\n", self._session.writer.options.fsync)
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested dicts as one dict with dotted keys; an empty dict stays a value."""
+    from dreamlake.format.point import take_value
+
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if not isinstance(key, str):
+            raise TypeError(f"a parameter's key is a string, not {type(key).__name__}: {key!r}")
+        name = prefix + key
+        if isinstance(value, dict) and value:
+            flat.update(flatten(value, name + "."))
+        else:
+            flat[name] = take_value(name, value)[0]
+    return flat
+
+
+def _hidden_by(key: str, flat: dict[str, Any]) -> bool:
+    """Whether a stored key is replaced by a new value of which it is a part, or that is a part of it."""
+    return any(key.startswith(new + ".") or new.startswith(key + ".") for new in flat)
+
+
+def read_parameters(store: Store, path: str) -> dict[str, Any]:
+    """Return what parameters.json says, with its values decoded; version 0 and no data where there is none."""
+    from dreamlake.errors import CorruptTrackError
+    from dreamlake.format.point import from_json
+
+    try:
+        raw = store.get(path)
+    except FileNotFoundError:
+        raw = b""
+    if not raw:
+        return {"version": 0, "data": {}, "createdAt": None, "updatedAt": None}
+    try:
+        content = json.loads(raw)
+        data = from_json(content["data"])
+        if not isinstance(data, dict):
+            raise TypeError("its data is not an object")
+        version = int(content["version"])
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise CorruptTrackError(store.describe(path), "the whole file", None, None, str(error)) from error
+    return {
+        "version": version,
+        "data": data,
+        "createdAt": content.get("createdAt"),
+        "updatedAt": content.get("updatedAt"),
+    }

@@ -1,0 +1,394 @@
+"""A session: one experiment run, its tracks, parameters and log, opened for writing on a local folder."""
+
+from __future__ import annotations
+
+import os
+from threading import RLock
+
+from dreamlake.engine.lifecycle import open_writer, release_writer, status_of
+from dreamlake.engine.writer import Options
+from dreamlake.errors import SessionClosedError
+from dreamlake.format import layout
+from dreamlake.track import Track
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import TracebackType
+    from typing import Any, Literal, Self, TypeVar
+
+    import polars as pl
+
+    from dreamlake.engine.writer import Writer
+    from dreamlake.logs import Level
+    from dreamlake.parameters import Parameters
+    from dreamlake.storage.local import LocalStore
+
+    Function = TypeVar("Function", bound=Callable[..., Any])
+
+RESUME = ("allow", "never", "must")
+
+
+class Session:
+    """One experiment run, in the folder ``<local_path>/<workspace>/<name>``.
+
+    A context manager; without `with`, `open` and `close` do the same, a first append opens, and what is pending at
+    interpreter exit is flushed. Opening a session that exists resumes it. Thread-safe; several sessions, in one
+    process or several, may write to one folder.
+
+    Parameters
+    ----------
+    name, workspace
+        Name the run. Any text that is not empty; what is not fit for a folder's name is escaped.
+    local_path
+        The folder that holds all workspaces, on this machine.
+    description, tags, folder, metadata
+        Kept in session.json; given again, a later description, tags or folder replaces the earlier one, and metadata is
+        merged by key.
+    resume
+        ``"allow"`` resumes a session that exists, ``"never"`` raises SessionExistsError, ``"must"`` raises
+        SessionNotFoundError when there is none.
+    flush_interval
+        Seconds between flushes in the background. A process that is killed loses at most what came after the last one.
+    segment_points
+        Points of a track before they are rolled into a Parquet segment.
+    max_pending_bytes
+        Memory for points that a dead disk does not take; more points are dropped and counted.
+    fsync
+        Whether a flush survives power loss too, and not only the death of the process.
+    single_writer
+        Take no locks, for filesystems without them. The caller promises that nothing else writes to the session.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A name that cannot be stored, a URL as `local_path`, an option out of its range.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        workspace: str,
+        local_path: str | os.PathLike[str] = ".dreamlake",
+        *,
+        remote: str | None = None,
+        storage_options: dict[str, Any] | None = None,
+        description: str | None = None,
+        tags: list[str] | None = None,
+        folder: str | None = None,
+        metadata: dict[str, Any] | None = None,
+        resume: Literal["allow", "never", "must"] = "allow",
+        flush_interval: float = 1.0,
+        sync_interval: float = 10.0,
+        segment_points: int = 10_000,
+        max_pending_bytes: int = 256 << 20,
+        fsync: bool = False,
+        single_writer: bool = False,
+    ) -> None:
+        layout.check_name("session", name)
+        layout.check_name("workspace", workspace)
+        self.name = name
+        self.workspace = workspace
+        self._root = _local_folder(local_path)
+        if remote is not None or storage_options is not None:
+            raise NotImplementedError("remote= is not built yet; write locally and copy the folder, e.g. `aws s3 sync`")
+        if resume not in RESUME:
+            raise ValueError(f"resume is one of {', '.join(RESUME)}, not {resume!r}")
+        self._resume = resume
+        self._described = _described(description, tags, folder, metadata)
+        self._options = _options(flush_interval, segment_points, max_pending_bytes, fsync, single_writer)
+        self._tracks: dict[str, Track] = {}
+        self._lock = RLock()
+        self._writer: Writer | None = None
+        self._closed = False
+
+    def __repr__(self) -> str:
+        state = "open" if self.is_open else "closed" if self._closed else "not open"
+        return f"<Session {self.workspace}/{self.name} in {self._root} ({state})>"
+
+    # -- opening and closing ---------------------------------------------------------------------------------------
+
+    @property
+    def path(self) -> str:
+        """The session's folder."""
+        return os.path.join(self._root, *layout.session_dir(self.workspace, self.name).split("/"))
+
+    @property
+    def is_open(self) -> bool:
+        """Whether points can be appended now."""
+        return self._writer is not None
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the session was closed and not opened again."""
+        return self._closed
+
+    @property
+    def writer(self) -> Writer:
+        """The writer behind an open session; for the library's own use."""
+        writer = self._writer
+        if writer is None:
+            raise SessionClosedError(f"the session {self.name!r} is not open")
+        return writer
+
+    def open(self) -> Self:
+        """Make or resume the session, and return it. Does nothing when it is open.
+
+        Raises
+        ------
+        SessionExistsError, SessionNotFoundError
+            As `resume` asks.
+        ValueError
+            The folder is open in this process with other options, or belongs to another name on this disk.
+        OSError
+            The folder cannot be written. `LocksUnsupportedError` when its filesystem has no locks.
+        """
+        with self._lock:
+            if self._writer is None:
+                resume = "allow" if self._closed else self._resume
+                self._writer = open_writer(self.path, self.workspace, self.name, self._options, resume, self._described)
+                self._closed = False
+                for track in self._tracks.values():
+                    track._attach(self._writer.track(track.name).pending)
+        return self
+
+    def open_if_needed(self) -> None:
+        """Open a session that was never opened, as a first append does; a closed one raises SessionClosedError."""
+        if self._closed:
+            raise SessionClosedError(f"the session {self.name!r} is closed; open it again: session.open()")
+        self.open()
+
+    def close(self, timeout: float | None = None) -> None:
+        """Flush everything and end the run with the status "finished". Does nothing when it is not open.
+
+        Parameters
+        ----------
+        timeout
+            Seconds to wait for a slow disk; None for as long as it takes.
+
+        Raises
+        ------
+        OSError
+            The disk failed or took too long; what could not be written is lost with this process.
+        PointsDroppedError
+            Points were dropped earlier because memory and disk were full.
+        """
+        self._close("finished", timeout)
+
+    def _close(self, status: str, timeout: float | None = None) -> None:
+        with self._lock:
+            writer, self._writer = self._writer, None
+            if writer is None:
+                return
+            self._closed = True
+            for track in self._tracks.values():
+                track._detach()
+        release_writer(writer, status, timeout)
+
+    def __enter__(self) -> Self:
+        return self.open()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._close(status_of(error))
+
+    # -- tracks ----------------------------------------------------------------------------------------------------
+
+    def track(
+        self,
+        name: str,
+        description: str | None = None,
+        tags: list[str] | None = None,
+        metadata: dict[str, Any] | None = None,
+    ) -> Track:
+        """Return the track of this name, the same object each time; ``/`` in the name makes a hierarchy.
+
+        A track is listed once it has a flushed point or was given a description, tags or metadata. Given again, these
+        are merged: later ones win.
+
+        Raises
+        ------
+        ValueError, TypeError
+            A name that cannot be stored, or metadata that cannot.
+        """
+        track = self._tracks.get(name) or self._new_track(name)
+        if description is not None or tags is not None or metadata is not None:
+            described = _described(description, tags, None, metadata)
+            self.open_if_needed()
+            self.writer.track(name).describe(**described)
+            self.writer.wake()
+        return track
+
+    def _new_track(self, name: str) -> Track:
+        layout.check_name("track", name)
+        with self._lock:
+            track = self._tracks.setdefault(name, Track(self, name))
+            if self._writer is not None:
+                track._attach(self._writer.track(name).pending)
+        return track
+
+    @property
+    def tracks(self) -> Tracks:
+        """The tracks of the session as a collection."""
+        return Tracks(self)
+
+    @property
+    def folder(self) -> str:
+        """The session's folder below `local_path`, as the library's own functions take it."""
+        return layout.session_dir(self.workspace, self.name)
+
+    def store(self) -> LocalStore:
+        """The lake of the session as a store; for the library's own use."""
+        from dreamlake.storage.local import LocalStore
+
+        return LocalStore(self._root)
+
+    # -- parameters and log ----------------------------------------------------------------------------------------
+
+    def parameters(self) -> Parameters:
+        """Return the parameters of the session, to set and to get."""
+        from dreamlake.parameters import Parameters
+
+        return Parameters(self)
+
+    def log(self, message: str, level: Level = "info", metadata: dict[str, Any] | None = None) -> None:
+        """Add a record to the session's log; it is written with the next flush, off this thread.
+
+        Parameters
+        ----------
+        message
+            What happened.
+        level
+            debug, info, warn, error or fatal.
+        metadata
+            Anything that a point may hold.
+        """
+        from dreamlake.logs import make_record
+
+        record = make_record(message, level, metadata)
+        self.open_if_needed()
+        self.writer.logs.add(record)
+        self.writer.wake()
+
+    def logs(self, level: Level | None = None, *, errors: Literal["raise", "skip"] = "raise") -> pl.DataFrame:
+        """Return the log, oldest first, as a frame: sequenceNumber, timestamp, level, message, metadata (JSON text).
+
+        Parameters
+        ----------
+        level
+            The least serious level wanted; None for all.
+        errors
+            ``"skip"`` leaves damaged lines out and logs them.
+        """
+        from dreamlake.engine.logread import log_frame
+
+        self.flush()
+        return log_frame(self.store(), self.folder)
+
+    # -- writing ---------------------------------------------------------------------------------------------------
+
+    def flush(self) -> None:
+        """Write what is pending of all tracks and the log; when it returns, that survives a kill of the process.
+
+        Raises
+        ------
+        OSError
+            The disk failed; the points stay pending.
+        PointsDroppedError
+            Points were dropped because memory and disk were full.
+        """
+        if self._writer is not None:
+            self._writer.flush()
+
+
+class Tracks:
+    """The tracks of a session: iterated by name, sorted; ``in``, ``len``, ``list`` and ``flush``."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def list(self) -> list[str]:
+        """Return the names of all tracks that have a flushed point or metadata, sorted; flushes first."""
+        from dreamlake.engine.catalog import track_names
+
+        self._session.flush()
+        return track_names(self._session.store(), self._session.folder)
+
+    def flush(self) -> None:
+        """Write what is pending of all tracks; see `Session.flush`."""
+        self._session.flush()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.list())
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.list()
+
+    def __len__(self) -> int:
+        return len(self.list())
+
+    def __repr__(self) -> str:
+        return f"<Tracks of {self._session.workspace}/{self._session.name}>"
+
+
+def dreamlake_session(name: str, workspace: str, **options: Any) -> Callable[[Function], Function]:
+    """Wrap a function so that it runs inside a session, which it gets as its keyword argument ``session``.
+
+    Parameters are those of `Session`. Each call opens the session and closes it, also when the function raises.
+    """
+
+    def wrap(function: Function) -> Function:
+        import functools
+
+        @functools.wraps(function)
+        def inside(*args: Any, **kwargs: Any) -> Any:
+            with Session(name, workspace, **options) as session:
+                return function(*args, session=session, **kwargs)
+
+        return inside  # type: ignore[return-value]
+
+    return wrap
+
+
+def _local_folder(local_path: str | os.PathLike[str]) -> str:
+    path = os.fspath(local_path)
+    if "://" in path:
+        scheme = path.partition("://")[0]
+        raise ValueError(
+            f"local_path is a folder on this machine, not a {scheme}:// URL; to keep a replica there use remote="
+        )
+    return os.path.abspath(os.path.expanduser(path))
+
+
+def _described(
+    description: str | None, tags: list[str] | None, folder: str | None, metadata: dict[str, Any] | None
+) -> dict[str, Any]:
+    """Return what a session or track is described with, checked and copied."""
+    from dreamlake.format.point import take_value
+
+    for what, text in (("description", description), ("folder", folder)):
+        if text is not None and not isinstance(text, str):
+            raise TypeError(f"{what} is a string, not {type(text).__name__}")
+    if tags is not None and (isinstance(tags, str) or not all(isinstance(tag, str) for tag in tags)):
+        raise TypeError(f"tags is a list of strings, not {tags!r}")
+    if metadata is not None and not isinstance(metadata, dict):
+        raise TypeError(f"metadata is a dict, not {type(metadata).__name__}")
+    return {
+        "description": None if description is None else take_value("description", description)[0],
+        "tags": None if tags is None else take_value("tags", list(tags))[0],
+        "folder": None if folder is None else take_value("folder", folder)[0],
+        "metadata": None if metadata is None else take_value("metadata", metadata)[0],
+    }
+
+
+def _options(
+    flush_interval: float, segment_points: int, max_pending_bytes: int, fsync: bool, single_writer: bool
+) -> Options:
+    if not flush_interval > 0:
+        raise ValueError(f"flush_interval is a number of seconds above 0, not {flush_interval!r}")
+    if isinstance(segment_points, bool) or not isinstance(segment_points, int) or segment_points < 1:
+        raise ValueError(f"segment_points is a whole number of points, 1 or more, not {segment_points!r}")
+    if not max_pending_bytes > 0:
+        raise ValueError(f"max_pending_bytes is a number of bytes above 0, not {max_pending_bytes!r}")
+    return Options(float(flush_interval), segment_points, int(max_pending_bytes), bool(fsync), bool(single_writer))

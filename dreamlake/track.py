@@ -1,0 +1,151 @@
+"""A track that can be written to as well as read."""
+
+from __future__ import annotations
+
+from dreamlake.errors import SessionClosedError
+from dreamlake.format.layout import track_dir
+from dreamlake.view import TrackView
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Any, Self
+
+    import pandas as pd
+    import polars as pl
+    import pyarrow as pa
+
+    from dreamlake.engine.pending import Pending
+    from dreamlake.engine.reader import TrackReader
+    from dreamlake.session import Session
+    from dreamlake.types import AppendResult
+
+
+class Track(TrackView):
+    """A named, ordered series of points of an open session; made by `Session.track`.
+
+    Thread-safe. Appending never touches disk or network on the caller's thread; a background thread writes what is
+    pending every `flush_interval` seconds. Every read flushes first.
+    """
+
+    _missing_is_empty = True
+
+    def __init__(self, session: Session, name: str) -> None:
+        self._session = session
+        self._name = name
+        self._pending: Pending | _NotOpen = _NotOpen(self)
+        self._made_reader: TrackReader | None = None
+
+    @property
+    def _reader(self) -> TrackReader:  # type: ignore[override]
+        # Made at the first read: a training script that only appends does not import what reads.
+        if self._made_reader is None:
+            from dreamlake.engine.reader import TrackReader
+
+            folder = f"{self._session.folder}/{track_dir(self._name)}"
+            self._made_reader = TrackReader(self._session.store(), folder, self._name)
+        return self._made_reader
+
+    @property
+    def name(self) -> str:
+        """The name of the track, ``/`` and all."""
+        return self._name
+
+    def append(self, /, **fields: Any) -> Self:
+        """Take one point, and return the track for chaining.
+
+        Parameters
+        ----------
+        fields
+            None, bool, int, float, str, bytes, datetime, and lists, tuples and dicts of those; NumPy and torch scalars
+            and arrays too. A snapshot is taken: changing a list afterwards changes nothing stored.
+            ``_ts`` is the point's timestamp in seconds since the epoch; without it the time now, above every earlier
+            automatic one. ``_ts=-1`` takes the timestamp of the latest append to the session, on any track. A point
+            whose explicit or inherited ``_ts`` equals that of an earlier point of the track merges into it.
+
+        Raises
+        ------
+        TypeError, ValueError
+            A value or a name that cannot be stored; nothing was appended. Trouble with the disk is never raised here
+            but by `flush` and `Session.close`.
+        SessionClosedError
+            The session is closed.
+        """
+        self._pending.append(fields)
+        return self
+
+    def append_batch(
+        self,
+        points: (
+            Sequence[Mapping[str, Any]]
+            | Mapping[str, Sequence[Any]]
+            | pl.DataFrame
+            | pd.DataFrame
+            | pa.Table
+            | pa.RecordBatch
+        ),
+    ) -> AppendResult:
+        """Append many points at once, in order and behind all earlier appends; they are flushed when this returns.
+
+        Parameters
+        ----------
+        points
+            A list of dicts, a dict of equally long columns, or a Polars, pandas or Arrow frame. ``_ts`` is handled for
+            each row as by `append`; ``_ts=-1`` takes the previous row's. In frames null means absent and
+            NaN stays NaN.
+
+        Returns
+        -------
+        AppendResult
+            ``count`` is the number of rows given; ``startIndex`` and ``endIndex`` (exclusive) span the indices of their
+            points. Both are None when the disk failed: the points stay pending then, and the next flush tries again.
+
+        Raises
+        ------
+        TypeError, ValueError
+            A row that cannot be stored; nothing of the batch was appended.
+        SessionClosedError
+            The session is closed.
+        """
+        from dreamlake.engine.batch import append_batch
+
+        return append_batch(self._session.writer, self._session.writer.track(self._name), points)
+
+    def flush(self) -> Self:
+        """Write what is pending of this track; when it returns, that survives a kill of the process.
+
+        Raises
+        ------
+        OSError
+            The disk failed; the points stay pending.
+        PointsDroppedError
+            Points were dropped because memory and disk were full.
+        """
+        if self._session.is_open:
+            self._session.writer.flush(self._session.writer.track(self._name))
+        return self
+
+    def _before_read(self) -> None:
+        self.flush()
+
+    def _attach(self, pending: Pending) -> None:
+        self._pending = pending
+
+    def _detach(self) -> None:
+        self._pending = _NotOpen(self)
+
+
+class _NotOpen:
+    """Stands in for the pending points of a track whose session is not open: a first append opens it."""
+
+    def __init__(self, track: Track) -> None:
+        self._track = track
+
+    def append(self, fields: dict[str, Any]) -> None:
+        session = self._track._session
+        if session.is_closed:
+            raise SessionClosedError(
+                f"the session {session.name!r} is closed; session.open() opens it again for {self._track.name!r}"
+            )
+        session.open()
+        session.writer.track(self._track.name).pending.append(fields)
