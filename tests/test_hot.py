@@ -210,6 +210,7 @@ fragments = st.sampled_from(
 @example(b'{"index":0,"data":{"_ts":1.0,\n"a":1}}{"index":0,"data":{"_ts":1.0}}\n')
 @example(b'{"index":0,"data":{"_ts":1.0,"_x":1}}\n{"index":0,"data":{"a":1}}\n')
 @example(b'\n{"index":0,"data":{"_ts":1.0}}')
+@example(b'{"index":0,\n"data":{"a":[1],"_ts":1.0}}\n')
 def test_hostile_bytes_are_read_line_by_line_or_refused(data: bytes) -> None:
     left = check_like_reference(data)
     rows = data.split(b"\n")[:-1]

@@ -186,6 +186,8 @@ def test_the_fold_and_the_name_of_a_zone_are_not_kept() -> None:
     assert taken.fold == 0
     assert taken.utcoffset() == dt.timedelta(hours=1)
     assert type(taken.tzinfo) is dt.timezone
+    assert take_value("x", pd.Timestamp(0, tz="Europe/London"))[0].tzinfo == dt.timezone(dt.timedelta(hours=1))
+    assert take_value("x", pd.Timestamp("2026-01-01", tz="Europe/London"))[0].tzinfo is dt.UTC
     assert taken.tzname() == "UTC+01:00"
 
 
@@ -281,7 +283,7 @@ def test_anything_else_is_refused_by_name_with_a_remedy(refused: Any, kind: str,
         ("\ud800", "surrogate"),
         ("text \udfff", "surrogate"),
         ({"\ud800": 1}, "surrogate"),
-        (pd.NaT, "NaT"),
+        (pd.NaT, "NaT is not"),
         (np.datetime64("NaT"), "NaT"),
         (np.array(["2026", "NaT"], dtype="M8[s]"), "NaT"),
         (pd.Timestamp("2026-01-01 00:00:00.000000001"), "nanoseconds"),
@@ -388,7 +390,7 @@ def test_a_small_value_that_stands_for_a_vast_one_is_refused() -> None:
         take(dict.fromkeys(map(str, range(1000)), [0.5] * 1000))
 
 
-@pytest.mark.parametrize("unit", ["a", "\n", '"', "é", "\x01", "\U0001f600", "\x7f"])
+@pytest.mark.parametrize("unit", ["a", "\n", '"', "\\", "é", "\x01", "\U0001f600", "\x7f"])
 def test_a_point_may_take_a_megabyte_and_no_byte_more(unit: str) -> None:
     each = len(json.dumps(unit, ensure_ascii=False).encode()) - 2
     room = MAX_POINT_BYTES - len(b'{"text":"","n":1}')

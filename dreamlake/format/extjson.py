@@ -183,7 +183,7 @@ def _read_int(inner: Any) -> int:
 
 
 def _read_binary(inner: Any) -> bytes:
-    value = a2b_base64(inner["base64"], strict_mode=True)
+    value = a2b_base64(inner["base64"])
     if inner != {"base64": b2a_base64(value, newline=False).decode(), "subType": "00"}:
         raise ValueError(inner)
     return value
@@ -201,7 +201,7 @@ def _read_date(inner: Any) -> dt.datetime:
         sign = -1 if text[at] == "-" else 1
         parts = dt.datetime.fromisoformat(f"0001-01-01T{text[at + 1 :]}")
         offset = sign * (parts - dt.datetime.min)
-        value = value.replace(tzinfo=dt.timezone(offset) if offset else dt.UTC)
+        value = value.replace(tzinfo=dt.timezone(offset))
     if text not in (value.isoformat(timespec="microseconds"), value.isoformat(timespec="seconds")):
         raise ValueError(inner)
     return value

@@ -53,7 +53,8 @@ def plain(field: str, value: Any) -> Any:
         return float.__float__(value)
     # Another thread may be in the midst of importing NumPy.
     numpy = sys.modules.get("numpy")
-    if isinstance(value, getattr(numpy, "number", ())) and value.dtype.char in _EXACT:
+    numbers: Any = getattr(numpy, "number", ())
+    if isinstance(value, numbers) and value.dtype.char in _EXACT:
         return value.item()
     if isinstance(value, int):
         return int.__int__(value)
@@ -67,7 +68,8 @@ def plain(field: str, value: Any) -> Any:
         return dict(value)
     if isinstance(value, dt.datetime):
         return _plain_datetime(field, value)
-    if isinstance(value, (getattr(numpy, "generic", ()), getattr(numpy, "ndarray", ()))):
+    arrays: Any = (getattr(numpy, "generic", ()), getattr(numpy, "ndarray", ()))
+    if isinstance(value, arrays):
         return _from_numpy(field, value, numpy)
     return _from_array_like(field, value)
 
@@ -105,14 +107,10 @@ def _plain_datetime(field: str, value: dt.datetime) -> dt.datetime:
         naive = dt.datetime(*day, value.hour, value.minute, value.second, value.microsecond)
     except ValueError as error:
         raise ValueError(f"field {field!r}: {value} is outside of the years 1 to 9999") from error
-    offset = value.utcoffset()
-    return naive if offset is None else naive.replace(tzinfo=_zone(offset))
-
-
-def _zone(offset: dt.timedelta) -> dt.timezone:
     # The UTC offset is what is stored; the rules of a time zone, its name and the fold that chose between two offsets
     # are not.
-    return dt.timezone(dt.timedelta(offset.days, offset.seconds, offset.microseconds)) if offset else dt.UTC
+    offset = value.utcoffset()
+    return naive if offset is None else naive.replace(tzinfo=dt.timezone(offset))
 
 
 # ------------------------------------------------------------------------------------------------ arrays
