@@ -81,23 +81,30 @@ def side_by_side(work: Callable[[Item], Made], items: Sequence[Item], width: int
                 failed.append((place, error))
                 return
 
-    helpers = _start(run, min(width, len(items)) - 1)
+    ended = threading.Semaphore(0)
+
+    def help_out() -> None:
+        try:
+            run()
+        finally:
+            ended.release()
+
+    helpers = _start(help_out, min(width, len(items)) - 1)
     run()
-    for helper in helpers:
-        helper.join()
+    for _ in range(helpers):
+        # Not join(), which would enter Polars' own threads, when they call, among Python's for good.
+        ended.acquire()
     if failed:
         raise min(failed, key=lambda pair: pair[0])[1]
     return made  # type: ignore[return-value]
 
 
-def _start(run: Callable[[], None], count: int) -> list[threading.Thread]:
-    started = []
-    for _ in range(count):
+def _start(run: Callable[[], None], count: int) -> int:
+    for started in range(count):
         # Daemons: a reader in a daemon thread must not hold up the end of the process through its helpers.
         helper = threading.Thread(target=run, name="dreamlake-read", daemon=True)
         try:
             helper.start()
         except RuntimeError:
-            break
-        started.append(helper)
-    return started
+            return started
+    return max(count, 0)

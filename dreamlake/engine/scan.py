@@ -95,7 +95,8 @@ class _Source:
                 left -= len(frame)
             if predicate is not None:
                 frame = frame.filter(predicate)
-            yield frame if frame.columns == wanted else frame.select(wanted)
+            # drop, and not select: of a frame without columns Polars still counts the rows.
+            yield frame.select(wanted) if wanted else frame.drop(frame.columns)
         if not stretches:
             yield pl.DataFrame(schema={name: self.schema[name] for name in wanted})
 

@@ -46,6 +46,7 @@ class SegmentFiles:
         # Without what they say of the segments before, which would make the memory grow with the square of these.
         self._footers: OrderedDict[SegmentName, Footer] = OrderedDict()
         self._newest: tuple[SegmentName, SegmentInfo] | None = None
+        self._told: set[str] = set()
         self._lock = Lock()
 
     @property
@@ -68,6 +69,15 @@ class SegmentFiles:
         if kept is None or kept[0] != name:
             self._newest = kept = name, self._open_info(name, size)
         return kept[1]
+
+    def tell(self, skipped: CorruptTrackError) -> None:
+        """Log damage that is read round; once, however often it is met."""
+        if skipped.path in self._told:
+            return
+        self._told.add(skipped.path)
+        import logging  # not at the top: this module is loaded before a first append, and logging takes 5 ms
+
+        logging.getLogger("dreamlake").warning("skipped: %s", skipped)
 
     def info(self, name: SegmentName, size: int) -> SegmentInfo:
         """What the footer of segment `name`, a file of `size` bytes, says of it; verified once, and then kept.

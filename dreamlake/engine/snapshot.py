@@ -314,9 +314,7 @@ class Snapshot:
     def _skip_or_raise(self, error: CorruptTrackError) -> None:
         if not self.skip:
             raise error
-        import logging  # not at the top: this module is loaded before a first append, and logging takes 5 ms
-
-        logging.getLogger("dreamlake").warning("skipped: %s", error)
+        self._files.tell(error)
 
 
 def empty_table(columns: Sequence[str], schema: Mapping[str, Logical]) -> pa.Table:
