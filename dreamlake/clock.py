@@ -12,24 +12,37 @@ class SessionClock:
     """Draws the automatic timestamps of one session, in float seconds since the epoch.
 
     Not locked itself: its caller holds the lock under which the point is stored, so that the order of the timestamps
-    is the order of the points. ``Pending.append`` inlines `draw`, since a call would cost a tenth of an append.
+    is the order of the points. ``engine.hotpath`` inlines `draw`, since a call would cost a tenth of an append.
     """
 
-    __slots__ = ("last", "latest", "now")
+    __slots__ = ("_explicit", "_start", "last", "now")
 
     def __init__(self, now: Callable[[], float] = time) -> None:
         self.now = now
         #: The highest automatic timestamp drawn so far. An explicit one never moves it.
         self.last = -inf
-        #: The timestamp of the latest append to the session, automatic or not; None before the first.
-        self.latest: float | None = None
+        # What `last` was before this process drew one: nothing was appended by it yet.
+        self._start = -inf
+        # The latest explicit timestamp, and `last` at that moment: an automatic one drawn since is later.
+        self._explicit: tuple[float, float] | None = None
+
+    @property
+    def latest(self) -> float | None:
+        """The timestamp of the latest append to the session, automatic or not; None before the first."""
+        if self._explicit is not None and self._explicit[1] == self.last:
+            return self._explicit[0]
+        return None if self.last <= self._start else self.last
+
+    def note(self, ts: float) -> None:
+        """Take note of an explicit timestamp: it is the latest now."""
+        self._explicit = (ts, self.last)
 
     def draw(self) -> float:
         """Return a timestamp above every automatic one before it, also when the clock stands still or steps back."""
         ts = self.now()
         if ts <= self.last:
             ts = nextafter(self.last, inf)
-        self.last = self.latest = ts
+        self.last = ts
         return ts
 
     def reserve(self, count: int) -> tuple[float, float]:
@@ -40,13 +53,14 @@ class SessionClock:
         now = self.now()
         tick = max(TICK, 2 * ulp(max(abs(now), abs(self.last) if self.last > -inf else 0.0)))
         start = max(now - (count - 1) * tick, self.last + tick)
-        self.last = self.latest = start + (count - 1) * tick
+        self.last = start + (count - 1) * tick
         return start, tick
 
     def inherit(self) -> float:
         """Return the timestamp of the latest append to the session, or an automatic one before the first."""
-        return self.draw() if self.latest is None else self.latest
+        latest = self.latest
+        return self.draw() if latest is None else latest
 
     def resume(self, last: float) -> None:
         """Start above `last`, the highest automatic timestamp that an earlier run of the session has used."""
-        self.last = max(self.last, last)
+        self.last = self._start = max(self.last, last)

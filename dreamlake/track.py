@@ -8,7 +8,7 @@ from dreamlake.view import TrackView
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any, Self
 
     import pandas as pd
@@ -33,7 +33,6 @@ class Track(TrackView):
     def __init__(self, session: Session, name: str) -> None:
         self._session = session
         self._name = name
-        self._pending: Pending | _NotOpen = _NotOpen(self)
         self._made_reader: TrackReader | None = None
 
     @property
@@ -71,7 +70,14 @@ class Track(TrackView):
         SessionClosedError
             The session is closed.
         """
-        self._pending.append(fields)
+        # Replaced on each track of an open session by what `hotpath.bind` returns.
+        session = self._session
+        if session.is_closed:
+            raise SessionClosedError(
+                f"the session {session.name!r} is closed; session.open() opens it again for {self.name!r}"
+            )
+        session.open()
+        session.writer.track(self.name).pending.append(fields)
         return self
 
     def append_batch(
@@ -129,23 +135,15 @@ class Track(TrackView):
         self.flush()
 
     def _attach(self, pending: Pending) -> None:
-        self._pending = pending
+        """Append to these pending points from now on: the session is open."""
+        from dreamlake.engine.hotpath import bind
+
+        def install(append: Callable[..., Self]) -> None:
+            if "append" in self.__dict__:  # not closed meanwhile
+                self.__dict__["append"] = append
+
+        self.__dict__["append"] = bind(self, pending, install)
 
     def _detach(self) -> None:
-        self._pending = _NotOpen(self)
-
-
-class _NotOpen:
-    """Stands in for the pending points of a track whose session is not open: a first append opens it."""
-
-    def __init__(self, track: Track) -> None:
-        self._track = track
-
-    def append(self, fields: dict[str, Any]) -> None:
-        session = self._track._session
-        if session.is_closed:
-            raise SessionClosedError(
-                f"the session {session.name!r} is closed; session.open() opens it again for {self._track.name!r}"
-            )
-        session.open()
-        session.writer.track(self._track.name).pending.append(fields)
+        """Take no more points: the session is closed."""
+        self.__dict__.pop("append", None)

@@ -74,7 +74,7 @@ class _Columns:
             rows: Rows = self.make(array("d", [start + i * tick for i in range(self.count)]), False)
             return pending.add(rows, start + (self.count - 1) * tick)
         rows = self.make(self.ts, True)
-        clock.latest = self.ts[-1]
+        clock.note(self.ts[-1])
         if self.ts[0] > pending.max_ts:
             return pending.add(rows, self.ts[-1])
         return pending.add(rows.mixed(), self.ts[-1])
@@ -95,7 +95,7 @@ class _Points:
             elif ts is INHERITED:
                 rows.append((clock.inherit(), True, fields))
             else:
-                clock.latest = ts
+                clock.note(ts)
                 rows.append((ts, True, fields))
         return track.pending.add(rows, max(row[0] for row in rows))
 

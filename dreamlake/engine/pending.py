@@ -6,13 +6,14 @@ by the single store of the next open one. Whenever an append is interrupted, its
 """
 
 from collections.abc import Sequence
-from math import inf, nextafter
+from math import inf
 from threading import Lock
 from typing import Any, Protocol
 
 from dreamlake.clock import SessionClock
+from dreamlake.engine.hotpath import shape_key
 from dreamlake.engine.rows import ColumnRows, MixedRow, Rows
-from dreamlake.format.point import SCALARS, check_ts, take
+from dreamlake.format.point import check_ts, take
 
 #: Rows of a block before it is sealed and encoded. Above 1,000, so that fewer than one append in a thousand encodes.
 BLOCK_ROWS = 2048
@@ -34,7 +35,7 @@ class Block:
 
     def __init__(self, before: "Block | None" = None) -> None:
         self.before = before
-        #: The keyword names, in order, of an append that fits this flat block as it is.
+        #: The shape of the rows that fit this block as they come (`hotpath.shape_key`); None when each needs a look.
         self.key: tuple[str, ...] | None = None
         self.names: tuple[str, ...] | None = None
         self.explicit = False
@@ -98,49 +99,21 @@ class Owner(Protocol):
 class Pending:
     """The pending points of one track. Thread-safe; every public method may be called from any thread."""
 
-    __slots__ = ("hot_points", "max_ts", "open", "owner")
+    __slots__ = ("_max_ts", "hot_points", "open", "owner")
 
     def __init__(self, owner: Owner) -> None:
         self.owner = owner
         self.open = Block()
-        #: The highest timestamp appended by this process: an explicit one above it cannot merge with a pending point.
-        self.max_ts = -inf
+        # The highest timestamp of the blocks before the open one.
+        self._max_ts = -inf
         #: Points in the hot file as of the last flush, for the writer's decision to roll.
         self.hot_points = 0
 
     def append(self, fields: dict[str, Any]) -> None:
-        """Take one point; `fields` may hold ``_ts`` and belongs to this object from now on."""
-        owner = self.owner
-        sealed = None
-        with owner.lock:
-            block = self.open
-            if tuple(fields) != block.key or not SCALARS.issuperset(map(type, fields.values())):
-                ts = None
-            elif block.explicit:
-                ts = fields["_ts"]
-                if type(ts) is float and self.max_ts < ts < inf:
-                    owner.clock.latest = self.max_ts = ts
-                    block.flat.extend(fields.values())
-                else:
-                    ts = None
-            else:
-                clock = owner.clock
-                ts = clock.now()
-                if ts <= clock.last:
-                    ts = nextafter(clock.last, inf)
-                clock.last = clock.latest = ts
-                if ts > self.max_ts:
-                    self.max_ts = ts
-                block.flat.extend((*fields.values(), ts))
-            if ts is not None and len(block.flat) >= block.limit:
-                sealed = self._seal(block)
-        if ts is None:
-            self._append_any(fields)
-        elif sealed is not None:
-            owner.on_sealed(self, sealed)
+        """Take a point of any shape and any timestamp: checked, copied, and stored in the block that fits it.
 
-    def _append_any(self, fields: dict[str, Any]) -> None:
-        """Take a point of any shape and any timestamp: checked, copied, and stored in the block that fits it."""
+        `fields` may hold ``_ts``, and belongs to this object from now on.
+        """
         owner = self.owner
         given = fields.pop("_ts", None)
         explicit = given is not None
@@ -152,7 +125,7 @@ class Pending:
             if inherited:
                 ts = owner.clock.inherit()
             elif explicit:
-                owner.clock.latest = ts
+                owner.clock.note(ts)
             else:
                 ts = owner.clock.draw()
             sealed = self._store(values, ts, explicit, size)
@@ -160,14 +133,20 @@ class Pending:
         if sealed is not None:
             owner.on_sealed(self, sealed)
 
+    @property
+    def max_ts(self) -> float:
+        """The highest timestamp appended by this process: an explicit one above it cannot merge with a pending point."""
+        block = self.open
+        # A flat block rises, so its last row has its highest timestamp; `hotpath` leaves it at that.
+        return max(self._max_ts, block.flat[-1]) if block.flat else self._max_ts
+
     def _store(self, values: dict[str, Any], ts: float, explicit: bool, size: int) -> Block | None:
         """Put a checked row into the open block, or into a new one that fits it; return a block that this sealed."""
         block = self.open
-        rising = ts > self.max_ts
-        may_merge = explicit and not rising
+        highest = self.max_ts
+        may_merge = explicit and ts <= highest
         names = tuple(values)
-        if rising:
-            self.max_ts = ts
+        self._max_ts = max(highest, ts)
         if block.rows is None:
             fits = names == block.names and explicit == block.explicit and not may_merge
             if not fits:
@@ -180,7 +159,7 @@ class Pending:
             block.rows.append((ts, explicit, values))
         block.size += size
         if block.size >= BLOCK_BYTES or block.count >= BLOCK_ROWS:
-            return self._seal(block)
+            return self.seal(block)
         return None
 
     def add(self, rows: Rows | list[MixedRow], max_ts: float) -> Block:
@@ -191,13 +170,13 @@ class Pending:
         else:
             block.ready = rows
             block.size = rows.nbytes
-        if max_ts > self.max_ts:
-            self.max_ts = max_ts
+        self._max_ts = max(self.max_ts, max_ts)
         self.open = Block(block)
         return block
 
-    def _seal(self, block: Block) -> Block | None:
+    def seal(self, block: Block) -> Block | None:
         """Put a new open block behind `block`, or in its place where memory is full; the owner's lock is held."""
+        self._max_ts = self.max_ts
         if self.owner.has_room(block.nbytes):
             self.open = Block(block)
             return block
@@ -212,7 +191,8 @@ class Pending:
             return chain_of(self.open.before)
 
     def shut(self) -> None:
-        """Seal what is open, so that the next append comes by `_append_any`; the owner's lock is held."""
+        """Seal what is open, so that the next append comes by `append`; the owner's lock is held."""
+        self._max_ts = self.max_ts
         self.open = Block(self.open if self.open.count else self.open.before)
 
     def drop_newest(self, nbytes: int) -> int:
@@ -279,7 +259,7 @@ def _flat_block(before: Block | None, names: tuple[str, ...], explicit: bool) ->
     block = Block(before)
     block.names = names
     block.explicit = explicit
-    block.key = (*names, "_ts") if explicit else names
+    block.key = shape_key(names, explicit)
     block.limit = BLOCK_ROWS * (len(names) + 1)
     return block
 

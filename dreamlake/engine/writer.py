@@ -476,7 +476,9 @@ class Writer:
 
     def after_fork_in_child(self) -> None:
         """Start anew in a forked child: what was pending is the parent's, and so are its locks and its thread."""
-        self.lock, self.busy, self._starting = Lock(), Lock(), Lock()
+        # The same object, since every track's `append` holds it; another thread may have held it at the fork.
+        self.lock._at_fork_reinit()  # type: ignore[attr-defined]
+        self.busy, self._starting = Lock(), Lock()
         self._inbox = SimpleQueue()
         self._thread = None
         self._roll = None
