@@ -6,11 +6,13 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from dreamlake.engine.catalog import read_object, session_folders, session_info, track_names
+from dreamlake.engine.catalog import session_folders, session_info, track_names
 from dreamlake.engine.process import check_polars, local_width, side_by_side
 from dreamlake.engine.reader import TrackReader
 from dreamlake.errors import SessionNotFoundError, TrackNotFoundError
 from dreamlake.format import layout
+from dreamlake.logs import LEVELS
+from dreamlake.parameters import ParametersView
 from dreamlake.storage import open_store
 from dreamlake.view import TrackView
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from dreamlake.engine.snapshot import Snapshot
+    from dreamlake.logs import Level
     from dreamlake.storage.store import Store
     from dreamlake.types import SessionInfo
     from dreamlake.view import Errors
@@ -201,18 +204,32 @@ class SessionView:
         """The parameters of the session."""
         return ParametersView(self._store, self._folder)
 
-    def logs(self) -> pl.DataFrame:
-        """The log of the session: ``sequenceNumber``, ``timestamp``, ``level``, ``message``, ``metadata`` (JSON text).
+    def logs(self, level: Level | None = None, *, errors: Errors = "raise") -> pl.DataFrame:
+        """The log, oldest first: ``sequenceNumber``, ``timestamp``, ``level``, ``message``, ``metadata`` (JSON text).
+
+        Parameters
+        ----------
+        level
+            The least serious level wanted; None for all.
+        errors
+            ``"raise"``, or ``"skip"`` to log damaged lines and leave them out.
 
         Raises
         ------
+        ValueError
+            No such level.
+        CorruptTrackError
+            A line of the log is damaged.
         RuntimeError
             In a forked child process, where Polars would hang.
         """
         check_polars()
         from dreamlake.engine.logread import log_frame
 
-        return log_frame(self._store, self._folder)
+        if level is not None and level not in LEVELS:
+            raise ValueError(f"the level is one of {', '.join(LEVELS)}, not {level!r}")
+        levels = None if level is None else LEVELS[LEVELS.index(level) :]
+        return log_frame(self._store, self._folder, levels, errors=errors)
 
 
 class TracksView:
@@ -234,26 +251,6 @@ class TracksView:
 
     def __contains__(self, name: object) -> bool:
         return name in self.list()
-
-
-class ParametersView:
-    """The parameters of a session, read-only."""
-
-    def __init__(self, store: Store, folder: str) -> None:
-        self._store = store
-        self._folder = folder
-
-    def get(self) -> dict[str, Any]:
-        """The parameters under their flat, dotted keys; empty where none were set.
-
-        Raises
-        ------
-        CorruptTrackError
-            parameters.json is not readable.
-        """
-        stored = read_object(self._store, f"{self._folder}/{layout.PARAMETERS_FILE}") or {}
-        data = stored.get("data")
-        return data if isinstance(data, dict) else {}
 
 
 def _width(store: Store) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dreamlake.engine.reader import TrackReader
 from dreamlake.errors import TrackNotFoundError
 
 TYPE_CHECKING = False
@@ -13,6 +12,7 @@ if TYPE_CHECKING:
     import polars as pl
     import pyarrow as pa
 
+    from dreamlake.engine.reader import TrackReader
     from dreamlake.engine.snapshot import Snapshot
     from dreamlake.types import ReadResult, TrackStats
 
@@ -47,8 +47,6 @@ class TrackView:
         """Called before every read; a track that can write flushes here."""
 
     def _snapshot(self, errors: Errors = "raise", *, described: bool = False) -> Snapshot:
-        if errors not in ("raise", "skip"):
-            raise ValueError(f'errors is "raise" or "skip", not {errors!r}')
         self._before_read()
         snapshot = self._reader.snapshot(errors=errors, described=described)
         if not (snapshot.exists or self._missing_is_empty):

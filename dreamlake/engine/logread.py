@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import polars as pl
 
 from dreamlake.errors import CorruptTrackError
 from dreamlake.format import layout
+from dreamlake.format.point import encode_text, from_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection
 
     from dreamlake.storage.store import Store
+
+_decoder = msgspec.json.Decoder(dict[str, Any])
 
 SCHEMA = {
     "sequenceNumber": pl.Int64(),
@@ -23,55 +28,55 @@ SCHEMA = {
 }
 
 
-def log_records(store: Store, session: str) -> list[dict[str, Any]]:
+def log_records(store: Store, session: str, *, errors: str = "raise") -> list[dict[str, Any]]:
     """The log records of the session in folder `session`, in the order of their sequence numbers.
+
+    Parameters
+    ----------
+    errors
+        ``"raise"``, or ``"skip"`` to log damaged lines and leave them out.
 
     Raises
     ------
     CorruptTrackError
         A whole line is not a log record.
     """
-    current = f"{session}/{layout.LOGS_FILE}"
     # The current file before the listing: what is put aside in between is found twice, and never missed.
-    records = _records(store, current)
+    records = _records(store, f"{session}/{layout.LOGS_FILE}", errors)
     for entry in store.list(f"{session}/{layout.LOGS_DIR}"):
         if layout.parse_log_archive(entry.name) is not None:
-            records |= _records(store, f"{session}/{layout.LOGS_DIR}/{entry.name}")
+            records |= _records(store, f"{session}/{layout.LOGS_DIR}/{entry.name}", errors)
     return [records[number] for number in sorted(records)]
 
 
-def log_frame(store: Store, session: str) -> pl.DataFrame:
-    """`log_records` as a frame; metadata, which may be of any shape, as JSON text."""
-    from dreamlake.format.point import encode_text
-
-    return frame_of(
-        record | {"metadata": encode_text(record["metadata"])} if record.get("metadata") is not None else record
-        for record in log_records(store, session)
-    )
-
-
-def frame_of(records: Iterable[dict[str, Any]]) -> pl.DataFrame:
-    """Records whose values fit `SCHEMA` as a frame, null where one lacks a key."""
-    rows = list(records)
+def log_frame(
+    store: Store, session: str, levels: Collection[str] | None = None, *, errors: str = "raise"
+) -> pl.DataFrame:
+    """`log_records` of these levels (None: of all) as a frame; metadata, which may be of any shape, as JSON text."""
+    if errors not in ("raise", "skip"):
+        raise ValueError(f'errors is "raise" or "skip", not {errors!r}')
+    rows = [
+        record | {"metadata": None if record.get("metadata") is None else encode_text(record["metadata"])}
+        for record in log_records(store, session, errors=errors)
+        if levels is None or record.get("level") in levels
+    ]
     return pl.DataFrame({name: [row.get(name) for row in rows] for name in SCHEMA}, schema=SCHEMA, strict=False)
 
 
-def _records(store: Store, path: str) -> dict[int, dict[str, Any]]:
-    import msgspec
-
-    from dreamlake.format.point import from_json
-
+def _records(store: Store, path: str, errors: str) -> dict[int, dict[str, Any]]:
     try:
         data = store.get(path)
     except FileNotFoundError:
         return {}
-    whole = data[: data.rfind(b"\n") + 1]  # what follows is torn, or being written
     found: dict[int, dict[str, Any]] = {}
-    decoder = msgspec.json.Decoder(dict[str, Any])
-    for number, line in enumerate(whole.splitlines(), 1):
+    # What follows the last newline is torn, or being written.
+    for number, line in enumerate(data.split(b"\n")[:-1], 1):
         try:
-            record = from_json(decoder.decode(line))
+            record = from_json(_decoder.decode(line))
             found[int(record["sequenceNumber"])] = record
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise CorruptTrackError(store.describe(path), f"line {number}", detail=str(error)) from error
+            damage = CorruptTrackError(store.describe(path), f"line {number}", detail=f"no log record ({error})")
+            if errors == "raise":
+                raise damage from error
+            logging.getLogger("dreamlake").warning("skipped: %s", damage)
     return found

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _FLIPPED = {"Eq": "Eq", "Lt": "Gt", "LtEq": "GtEq", "Gt": "Lt", "GtEq": "LtEq"}
 _NUMBERS = frozenset(
     f"{kind}{bits}" for kind, sizes in {"Int": (8, 16, 32, 64, 128), "UInt": (8, 16, 32, 64)}.items() for bits in sizes
-) | {"Float32", "Float64"}
+) | {"Float32", "Float64", "Int", "Float"}
 
 
 def may_match(predicate: pl.Expr) -> Test:
@@ -107,10 +107,12 @@ def _column(node: Any) -> str | None:
 
 def _literal(node: Any) -> Any:
     """The number or text that `node` is; None for all else (NaN and infinities come as null)."""
-    scalar = node.get("Literal", {}).get("Scalar") if isinstance(node, dict) else None
-    if not isinstance(scalar, dict) or len(scalar) != 1:
+    literal = node.get("Literal") if isinstance(node, dict) else None
+    if not isinstance(literal, dict) or len(literal) != 1:
         return None
-    ((kind, value),) = scalar.items()
+    ((kind, value),) = literal.items()
+    if kind in ("Scalar", "Dyn") and isinstance(value, dict) and len(value) == 1:
+        ((kind, value),) = value.items()
     if kind in _NUMBERS and isinstance(value, int | float) and not isinstance(value, bool):
         return value
     return value if kind == "String" and isinstance(value, str) else None

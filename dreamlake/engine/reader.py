@@ -99,8 +99,10 @@ class TrackReader:
         CorruptTrackError
             The hot file is damaged, segments are missing between others, or (described) a footer is damaged.
         ValueError
-            As from `metadata`.
+            Another word for `errors`; and as from `metadata`.
         """
+        if errors not in ("raise", "skip"):
+            raise ValueError(f'errors is "raise" or "skip", not {errors!r}')
         vanished = FileNotFoundError()
         for look in range(MAX_LOOKS):
             try:

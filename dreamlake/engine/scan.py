@@ -85,7 +85,8 @@ class _Source:
     ) -> Iterator[pl.DataFrame]:
         wanted = list(self.schema) if with_columns is None else with_columns
         tested = [] if predicate is None else predicate.meta.root_names()
-        columns = [name for name in self.schema if name in wanted or name in tested]
+        # Where no column is wanted the index still says how many rows there are.
+        columns = [name for name in self.schema if name in wanted or name in tested] or [INDEX]
         left = n_rows
         stretches = self._needed(predicate, n_rows)
         for window in _windows(stretches):
@@ -113,7 +114,6 @@ class _Source:
         return stretches
 
     def _frame(self, window: Sequence[_Stretch], columns: Sequence[str]) -> pl.DataFrame:
-        # Where no stored column is wanted the index still says how many rows there are.
         stored = [name for name in columns if name not in self._labels] or [INDEX]
         tables = side_by_side(lambda stretch: stretch.piece.table(stored, self._fields), window, self._width)
         frame = polars_frame(pa.concat_tables(tables))

@@ -1,0 +1,136 @@
+"""Work side by side, in forked children, and at the interpreter's exit."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from build import TrackOnDisk, points_of
+
+from dreamlake.engine import process
+
+needs_fork = pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="needs fork")
+
+
+@pytest.mark.parametrize("width", [1, 2, 5, 100])
+def test_results_are_in_order_and_all_threads_end(width: int) -> None:
+    assert process.side_by_side(lambda item: item * 2, list(range(50)), width) == list(range(0, 100, 2))
+    assert process.side_by_side(lambda item: item, [], width) == []
+
+
+def test_several_threads_work() -> None:
+    met = threading.Barrier(3, timeout=30)
+    threads = process.side_by_side(lambda _: (met.wait(), threading.get_ident())[1], [0, 1, 2], 3)
+    assert len(set(threads)) == 3
+    assert threading.get_ident() in threads
+
+
+def test_an_error_stops_the_others_and_is_raised() -> None:
+    begun: list[int] = []
+
+    def work(item: int) -> None:
+        begun.append(item)
+        raise KeyError(item)
+
+    with pytest.raises(KeyError):
+        process.side_by_side(work, list(range(100)), 2)
+    assert len(begun) <= 2
+
+
+def test_without_threads_this_one_does_it_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    assert process.side_by_side(str, [1, 2, 3], 3) == ["1", "2", "3"]
+
+
+SETUP = """
+import os, sys, threading
+from dreamlake.lake import Lake
+
+def view():
+    return Lake(sys.argv[1]).session("s", "w").track("loss")
+"""
+
+FORKED = """
+track = view()
+assert track.to_polars().height == 45
+pid = os.fork()
+if pid == 0:
+    try:
+        assert len(track.read(limit=None)["data"]) == 45
+        assert track.to_arrow().num_rows == 45
+        assert list(track.to_pandas()["step"]) == list(range(45))
+        assert view().read_by_time(None, None, 3, True)["data"][0]["index"] == 44
+        lake = Lake(sys.argv[1])
+        for refused in (track.scan, track.to_polars, lambda: lake.scan("loss"), lake.session("s", "w").logs):
+            try:
+                refused()
+            except RuntimeError as error:
+                assert "spawn" in str(error)
+            else:
+                raise AssertionError(f"{refused} did not refuse")
+        pid = os.fork()
+        if pid == 0:
+            try:
+                track.scan()
+            except RuntimeError:
+                os._exit(0)
+            os._exit(1)
+        os._exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+    except BaseException:
+        import traceback
+        traceback.print_exc()
+        os._exit(1)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+
+FORKED_WITHOUT_POLARS = """
+assert view().read(limit=None)["total"] == 45
+assert "polars" not in sys.modules
+pid = os.fork()
+if pid == 0:
+    os._exit(0 if view().scan().collect().height == 45 else 1)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+
+AT_EXIT = """
+import atexit
+import polars  # which cannot be imported at exit for the first time
+track = view()
+
+@atexit.register
+def last():
+    print(track.to_polars().height, track.read()["total"], track.to_arrow().num_rows)
+
+def late():
+    threading.main_thread().join()
+    print(len(track.read(limit=None)["data"]))
+
+threading.Thread(target=late).start()
+"""
+
+
+@pytest.fixture
+def small_lake(lake_dir: Path) -> Path:
+    track = TrackOnDisk(lake_dir)
+    points = points_of(45)
+    track.segments(points[:40], 10)
+    track.hot(points[40:], 40)
+    return lake_dir
+
+
+@needs_fork
+@pytest.mark.parametrize("code", [FORKED, FORKED_WITHOUT_POLARS], ids=["after polars", "before polars"])
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="a fork warns there when threads are running")
+def test_a_forked_child_reads_and_refuses_to_hang(small_lake: Path, run_python: Any, code: str) -> None:
+    run_python(SETUP + code, small_lake, timeout=60)
+
+
+def test_reads_at_the_interpreters_exit(small_lake: Path, run_python: Any) -> None:
+    out = run_python(SETUP + AT_EXIT, small_lake, timeout=60).stdout
+    assert sorted(out.split("\n")) == ["", "45", "45 45 45"]
