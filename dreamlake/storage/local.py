@@ -1,4 +1,4 @@
-"""Files on a local disk: append, write beside and rename, lock, and the store over a folder.
+"""Files on a local disk: append, write beside and rename, and the store over a folder; locks stand in ``lock.py``.
 
 The functions are the writer's: absolute paths, few system calls, and each says what it leaves behind when it fails.
 ``LocalStore`` is the contract of ``storage.store`` over a folder.
@@ -13,18 +13,16 @@ import os
 import stat
 import time
 
-from dreamlake.errors import LocksUnsupportedError, LockTimeoutError
+from dreamlake.storage.lock import FileLock as FileLock
 
 try:
     import fcntl
-except ImportError:  # Windows: no locks, so it writes with single_writer=True only
+except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import builtins
-    from types import TracebackType
-    from typing import Self
 
     from typing_extensions import Buffer
 
@@ -42,8 +40,6 @@ _NO_LINKS = frozenset(
     {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EMLINK, errno.EINVAL}
 )
 _NO_DIR_FSYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
-_LOCK_BUSY = frozenset({errno.EAGAIN, errno.EACCES})
-_NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
 
 
 class SizeChanged(Exception):
@@ -296,131 +292,6 @@ def _scan(folder: str) -> list[os.DirEntry[str]]:
             return list(entries)
     except (FileNotFoundError, NotADirectoryError):
         return []
-
-
-# ------------------------------------------------------------------------------------------------ locking
-
-# Locks held by this process. A POSIX record lock belongs to the process: a second descriptor on the file would get it
-# again, and would take it away from the first by being closed. So one path is claimed here before it is opened.
-_claims: dict[tuple[int, int, int, str], object] = {}
-
-
-class FileLock:
-    """An exclusive lock on a file, between processes and between threads, and the few bytes that the file holds.
-
-    It is a POSIX record lock: it ends with its process, and a forked child does not inherit it. Take it with
-    ``acquire``; it ends with ``release`` or the ``with`` block. The system also ends it when its process closes any
-    other descriptor of the file, so nothing else may open the file.
-    """
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self._fd = -1
-        folder = os.stat(_parent(path))
-        self._key = (os.getpid(), folder.st_dev, folder.st_ino, os.path.basename(path))
-        self._token = object()
-
-    @classmethod
-    def acquire(cls, path: str, timeout: float, *, locked: bool = True) -> Self:
-        """Take the lock, creating the file if need be, within ``timeout`` seconds.
-
-        Parameters
-        ----------
-        locked
-            False takes no lock and only opens the file: for ``single_writer=True``, where nobody else writes.
-
-        Raises
-        ------
-        LockTimeoutError
-            Another process or thread held it all the time.
-        LocksUnsupportedError
-            The filesystem has no locks.
-        """
-        lock = cls(path)
-        deadline = time.monotonic() + timeout
-        pause = 0.0005
-        while not lock._try(locked):
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise LockTimeoutError(
-                    f"{path} was locked by another process or thread, and still is after {timeout:g} s"
-                )
-            time.sleep(min(pause, left))
-            pause = min(pause * 1.5, 0.02)
-        return lock
-
-    def read(self) -> bytes:
-        """The content of the file."""
-        if not hasattr(os, "pread"):
-            os.lseek(self._fd, 0, os.SEEK_SET)
-            return os.read(self._fd, os.fstat(self._fd).st_size)
-        return os.pread(self._fd, os.fstat(self._fd).st_size, 0)
-
-    def write(self, data: bytes) -> None:
-        """Replace the content of the file, in place."""
-        _write_all(self._fd, data, self.path, 0)
-        if os_.fstat(self._fd).st_size != len(data):
-            os_.ftruncate(self._fd, len(data))
-
-    def release(self) -> None:
-        """End the lock; again is harmless. In a forked child this only closes what the child inherited."""
-        fd, self._fd = self._fd, -1
-        try:
-            if fd >= 0:
-                os_.close(fd)  # ends the lock
-        finally:
-            # After the close: a thread that claimed the path before it would lose its lock to it.
-            if _claims.get(self._key) is self._token:
-                del _claims[self._key]
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.release()
-
-    def __del__(self) -> None:
-        # A signal handler can raise between `acquire` and the `with` that would release.
-        if hasattr(self, "_token"):
-            self.release()
-
-    def _try(self, locked: bool) -> bool:
-        """Take the lock if it is free; leave nothing behind if not, or if a signal handler raises in the middle."""
-        taken = False
-        try:
-            if _claims.setdefault(self._key, self._token) is self._token:
-                self._fd = os_.open(self.path, os.O_CREAT | os.O_RDWR | _CLOEXEC | _NOFOLLOW, 0o666)
-                taken = not locked or (self._lock() and self._still_there())
-        finally:
-            if not taken:
-                self.release()
-        return taken
-
-    def _lock(self) -> bool:
-        if fcntl is None:
-            raise LocksUnsupportedError(f"this system has no file locks for {self.path}; {_REMEDY}")
-        try:
-            fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in _LOCK_BUSY:
-                return False
-            if error.errno in _NO_LOCKS:
-                said = f"the filesystem of {self.path} has no file locks ({error.strerror}); {_REMEDY}"
-                raise LocksUnsupportedError(said) from error
-            raise
-        return True
-
-    def _still_there(self) -> bool:
-        # Somebody may have removed or replaced the file while this process waited: then the lock is on a dead file.
-        try:
-            return os.path.samestat(os.stat(self.path), os.fstat(self._fd))
-        except FileNotFoundError:
-            return False
-
-
-_REMEDY = "if nothing else writes there, open the session with single_writer=True"
 
 
 # ------------------------------------------------------------------------------------------------ the store
