@@ -8,12 +8,12 @@ from dreamlake.format.layout import PARAMETERS_FILE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from typing import Any
 
     import polars as pl
 
-    from dreamlake.session import Session
+    from dreamlake.engine.writer import Writer
     from dreamlake.storage.store import Store
 
 
@@ -52,9 +52,9 @@ class ParametersView:
 class Parameters(ParametersView):
     """The parameters of an open session."""
 
-    def __init__(self, session: Session) -> None:
-        super().__init__(session.store(), session.folder)
-        self._session = session
+    def __init__(self, store: Store, folder: str, open_writer: Callable[[], Writer]) -> None:
+        super().__init__(store, folder)
+        self._open_writer = open_writer
 
     def set(self, /, **values: Any) -> Parameters:
         """Set parameters; nested dicts become dotted keys (``optimizer.lr``), later values win, others stay.
@@ -69,11 +69,11 @@ class Parameters(ParametersView):
             The disk failed.
         """
         flat = flatten(values)
-        self._session.open_if_needed()
-        self._session.writer.under_lock(lambda: self._merge(flat))
+        writer = self._open_writer()
+        writer.under_lock(lambda: self._merge(flat, writer.options.fsync))
         return self
 
-    def _merge(self, flat: dict[str, Any]) -> None:
+    def _merge(self, flat: dict[str, Any], fsync: bool) -> None:
         from dreamlake.engine.runfile import iso_now
         from dreamlake.format.point import to_json
         from dreamlake.storage.local import atomic_write
@@ -89,7 +89,7 @@ class Parameters(ParametersView):
             "updatedAt": now,
         }
         text = json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False)
-        atomic_write(self._store.describe(self._path), text.encode() + b"\n", self._session.writer.options.fsync)
+        atomic_write(self._store.describe(self._path), text.encode() + b"\n", fsync)
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -250,7 +250,11 @@ class Session:
         """Return the parameters of the session, to set and to get."""
         from dreamlake.parameters import Parameters
 
-        return Parameters(self)
+        def open_writer() -> Writer:
+            self.open_if_needed()
+            return self.writer
+
+        return Parameters(self.store(), self.folder, open_writer)
 
     def log(self, message: str, level: Level = "info", metadata: dict[str, Any] | None = None) -> None:
         """Add a record to the session's log; it is written with the next flush, off this thread.

@@ -136,8 +136,7 @@ def _columns_of(points: Sequence[Any]) -> _Columns | None:
     if set(map(type, points)) != {dict} or set(map(len, points)) != {len(names)} or not names:
         return None
     try:
-        rows = map(itemgetter(*names), points)
-        columns = list(zip(*rows, strict=True)) if len(names) > 1 else [tuple(rows)]
+        columns = [list(map(itemgetter(name), points)) for name in names]
     except KeyError:
         return None
     ts = None

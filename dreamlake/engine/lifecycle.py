@@ -49,7 +49,7 @@ def open_writer(
     with _process.lock:
         writer, count = _process.writers.get(key, (None, 0))
         if writer is None:
-            writer = Writer(folder, workspace, name, options)
+            writer = Writer(folder, workspace, name, options, arm)
             writer.open(resume, described)
         else:
             _check_same(writer, options, resume)

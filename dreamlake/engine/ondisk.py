@@ -9,12 +9,14 @@ import os
 import time
 from bisect import bisect_left
 from collections.abc import Callable
+from dataclasses import dataclass
 from math import inf
 from typing import Any
 
 import dreamlake.storage.local as local
+from dreamlake.engine.process import local_width, side_by_side
 from dreamlake.engine.segments import SegmentFiles
-from dreamlake.engine.sorting import Changes, Sorted, without_ts
+from dreamlake.engine.sorting import Changes, RowQueue, Sorted, without_ts
 from dreamlake.errors import CorruptTrackError
 from dreamlake.format import hot, layout, live, logical, point, schema, segment
 from dreamlake.format.layout import SegmentName
@@ -24,12 +26,38 @@ from dreamlake.notices import log
 
 #: A hot file of this many bytes is rolled before it has `segment_points` points.
 ROLL_BYTES = 32 << 20
+#: A segment whose rows would take more than this in memory gets fewer of them.
+SEGMENT_BYTES = 64 << 20
+#: Segments that one roll writes beside before it commits them: their fsyncs overlap, and memory stays bounded.
+SIDE_BY_SIDE = 8
 #: Superseded files stay this long, in seconds, for readers that have listed them.
 GRACE = 60.0
 #: More superseded files than this are not kept, grace or not: a reader that misses one lists again.
 MOST_SUPERSEDED = 8
 #: Columns of timestamps of segments that are kept for look-ups of late fields.
 CACHED_SEGMENTS = 32
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A segment that is about to be written.
+
+    Parameters
+    ----------
+    name
+        Its range and generation.
+    batch
+        Its points.
+    info
+        What its footer will say.
+    rows
+        How many of its points come from the hot file, and how many are new.
+    """
+
+    name: SegmentName
+    batch: Batch
+    info: SegmentInfo
+    rows: tuple[int, int]
 
 
 class TrackOnDisk:
@@ -229,8 +257,10 @@ class TrackOnDisk:
             del rows.late[name]
         if self.must_rewrite:
             self._rewrite_hot()
-        if self.hot_count + rows.new.count >= self.segment_points or self.size >= ROLL_BYTES:
-            self._roll(rows, whole_segments_only)
+        # All rows become Arrow before anything is written: rows that cannot be kept for the roll must not be lines yet.
+        large = self.size + sum(piece.batch().data.nbytes for piece in rows.new.pieces) >= ROLL_BYTES
+        if large or self.hot_count + rows.new.count >= self.segment_points:
+            self._roll(rows, everything=large)
             if whole_segments_only:
                 return
         if rows.hot or rows.new.count:
@@ -240,9 +270,7 @@ class TrackOnDisk:
 
     def _append_lines(self, rows: Sorted) -> None:
         """Append lines for new points and for fields of hot points to the hot file."""
-        pieces = rows.new.peek(rows.new.count)
-        for piece in pieces:  # before anything is written: rows that cannot be kept for the roll must not be lines yet
-            piece.batch()
+        pieces = rows.new.part(0, rows.new.count)
         data = [point.encode_line(i, without_ts(f), f["_ts"]) for i, f in rows.hot.items()]
         index = self.next_index
         for piece in pieces:
@@ -272,7 +300,7 @@ class TrackOnDisk:
         end = written.rfind(b"\n") + 1
         lines = written.count(b"\n", 0, end)
         changed = [(index, rows.hot.pop(index)) for index in list(rows.hot)[:lines]]
-        pieces = rows.new.peek(lines - len(changed))
+        pieces = rows.new.part(0, lines - len(changed))
         rows.new.drop(lines - len(changed))
         self.size += end
         self.lines += lines
@@ -281,7 +309,7 @@ class TrackOnDisk:
                 self.changes.setdefault(index, {}).update(fields)
             for piece in pieces:
                 self._keep(piece.batch())
-                self.max_ts = max(self.max_ts, *_ends(piece))
+                self.max_ts = max(self.max_ts, piece.max_ts)
         except BaseException:  # they are on disk and no longer pending: what is known here must be read from there
             self.forget()
             raise
@@ -294,8 +322,8 @@ class TrackOnDisk:
 
     # -- rolling ---------------------------------------------------------------------------------------------------
 
-    def _roll(self, rows: Sorted, whole_segments_only: bool) -> None:
-        """Move hot points, and behind them new rows that were never hot, into segments.
+    def _roll(self, rows: Sorted, everything: bool) -> None:
+        """Move hot points, and behind them new rows that were never hot, into segments; `everything`, or whole ones.
 
         1. Write a segment beside, fsync, rename it without overwriting, fsync the folder: this rename is the commit.
         2. Replace the hot file by one without its points. A crash in between leaves points in both, and the rule
@@ -304,53 +332,58 @@ class TrackOnDisk:
         self._announce_rewrite()
         for index, fields in rows.hot.items():
             self.changes.setdefault(index, {}).update(fields)
-        hot_bytes, size = self.size >= ROLL_BYTES, self.segment_points
-        while self.hot_count + rows.new.count >= size or (hot_bytes and self.hot_count):
-            count = min(size, self.hot_count + rows.new.count)
-            hot_rows = min(count, self.hot_count)
-            new = rows.new.peek(count - hot_rows)
-            batch = self._hot_batch(hot_rows) if hot_rows else None
-            batches = [piece.batch() for piece in new]
-            high = max((high for piece in new for high in _ends(piece)), default=-inf)
-            self._commit_segment(schema.combine([batch, *batches] if batch is not None else batches))
-            self._drop_hot(hot_rows)
-            self.max_ts = max(self.max_ts, high)
-            rows.new.drop(count - hot_rows)
-            rows.hot.clear()
-            hot_bytes = hot_bytes and self.hot_count > 0
+        size = self._segment_size(rows.new)
+        while cuts := self._cuts(rows.new.count, size, everything):
+            self._write_segments(self._drafts(rows.new, cuts), rows)
         if self.lines:
             self._rewrite_hot()
-        assert whole_segments_only or rows.new.count < size
+            rows.hot.clear()
 
-    def _hot_batch(self, count: int) -> Batch:
-        """Return the first `count` hot points, with the fields that came later."""
-        batch = schema.combine(self.pieces) if len(self.pieces) > 1 else self.pieces[0]
-        self.pieces = [batch]
-        batch = batch.slice(0, count)
-        if not self.changes:
-            return batch
-        points = schema.to_points(batch.data, batch.schema)
-        return schema.batch_from_points(with_changes(points, self.start, self.changes))
+    def _segment_size(self, new: RowQueue) -> int:
+        """Points of a segment: as asked for, fewer where they are so large that it would outgrow memory."""
+        batches = [*self.pieces, *(piece.batch() for piece in new.pieces)]
+        count = sum(len(batch) for batch in batches)
+        nbytes: int = sum(batch.data.nbytes for batch in batches)
+        return max(1, min(self.segment_points, SEGMENT_BYTES * count // max(nbytes, 1)))
 
-    def _drop_hot(self, count: int) -> None:
-        """Forget hot points that are in a segment now; `start` has moved already."""
-        self.hot_count -= count
-        self.pieces = [self.pieces[0].slice(count, count + self.hot_count)] if self.hot_count else []
-        self.changes = {index: fields for index, fields in self.changes.items() if index >= self.start}
-        self._hot_index = None
+    def _cuts(self, new: int, size: int, everything: bool) -> list[tuple[int, int]]:
+        """Return the next segments to write, a few at a time: of each how many hot points and how many new rows."""
+        cuts: list[tuple[int, int]] = []
+        hot = self.hot_count
+        while len(cuts) < SIDE_BY_SIDE and (hot + new >= size or (everything and hot + new)):
+            from_hot = min(hot, size)
+            from_new = min(new, size - from_hot)
+            cuts.append((from_hot, from_new))
+            hot -= from_hot
+            new -= from_new
+        return cuts
 
-    def _commit_segment(self, batch: Batch) -> None:
-        start = self.start
-        name = SegmentName(start, start + batch.data.num_rows)
-        track_schema = logical.unify_schemas(self.schema, batch.schema)
-        bounds = self._write_segment(name, batch, track_schema, self.bounds)
-        self.live += (name,)
-        self.bounds += (bounds,)
-        self.schema = track_schema
+    def _drafts(self, new: RowQueue, cuts: list[tuple[int, int]]) -> list["Draft"]:
+        drafts: list[Draft] = []
+        hot_total = sum(hot for hot, _ in cuts)
+        hot_batch = self._hot_batch(hot_total) if hot_total else None
+        hot_place = new_place = 0
+        start, known, bounds = self.start, self.schema, self.bounds
+        for from_hot, from_new in cuts:
+            batches = [piece.batch() for piece in new.part(new_place, new_place + from_new)]
+            if hot_batch is not None and from_hot:
+                batches.insert(0, hot_batch.slice(hot_place, hot_place + from_hot))
+            name = SegmentName(start, start + from_hot + from_new)
+            draft = self._draft(name, schema.combine(batches), known, bounds, (from_hot, from_new))
+            drafts.append(draft)
+            start, known, bounds = name.stop, draft.info.track_schema, (*bounds, draft.info.bounds)
+            hot_place += from_hot
+            new_place += from_new
+        return drafts
 
-    def _write_segment(
-        self, name: SegmentName, batch: Batch, track_schema: dict[str, Any], before: tuple[SegmentBounds, ...]
-    ) -> SegmentBounds:
+    def _draft(
+        self,
+        name: SegmentName,
+        batch: Batch,
+        known: dict[str, Any],
+        before: tuple[SegmentBounds, ...],
+        rows: tuple[int, int] = (0, 0),
+    ) -> "Draft":
         low, high, rising = schema.ts_bounds(batch)
         info = SegmentInfo(
             track=self.name,
@@ -361,11 +394,52 @@ class TrackOnDisk:
             ts_max=high,
             ts_rising=rising,
             schema=batch.schema,
-            track_schema=track_schema,
+            track_schema=logical.unify_schemas(known, batch.schema),
             before=before,
         )
-        local.write_new(os.path.join(self.folder, name.filename), segment.encode(batch, info))
-        return SegmentBounds(name.start, name.stop, name.generation, low, high, rising)
+        return Draft(name, batch, info, rows)
+
+    def _write_segments(self, drafts: list["Draft"], rows: Sorted) -> None:
+        """Write segments beside, side by side, then commit them one after the other, so that no crash leaves a hole."""
+        written: list[str] = []
+
+        def write_beside(draft: Draft) -> str:
+            data = segment.encode(draft.batch, draft.info)
+            written.append(local.write_beside(os.path.join(self.folder, draft.name.filename), data))
+            return written[-1]
+
+        try:
+            beside = side_by_side(write_beside, drafts, local_width())
+            for draft, tmp in zip(drafts, beside, strict=True):
+                written.remove(tmp)
+                self._commit(draft, tmp, rows)
+        finally:
+            for tmp in written:
+                local.remove_quietly(tmp)
+
+    def _commit(self, draft: "Draft", tmp: str, rows: Sorted) -> None:
+        """Give one segment its name, and count its points as written."""
+        local.commit_new(tmp, os.path.join(self.folder, draft.name.filename))
+        from_hot, from_new = draft.rows
+        self.live = (*self.live, draft.name)
+        self.bounds = (*self.bounds, draft.info.bounds)
+        self.schema = draft.info.track_schema
+        self.max_ts = max(self.max_ts, draft.info.ts_max)
+        rows.new.drop(from_new)
+        rows.hot = {index: fields for index, fields in rows.hot.items() if index >= self.start}
+        self.hot_count -= from_hot
+        self.pieces = [self.pieces[0].slice(from_hot, from_hot + self.hot_count)] if self.hot_count else []
+        self.changes = {index: fields for index, fields in self.changes.items() if index >= self.start}
+        self._hot_index = None
+
+    def _hot_batch(self, count: int) -> Batch:
+        """Return the first `count` hot points, with the fields that came later."""
+        self.pieces = [schema.combine(self.pieces)]
+        batch = self.pieces[0].slice(0, count)
+        if not self.changes:
+            return batch
+        points = schema.to_points(batch.data, batch.schema)
+        return schema.batch_from_points(with_changes(points, self.start, self.changes))
 
     def _rewrite_hot(self) -> None:
         """Replace the hot file by one with a line for each hot point, fsynced: it takes the place of a durable one."""
@@ -391,9 +465,11 @@ class TrackOnDisk:
             batch = schema.batch_from_points(changed)
             following = SegmentName(name.start, name.stop, name.generation + 1)
             known = logical.unify_schemas(self._info(name).track_schema, batch.schema)
-            bounds = self._write_segment(following, batch, known, self.bounds[:place])
+            draft = self._draft(following, batch, known, self.bounds[:place])
+            path = os.path.join(self.folder, following.filename)
+            local.write_new(path, segment.encode(batch, draft.info))
             self.live = (*self.live[:place], following, *self.live[place + 1 :])
-            self.bounds = (*self.bounds[:place], bounds, *self.bounds[place + 1 :])
+            self.bounds = (*self.bounds[:place], draft.info.bounds, *self.bounds[place + 1 :])
             self.schema = logical.unify_schemas(self.schema, batch.schema)
             filenames = _listdir(self.folder)
             self.sweep(live.parse_listing(filenames), filenames)
@@ -466,12 +542,6 @@ def with_changes(points: list[dict[str, Any]], start: int, changes: Changes) -> 
             merged["_ts"] = merged.pop("_ts")
             changed[index - start] = merged
     return changed
-
-
-def _ends(rows: Any) -> tuple[float, ...]:
-    """Timestamps among which the highest of these rows is."""
-    ts = rows.ts
-    return (max(ts),) if rows.explicit else (ts[0], ts[-1])
 
 
 def _metadata(path: str, data: bytes) -> dict[str, Any]:

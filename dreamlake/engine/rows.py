@@ -26,8 +26,13 @@ class Rows(ABC):
 
     @property
     @abstractmethod
-    def ts(self) -> Sequence[float]:
-        """The timestamps of all rows."""
+    def first_ts(self) -> float:
+        """The timestamp of the first row."""
+
+    @property
+    @abstractmethod
+    def max_ts(self) -> float:
+        """The highest timestamp of all rows."""
 
     @property
     @abstractmethod
@@ -81,8 +86,12 @@ class ColumnRows(Rows):
         self._batch: Batch | None = None
 
     @property
-    def ts(self) -> Sequence[float]:
-        return self._ts
+    def first_ts(self) -> float:
+        return self._ts[0]
+
+    @property
+    def max_ts(self) -> float:
+        return self._ts[-1]
 
     @property
     def nbytes(self) -> int:
@@ -128,8 +137,12 @@ class PointRows(Rows):
         self._batch: Batch | None = None
 
     @property
-    def ts(self) -> Sequence[float]:
-        return [point["_ts"] for point in self._points]
+    def first_ts(self) -> float:
+        return self._points[0]["_ts"]  # type: ignore[no-any-return]
+
+    @property
+    def max_ts(self) -> float:
+        return max(point["_ts"] for point in self._points)  # type: ignore[no-any-return]
 
     @property
     def nbytes(self) -> int:
@@ -148,6 +161,8 @@ class PointRows(Rows):
         return encode_lines(enumerate(self._points, start))
 
     def slice(self, start: int, stop: int) -> "PointRows":
+        if start == 0 and stop >= self.count:
+            return self
         return PointRows(self._points[start:stop], self.flags[start:stop])
 
     def points(self) -> list[dict[str, Any]]:
@@ -171,10 +186,12 @@ class BatchRows(Rows):
         self.count = batch.data.num_rows
 
     @property
-    def ts(self) -> Sequence[float]:
-        from dreamlake.format.schema import timestamps
+    def first_ts(self) -> float:
+        return self._batch.data.column("_ts")[0].as_py()  # type: ignore[no-any-return]
 
-        return timestamps(self._batch)
+    @property
+    def max_ts(self) -> float:
+        return self._batch.data.column("_ts")[self.count - 1].as_py()  # type: ignore[no-any-return]
 
     @property
     def nbytes(self) -> int:
@@ -189,6 +206,8 @@ class BatchRows(Rows):
         return encode_lines(enumerate(self.points(), start))
 
     def slice(self, start: int, stop: int) -> "BatchRows":
+        if start == 0 and stop >= self.count:
+            return self
         return BatchRows(self._batch.slice(start, min(stop, self.count)), self.explicit)
 
     def points(self) -> list[dict[str, Any]]:

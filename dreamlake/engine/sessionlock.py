@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from math import inf
 from typing import NamedTuple
 
-from dreamlake.storage.local import FileLock
+from dreamlake.storage.lock import FileLock
 
 
 class Counter(NamedTuple):

@@ -26,14 +26,16 @@ class RowQueue:
             self.pieces.append(rows)
             self.count += rows.count
 
-    def peek(self, count: int) -> list[Rows]:
-        """Return the first `count` rows."""
+    def part(self, start: int, stop: int) -> list[Rows]:
+        """Return the rows from `start` up to, not with, `stop`, counted from the front."""
         found = []
         for rows in self.pieces:
-            if count <= 0:
+            if stop <= 0:
                 break
-            found.append(rows.slice(0, count))
-            count -= rows.count
+            if start < rows.count:
+                found.append(rows.slice(max(start, 0), min(stop, rows.count)))
+            start -= rows.count
+            stop -= rows.count
         return found
 
     def drop(self, count: int) -> None:
@@ -110,14 +112,14 @@ class Sorter:
         return self.out
 
     def _all_new(self, rows: Rows) -> bool:
-        return not isinstance(rows, PointRows) and (not rows.explicit or rows.ts[0] > self.max_ts)
+        return not isinstance(rows, PointRows) and (not rows.explicit or rows.first_ts > self.max_ts)
 
     def _add(self, rows: Rows) -> None:
         if self._found is None:
             self._close_points()
             self._pieces.append(rows)
             self.next_index += rows.count
-            self.max_ts = max(self.max_ts, rows.ts[-1])
+            self.max_ts = max(self.max_ts, rows.max_ts)
         else:  # a look-up has needed single points: the rest of this flush stays in that form
             for ts, explicit, fields in rows.mixed():
                 self._add_point(ts, explicit, fields)

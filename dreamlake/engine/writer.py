@@ -160,7 +160,11 @@ class TrackWriter:
 class Writer:
     """See the module. Made by `engine.lifecycle.open_writer`, which also counts the sessions that share it."""
 
-    def __init__(self, folder: str, workspace: str, name: str, options: Options) -> None:
+    def __init__(
+        self, folder: str, workspace: str, name: str, options: Options, arm: Callable[[], None] = lambda: None
+    ) -> None:
+        #: Installs the hooks of the process that see to flushes at its end; called before the thread starts.
+        self._arm = arm
         self.folder = folder
         self.options = options
         #: Guards pending points and the clock; held for microseconds.
@@ -364,9 +368,7 @@ class Writer:
             return True
         with self._starting:
             if self._thread is None:
-                from dreamlake.engine import lifecycle
-
-                lifecycle.arm()
+                self._arm()
                 thread = Thread(target=self._run, name="dreamlake-writer", daemon=True)
                 try:
                     thread.start()
@@ -407,7 +409,8 @@ class Writer:
         try:
             import dreamlake.engine.ondisk
             import dreamlake.engine.sorting  # noqa: F401
-        except ImportError:
+        except Exception as error:
+            self.notices.warn("import", "what writes cannot be imported: %s", error)
             return
         self._encoding = True
 

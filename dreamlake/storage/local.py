@@ -78,7 +78,7 @@ def atomic_write(path: str, data: Buffer, fsync: bool) -> None:
     try:
         os_.replace(tmp, path)
     except BaseException:
-        _unlink_quietly(tmp)
+        remove_quietly(tmp)
         raise
     if fsync:
         fsync_dir(_parent(path))
@@ -95,15 +95,24 @@ def write_new(path: str, data: Buffer) -> None:
     FileExistsError
         There is a file of that name; it is untouched.
     """
-    tmp = _write_tmp(path, data, fsync=True)
+    commit_new(write_beside(path, data), path)
+
+
+def write_beside(path: str, data: Buffer) -> str:
+    """Write what `commit_new` will give the name ``path`` to a file beside it, fsynced, and return that file's path."""
+    return _write_tmp(path, data, fsync=True)
+
+
+def commit_new(tmp: str, path: str) -> None:
+    """Give a file that `write_beside` wrote its name, as `write_new` does; the other name is gone in any case."""
     try:
         _link_new(tmp, path)
     finally:
-        _unlink_quietly(tmp)
+        remove_quietly(tmp)
     try:
         fsync_dir(_parent(path))
     except BaseException:
-        _unlink_quietly(path)  # what may not last must not count: the caller still has the points
+        remove_quietly(path)  # what may not last must not count: the caller still has the points
         raise
 
 
@@ -226,7 +235,7 @@ def _write_tmp(path: str, data: Buffer, fsync: bool) -> str:
         finally:
             os_.close(fd)
     except BaseException:
-        _unlink_quietly(tmp)
+        remove_quietly(tmp)
         raise
     return tmp
 
@@ -279,7 +288,8 @@ def _link_new(tmp: str, path: str) -> None:
         os_.rename(tmp, path)
 
 
-def _unlink_quietly(path: str) -> None:
+def remove_quietly(path: str) -> None:
+    """Remove a file that should not stay; one that cannot be removed is left to the sweep."""
     try:
         os_.unlink(path)
     except OSError:
