@@ -62,8 +62,9 @@ def _read(points: Any) -> "_Columns | _Points":
 class _Columns:
     """Rows of one shape whose timestamps are all automatic, or all explicit and rising."""
 
-    def __init__(self, count: int, make: Any, ts: Sequence[float] | None) -> None:
+    def __init__(self, count: int, make: Any, ts: Sequence[float] | None, arrow: bool = False) -> None:
         self.count = count
+        self.arrow = arrow
         self.make = make
         self.ts = ts
 
@@ -71,7 +72,7 @@ class _Columns:
         pending = track.pending
         if self.ts is None:
             start, tick = clock.reserve(self.count)
-            rows: Rows = self.make(array("d", [start + i * tick for i in range(self.count)]), False)
+            rows: Rows = self.make(_stamps(start, tick, self.count, self.arrow), False)
             return pending.add(rows, start + (self.count - 1) * tick)
         rows = self.make(self.ts, True)
         clock.note(self.ts[-1])
@@ -171,6 +172,18 @@ def _take_column(name: str, column: Sequence[Any]) -> Sequence[Any] | None:
     return [value for value, _ in taken]
 
 
+def _stamps(start: float, tick: float, count: int, arrow: bool) -> Any:
+    """Return rising timestamps: an array, or an Arrow one, made without a Python float for each."""
+    if not arrow:
+        return array("d", [start + i * tick for i in range(count)])
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    # Scalars out of a buffer, since pa.scalar() imports pandas wherever that is installed.
+    first, step = pa.Array.from_buffers(pa.float64(), 2, [None, pa.py_buffer(array("d", [start, tick]))])
+    return pc.add(pc.multiply(pc.cast(pa.arange(0, count), pa.float64()), step), first)
+
+
 def _is_rising(ts: Sequence[float]) -> bool:
     """Whether each timestamp is finite and above the one before."""
     previous = float("-inf")
@@ -187,7 +200,7 @@ def _from_frame(frame: "Frame") -> "_Columns | _Points":
         return _Points([])
     if frame.ts is None or _is_column_of_new_points(frame.ts):
         # Rising, so no row lacks its timestamp.
-        return _Columns(frame.count, lambda ts, explicit: BatchRows(frame.batch(ts), explicit), frame.ts)  # type: ignore[arg-type]
+        return _Columns(frame.count, lambda ts, explicit: BatchRows(frame.batch(ts), explicit), frame.ts, arrow=True)  # type: ignore[arg-type]
     from dreamlake.format.schema import to_points
 
     batch = frame.batch([0.0] * frame.count)
