@@ -31,9 +31,14 @@ MAX_LOOKS = 5
 
 
 @lru_cache(maxsize=64)
-def _surveyed(filenames: tuple[str, ...]) -> tuple[tuple[SegmentName, ...], tuple[HoleError, ...]]:
-    """The live segments of a listing; kept, since most listings are as they were at the last look."""
-    return survey(parse_listing(filenames))
+def _surveyed(filenames: tuple[str, ...]) -> tuple[tuple[SegmentName, ...], list[int], tuple[HoleError, ...]]:
+    """The live segments of a listing, their places in it, and its holes.
+
+    Kept, since most listings are as they were at the last look.
+    """
+    live, holes = survey(parse_listing(filenames))
+    places = {filename: place for place, filename in enumerate(filenames)}
+    return live, [places[name.filename] for name in live], holes
 
 
 class TrackReader:
@@ -121,9 +126,12 @@ class TrackReader:
 
     def _look(self, strict: bool) -> Snapshot:
         data = self._hot_bytes()
-        sizes = {entry.name: entry.size for entry in self.store.list(self.folder) if not entry.is_dir}
-        self._check_name(sizes)
-        live, holes = _surveyed(tuple(sizes))
+        entries = [entry for entry in self.store.list(self.folder) if not entry.is_dir]
+        filenames = tuple([entry.name for entry in entries])
+        live, places, holes = _surveyed(filenames)
+        described = METADATA_FILE in filenames
+        if described:
+            self._check_name()
         if holes and strict:
             hole = holes[0]
             raise CorruptTrackError(self.place, "its segments", hole.start, hole.stop, str(hole))
@@ -133,14 +141,9 @@ class TrackReader:
             for hole in holes:
                 logging.getLogger("dreamlake").warning("skipped: %s: %s", self.place, hole)
         hot = self._hot_part(data, end_of(live), strict)
-        exists = bool(live or data or METADATA_FILE in sizes)
-        return Snapshot(
-            self.files,
-            {name: sizes[name.filename] for name in live},
-            hot,
-            hot_bytes=len(data),
-            exists=exists,
-        )
+        exists = bool(live or data or described)
+        sizes = [entries[place].size for place in places]
+        return Snapshot(self.files, live, sizes, hot, hot_bytes=len(data), exists=exists)
 
     def _hot_bytes(self) -> bytes:
         path = f"{self.folder}/{HOT_FILE}"
@@ -159,10 +162,8 @@ class TrackReader:
             return HotPart()  # without a look at the parser, whose import costs more than most reads
         return parse_hot(data, below, self.store.describe(f"{self.folder}/{HOT_FILE}"), strict)
 
-    def _check_name(self, sizes: dict[str, int]) -> None:
+    def _check_name(self) -> None:
         # Only a local disk folds names, and asking costs a request elsewhere. One look is enough: names do not change.
-        if self._named or METADATA_FILE not in sizes:
-            return
-        if getattr(self.store, "is_local", True):
+        if not self._named and getattr(self.store, "is_local", True):
             self.metadata()
         self._named = True

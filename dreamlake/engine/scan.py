@@ -11,7 +11,7 @@ from polars.io.plugins import register_io_source
 
 from dreamlake.engine.process import side_by_side
 from dreamlake.engine.prune import may_match
-from dreamlake.engine.snapshot import INDEX, TS, empty_table
+from dreamlake.engine.shape import INDEX, TS, Shape
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -77,7 +77,7 @@ class _Source:
         self._width = max((part.snapshot.width for part in parts), default=1)
         # Where damage is skipped, how many rows a stretch has is known only once it was read.
         self._counted = not any(part.snapshot.skip for part in parts)
-        empty = polars_frame(empty_table([INDEX, TS, *fields], fields))
+        empty = polars_frame(Shape([INDEX, TS, *fields], fields).empty())
         self.schema: dict[str, pl.DataType] = dict.fromkeys(labels, pl.String()) | dict(empty.schema)
 
     def __call__(
@@ -96,8 +96,11 @@ class _Source:
                 left -= len(frame)
             if predicate is not None:
                 frame = frame.filter(predicate)
-            # drop, and not select: of a frame without columns Polars still counts the rows.
-            yield frame.select(wanted) if wanted else frame.drop(frame.columns)
+            if not wanted:
+                frame = frame.drop(frame.columns)  # where select([]) would lose the number of rows
+            elif frame.columns != wanted:
+                frame = frame.select(wanted)
+            yield frame
         if not stretches:
             yield pl.DataFrame(schema={name: self.schema[name] for name in wanted})
 
@@ -114,8 +117,8 @@ class _Source:
         return stretches
 
     def _frame(self, window: Sequence[_Stretch], columns: Sequence[str]) -> pl.DataFrame:
-        stored = [name for name in columns if name not in self._labels] or [INDEX]
-        tables = side_by_side(lambda stretch: stretch.piece.table(stored, self._fields), window, self._width)
+        shape = Shape([name for name in columns if name not in self._labels] or [INDEX], self._fields)
+        tables = side_by_side(lambda stretch: stretch.piece.table(shape), window, self._width)
         frame = polars_frame(pa.concat_tables(tables))
         if not self._labels:
             return frame

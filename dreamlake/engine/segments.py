@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections import OrderedDict
 from threading import Lock
 
@@ -19,6 +18,8 @@ if TYPE_CHECKING:
     from dreamlake.format.logical import TrackSchema
     from dreamlake.format.segment import Footer, Segment, SegmentDamage, SegmentInfo
     from dreamlake.storage.store import Entry, Store
+
+    Bounds = dict[SegmentName, tuple[float, float]]
 
 #: Files up to this many bytes are read whole: one request, where footer and columns would take two.
 WHOLE_BYTES = 1 << 20
@@ -46,6 +47,10 @@ class SegmentFiles:
         # Without what they say of the segments before, which would make the memory grow with the square of these.
         self._footers: OrderedDict[SegmentName, Footer] = OrderedDict()
         self._newest: tuple[SegmentName, SegmentInfo] | None = None
+        #: What a snapshot found out of a set of live segments: these, the schema of their fields, their ``_ts`` bounds.
+        self.described: tuple[tuple[SegmentName, ...], TrackSchema, dict[SegmentName, tuple[float, float]]] | None = (
+            None
+        )
         self._told: set[str] = set()
         self._lock = Lock()
 
@@ -101,9 +106,14 @@ class SegmentFiles:
             raise self._corrupt(name, damage) from damage
 
     def read(
-        self, name: SegmentName, size: int | None, columns: Sequence[str] | None = None
+        self,
+        name: SegmentName,
+        size: int | None = None,
+        columns: Sequence[str] | None = None,
+        start: int | None = None,
+        stop: int | None = None,
     ) -> tuple[pa.Table, TrackSchema]:
-        """All rows of segment `name`, every page verified, and the types of its fields.
+        """The rows [start, stop) of segment `name`, every page verified, and the types of its fields.
 
         Parameters
         ----------
@@ -111,6 +121,8 @@ class SegmentFiles:
             Bytes of the file; None when not known.
         columns
             The columns to read, of those that it has; None for ``_ts``, the fields, and ``_none`` where there is one.
+        start, stop
+            Half-open range of indices, within the segment's; None for all.
 
         Raises
         ------
@@ -123,7 +135,7 @@ class SegmentFiles:
         try:
             segment = self._open(name, size, self._kept(name, size))
             schema = segment.info.schema
-            return segment.read(["_ts", *schema, "_none"] if columns is None else columns), schema
+            return segment.read(["_ts", *schema, "_none"] if columns is None else columns, start, stop), schema
         except SegmentDamage as damage:
             raise self._corrupt(name, damage) from damage
 
@@ -134,7 +146,7 @@ class SegmentFiles:
         if size <= WHOLE_BYTES:
             segment = open_segment(self.store.get(path), footer=kept)
         else:
-            segment = open_segment(_StoreFile(self.store, path, size), size, footer=kept)
+            segment = open_segment(lambda start, stop: self.store.get(path, start, stop), size, footer=kept)
         if segment.footer is not kept:
             self._check(name, segment)
             self._keep(name, segment.footer)
@@ -172,42 +184,3 @@ class SegmentFiles:
             self._footers[name] = footer
             if len(self._footers) > MAX_FOOTERS:
                 self._footers.popitem(last=False)
-
-
-class _StoreFile(io.RawIOBase):
-    """A file in a store, read by ranges."""
-
-    def __init__(self, store: Store, path: str, size: int) -> None:
-        self._store = store
-        self._path = path
-        self._size = size
-        self._at = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
-        self._at = max(0, base + offset)
-        return self._at
-
-    def read(self, size: int | None = -1) -> bytes:
-        stop = self._size if size is None or size < 0 else min(self._size, self._at + size)
-        data = self._store.get(self._path, self._at, stop) if stop > self._at else b""
-        self._at += len(data)
-        return data
-
-    def readall(self) -> bytes:
-        return self.read()
-
-    def readinto(self, buffer: object) -> int:
-        view = memoryview(buffer).cast("B")  # type: ignore[arg-type]
-        data = self.read(len(view))
-        view[: len(data)] = data
-        return len(data)

@@ -6,27 +6,26 @@ from bisect import bisect_left
 from functools import cached_property
 
 from dreamlake.engine.process import side_by_side
+from dreamlake.engine.shape import INDEX, TS, Shape
 from dreamlake.errors import CorruptTrackError, DreamlakeError
 from dreamlake.format.layout import SegmentName
 from dreamlake.format.live import covering, end_of, parse_listing, survey
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from typing import Any, TypeVar
 
     import pyarrow as pa
 
     from dreamlake.engine.hotpart import HotPart
-    from dreamlake.engine.segments import SegmentFiles
-    from dreamlake.format.logical import Logical, TrackSchema
+    from dreamlake.engine.segments import Bounds, SegmentFiles
+    from dreamlake.format.logical import TrackSchema
     from dreamlake.format.segment import SegmentInfo
 
     Made = TypeVar("Made")
     Rows = list[tuple[int, dict[str, Any]]]
 
-INDEX = "_index"
-TS = "_ts"
 #: A segment that vanishes is looked for again this often: in a replacement, and in what replaced that meanwhile.
 MAX_RELISTS = 5
 
@@ -61,9 +60,9 @@ class Piece:
             known[TS] = ts
         return known
 
-    def table(self, columns: Sequence[str], schema: Mapping[str, Logical]) -> pa.Table:
-        """Its rows as a table of `columns`, in that order, with the types of `schema`; JSON columns are strings."""
-        return self.snapshot.piece_table(self, columns, schema)
+    def table(self, shape: Shape) -> pa.Table:
+        """Its rows as a table."""
+        return self.snapshot.piece_table(self, shape)
 
     def rows(self) -> Rows:
         """Its rows as points, each with its index."""
@@ -85,8 +84,8 @@ class Snapshot:
     ----------
     files
         The segments of the track.
-    sizes
-        The live segments, in order, with the bytes of each.
+    live, sizes
+        The live segments, in order, and the bytes of each.
     hot
         The points of the hot file that no segment holds.
     hot_bytes
@@ -101,21 +100,22 @@ class Snapshot:
     def __init__(
         self,
         files: SegmentFiles,
-        sizes: dict[SegmentName, int],
+        live: tuple[SegmentName, ...],
+        sizes: Sequence[int],
         hot: HotPart,
         *,
         hot_bytes: int = 0,
         exists: bool = True,
     ) -> None:
-        self.live = tuple(sizes)
+        self.live = live
         self.hot = hot
         self.exists = exists
         #: Points in the track: one above the highest index.
         self.total = max(end_of(self.live), hot.stop)
         #: Bytes of the live segments and the hot file.
-        self.bytes = sum(sizes.values()) + hot_bytes
+        self.bytes = sum(sizes) + hot_bytes
         self._files = files
-        self._sizes = sizes
+        self._sizes = dict(zip(live, sizes, strict=True))
 
     # ---------------------------------------------------------------------------------------------- what it holds
 
@@ -157,11 +157,23 @@ class Snapshot:
         return [self._files.place(name) for name in self.live]
 
     @cached_property
-    def _described(self) -> tuple[TrackSchema, dict[SegmentName, tuple[float, float]]]:
+    def _described(self) -> tuple[TrackSchema, Bounds]:
+        from dreamlake.format.logical import unify_schemas
+
+        # Segments are immutable: what was found out of the same ones at an earlier look still holds.
+        known = self._files.described
+        if known is None or known[0] is not self.live:
+            known = self.live, *self._describe_segments()
+            if len(known[2]) == len(self.live):
+                self._files.described = known
+        _, schema, bounds = known
+        return unify_schemas(schema, self.hot.batch.schema) if self.hot else schema, bounds
+
+    def _describe_segments(self) -> tuple[TrackSchema, Bounds]:
         from dreamlake.format.logical import unify_schemas
 
         schema: TrackSchema = {}
-        bounds: dict[SegmentName, tuple[float, float]] = {}
+        bounds: Bounds = {}
         # The newest footer knows all segments before it, but for those that got a later form after it was written.
         for name in reversed(self.live):
             newest = self._info(name, self._files.newest)
@@ -176,7 +188,7 @@ class Snapshot:
             if info is not None:
                 bounds[name] = (info.ts_min, info.ts_max)
                 schema = unify_schemas(schema, info.track_schema)
-        return unify_schemas(schema, self.hot.batch.schema) if self.hot else schema, bounds
+        return schema, bounds
 
     def _info(
         self, name: SegmentName, ask: Callable[[SegmentName, int], SegmentInfo] | None = None
@@ -214,9 +226,9 @@ class Snapshot:
         """
         import pyarrow as pa
 
-        wanted = [INDEX, TS, *self.schema] if columns is None else columns
-        parts = self._side_by_side(lambda piece: piece.table(wanted, self.schema), self.pieces(start, stop))
-        return pa.concat_tables(parts) if parts else empty_table(wanted, self.schema)
+        shape = Shape([INDEX, TS, *self.schema] if columns is None else columns, self.schema)
+        parts = self._side_by_side(lambda piece: piece.table(shape), self.pieces(start, stop))
+        return pa.concat_tables(parts) if parts else shape.empty()
 
     @property
     def width(self) -> int:
@@ -240,39 +252,31 @@ class Snapshot:
             rows += zip(range(part.start, part.stop), to_points(table, schema), strict=True)
         return rows
 
-    def piece_table(self, piece: Piece, columns: Sequence[str], schema: Mapping[str, Logical]) -> pa.Table:
-        """The rows of `piece` as a table of `columns`, with the types of `schema`, JSON as plain strings."""
+    def piece_table(self, piece: Piece, shape: Shape) -> pa.Table:
+        """The rows of `piece` as a table."""
         import pyarrow as pa
 
         if piece.segment is None:
             first, last = self._hot_span(piece)
             batch = self.hot.batch.slice(first, last)
-            data = pa.Table.from_batches([batch.data])
-            return _shaped(data, batch.schema, self.hot.indices[first:last], columns, schema)
-        stored = [name for name in columns if name in schema or name == TS]
-        if self.skip:  # damage in any column leaves the whole segment out, so that all queries see the same rows
-            stored = [TS, *self.schema]
+            return shape.of(pa.Table.from_batches([batch.data]), batch.schema, self.hot.indices[first:last])
+        # Damage that is skipped leaves out whole segments, whatever column it is in: all queries see the same rows.
+        stored = [TS, *self.schema] if self.skip else shape.stored
         if not stored:
-            return _shaped(None, {}, range(piece.start, piece.stop), columns, schema)
-        parts = [
-            _shaped(table, self._fitting(have, schema, columns), range(part.start, part.stop), columns, schema)
-            for part, table, have in self.read(piece, stored)
-        ]
-        return pa.concat_tables(parts) if parts else empty_table(columns, schema)
+            return shape.of(None, {}, range(piece.start, piece.stop))
+        tables = []
+        for part, table, have in self.read(piece, stored):
+            wider = shape.fits(have)
+            if wider is not None:
+                raise DreamlakeError(
+                    f"the track {self._files.track!r} got other types in the field {wider!r} since this snapshot was "
+                    "taken, and the older form is gone: scan it anew"
+                )
+            tables.append(shape.of(table, have, range(part.start, part.stop)))
+        return tables[0] if len(tables) == 1 else pa.concat_tables(tables or [shape.empty()])
 
     def _hot_span(self, piece: Piece) -> tuple[int, int]:
         return bisect_left(self.hot.indices, piece.start), bisect_left(self.hot.indices, piece.stop)
-
-    def _fitting(self, have: TrackSchema, schema: Mapping[str, Logical], columns: Sequence[str]) -> TrackSchema:
-        from dreamlake.format.logical import unify
-
-        for name in columns:
-            if name in have and unify(have[name], schema[name]) != schema[name]:
-                raise DreamlakeError(
-                    f"the track {self._files.track!r} got other types in the field {name!r} since this snapshot was "
-                    "taken, and the older form is gone: scan it anew"
-                )
-        return have
 
     def read(self, piece: Piece, columns: Sequence[str] | None) -> list[tuple[Piece, pa.Table, TrackSchema]]:
         """The rows of a piece of a segment: in one table, or in several when the segment had to be looked for again."""
@@ -283,14 +287,15 @@ class Snapshot:
             part = todo.pop(0)
             assert part.segment is not None
             try:
-                table, schema = self._files.read(part.segment, self._sizes.get(part.segment), columns)
+                size = self._sizes.get(part.segment)
+                table, schema = self._files.read(part.segment, size, columns, part.start, part.stop)
             except FileNotFoundError as error:
                 relists += 1
                 todo = [*self._replacements(part, relists, error), *todo]
             except CorruptTrackError as error:
                 self._skip_or_raise(error)
             else:
-                read.append((part, table.slice(part.start - part.segment.start, len(part)), schema))
+                read.append((part, table, schema))
         return read
 
     def _replacements(self, gone: Piece, relists: int, error: FileNotFoundError) -> Iterable[Piece]:
@@ -315,46 +320,3 @@ class Snapshot:
         if not self.skip:
             raise error
         self._files.tell(error)
-
-
-def empty_table(columns: Sequence[str], schema: Mapping[str, Logical]) -> pa.Table:
-    """A table of `columns` without rows."""
-    return _shaped(None, {}, range(0), columns, schema)
-
-
-def _shaped(
-    table: pa.Table | None,
-    have: Mapping[str, Logical],
-    indices: Sequence[int],
-    columns: Sequence[str],
-    schema: Mapping[str, Logical],
-) -> pa.Table:
-    """`table`, whose fields have the types `have`, with the columns wanted; ``_index`` is made, not read."""
-    import pyarrow as pa
-
-    from dreamlake.format.schema import conform_table, plain_json
-
-    if table is None:
-        table = pa.table({TS: pa.nulls(len(indices), pa.float64())})
-    wanted = {name: schema[name] for name in columns if name in schema}
-    table = plain_json(conform_table(table, have, wanted))
-    arrays, fields = [], []
-    for name in columns:
-        if name == INDEX:
-            arrays.append(pa.chunked_array([_int64(indices)]))
-            fields.append(pa.field(INDEX, pa.int64(), nullable=False))
-        else:
-            at = table.schema.get_field_index(name)
-            arrays.append(table.column(at))
-            fields.append(table.schema.field(at).with_nullable(name != TS))
-    return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
-
-
-def _int64(indices: Sequence[int]) -> pa.Array:
-    import pyarrow as pa
-
-    if isinstance(indices, range) and hasattr(pa, "arange"):
-        return pa.arange(indices.start, indices.stop)
-    from array import array
-
-    return pa.Array.from_buffers(pa.int64(), len(indices), [None, pa.py_buffer(array("q", indices))])
