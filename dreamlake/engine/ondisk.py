@@ -230,7 +230,7 @@ class TrackOnDisk:
         if name not in self._columns:
             if len(self._columns) >= CACHED_SEGMENTS:
                 self._columns.pop(next(iter(self._columns)))
-            table = self.files.read(name, None, ["_ts"])[0]
+            table = self.files.read(name, None, ["_ts"], name.start, name.stop)[0]
             self._columns[name] = (schema.timestamps(table), bounds.ts_rising)
         return self._columns[name]
 
@@ -457,7 +457,7 @@ class TrackOnDisk:
     def _write_next_generation(self, name: SegmentName, changes: Changes) -> None:
         """Write the segment's next generation, with fields that arrived after its points were rolled."""
         self._announce_rewrite()
-        table, own_schema = self.files.read(name, None)
+        table, own_schema = self.files.read(name, None, None, name.start, name.stop)
         points = schema.to_points(table, own_schema)
         changed = with_changes(points, name.start, changes)
         place = self.live.index(name)
