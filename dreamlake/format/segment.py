@@ -1,47 +1,78 @@
-"""A segment: the points of one index range as Parquet bytes with their metadata, and back. No I/O of its own.
+"""A segment: the points of one index range as Parquet bytes, and back, verified. No I/O of its own.
 
-Layout of the file: columns ``_index`` (int64), ``_ts`` (double), the fields, and ``_none`` where a field was set to
-None; zstd, delta encoding for integers and timestamps, byte-stream-split for doubles, a dictionary for strings, a
-checksum in every page. The key-value metadata of the footer holds
+The columns are ``_index`` (int64), ``_ts`` (double), the fields, and ``_none`` where a field was set to None; zstd,
+delta encoding for integers and timestamps, byte-stream-split for doubles, a dictionary for strings, page checksums.
+The key-value metadata of the footer says what the segment is (``format/segmentinfo.py``), and holds
 
-``dreamlake.segment``
-    JSON: format version, track, index range, generation, bounds of ``_ts``, whether it rises, schema.
-``dreamlake.track``
-    JSON: the schema of the whole track up to and with this segment (null when equal to this segment's) and, for every
-    live segment before it, ``[start, stop, generation, tsMin, tsMax, tsRising]``.
 ``dreamlake.footer_crc32``
     CRC-32, 8 lower-case hex digits, of everything from the first byte of the footer to the end of the file, computed
     with these digits as ``00000000``. Parquet itself leaves the footer unprotected.
+
+Nothing that the bytes say is believed before it was checked: they may be damaged, and a stranger may have written them.
 """
 
 from __future__ import annotations
 
+import inspect
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
-import msgspec
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from dreamlake.format.logical import TrackSchema, check, identical, leaf_count, leaves, to_arrow
+from dreamlake.format import pages
+from dreamlake.format.logical import TrackSchema, identical, leaf_count, leaves, to_arrow
+from dreamlake.format.pages import Chunk
+from dreamlake.format.ranges import Ranges, Source
 from dreamlake.format.schema import NONE, NONE_FIELD, TS, TS_FIELD, Batch
+from dreamlake.format.segmentinfo import SegmentBounds, SegmentInfo, from_key_values, to_key_values
+
+__all__ = [
+    "INDEX",
+    "MAX_BATCH_BYTES",
+    "MAX_ROWS",
+    "Footer",
+    "Segment",
+    "SegmentBounds",
+    "SegmentDamage",
+    "SegmentInfo",
+    "encode",
+    "open_segment",
+]
 
 INDEX = "_index"
-VERSION = 1
+MAX_ROWS = 1 << 24
+"""Most points of one segment."""
 
-MAX_ROWS = 1 << 24  # points of one segment
+MAX_BATCH_BYTES = 1 << 30
+"""Most bytes of a batch in memory (``batch.data.nbytes``) that one segment may hold."""
+
 ROW_GROUP = 100_000  # points of one row group, so that a short range of a wide segment needs a part of it only
 
 _MAGIC = b"PAR1"
 _INDEX_FIELD = pa.field(INDEX, pa.int64(), nullable=False)
-_SEGMENT_KEY = b"dreamlake.segment"
-_TRACK_KEY = b"dreamlake.track"
 _CRC_KEY = b"dreamlake.footer_crc32"
 _CRC_BLANK = b"00000000"
 # The key and the head of its value as thrift's compact protocol writes them: two strings, of 22 and 8 bytes.
 _CRC_MARK = b"\x18" + bytes([len(_CRC_KEY)]) + _CRC_KEY + b"\x18\x08"
+_TAIL = 1 << 16  # bytes read at once where a footer is expected
+
+_KNOWN_OPTIONS = inspect.signature(pq.ParquetFile.__init__).parameters
+_READ_OPTIONS: dict[str, Any] = {
+    name: value
+    for name, value in {
+        "page_checksum_verification": True,
+        "pre_buffer": False,  # the bytes are in memory already
+        "thrift_string_size_limit": 1 << 26,
+        "thrift_container_size_limit": 1 << 20,
+        "schema_depth_limit": 64,  # newer versions of PyArrow only
+    }.items()
+    if name in _KNOWN_OPTIONS
+}
 
 
 class SegmentDamage(ValueError):
@@ -64,88 +95,6 @@ class SegmentDamage(ValueError):
         return type(self), (self.place, self.detail)
 
 
-class SegmentBounds(NamedTuple):
-    """What a later segment's footer remembers of an earlier one.
-
-    ``start`` and ``stop`` are the half-open index range, ``ts_min`` and ``ts_max`` inclusive seconds; ``ts_rising``
-    says whether ``_ts`` rises strictly within it.
-    """
-
-    start: int
-    stop: int
-    generation: int
-    ts_min: float
-    ts_max: float
-    ts_rising: bool
-
-
-@dataclass(frozen=True)
-class SegmentInfo:
-    """What a segment's footer says.
-
-    Parameters
-    ----------
-    track
-        The track's name.
-    start, stop, generation
-        The half-open index range and its generation, as in the file's name.
-    ts_min, ts_max
-        The least and the greatest ``_ts``, both inclusive, in seconds since the epoch.
-    ts_rising
-        Whether ``_ts`` rises strictly from row to row.
-    schema
-        The fields of this segment in its column order.
-    track_schema
-        The fields of all live segments up to and with this one.
-    before
-        The bounds of the live segments before it, in order.
-    version
-        The format version.
-    """
-
-    track: str
-    start: int
-    stop: int
-    generation: int
-    ts_min: float
-    ts_max: float
-    ts_rising: bool
-    schema: TrackSchema
-    track_schema: TrackSchema
-    before: tuple[SegmentBounds, ...] = ()
-    version: int = VERSION
-
-    @property
-    def bounds(self) -> SegmentBounds:
-        """What the footers of later segments remember of this one."""
-        return SegmentBounds(self.start, self.stop, self.generation, self.ts_min, self.ts_max, self.ts_rising)
-
-
-class _SegmentWire(msgspec.Struct, rename="camel"):
-    """``dreamlake.segment`` as JSON."""
-
-    version: int
-    track: str
-    start: int
-    stop: int
-    generation: int
-    ts_min: float
-    ts_max: float
-    ts_rising: bool
-    schema: dict[str, Any]
-
-
-class _TrackWire(msgspec.Struct):
-    """``dreamlake.track`` as JSON."""
-
-    schema: dict[str, Any] | None
-    before: list[SegmentBounds]
-
-
-_segment_decoder = msgspec.json.Decoder(_SegmentWire)
-_track_decoder = msgspec.json.Decoder(_TrackWire)
-
-
 # ------------------------------------------------------------------------------------------------------ encode
 
 
@@ -155,68 +104,58 @@ def encode(batch: Batch, info: SegmentInfo) -> memoryview:
     Raises
     ------
     ValueError
-        ``info`` does not fit the batch (its length, its schema), or the batch is empty.
+        ``info`` does not fit the batch (its length, its schema), or the batch is empty or too large.
     """
     data = batch.data
     if not 0 < data.num_rows <= MAX_ROWS or info.stop - info.start != data.num_rows or info.start < 0:
         raise ValueError(f"{data.num_rows} points do not make the segment [{info.start}, {info.stop})")
+    if data.nbytes > MAX_BATCH_BYTES:
+        raise ValueError(f"a segment holds up to {MAX_BATCH_BYTES} bytes of points; these {data.num_rows} are more")
     if not identical(info.schema, batch.schema):
         raise ValueError("the info's schema is not the batch's")
     index = pa.arange(info.start, info.stop)
     table = pa.Table.from_arrays([index, *data.columns], schema=pa.schema([_INDEX_FIELD, *data.schema]))
     sink = pa.BufferOutputStream()
-    with pq.ParquetWriter(sink, table.schema, **_options(info.schema)) as writer:
+    with pq.ParquetWriter(sink, table.schema, **_write_options(info.schema)) as writer:
         writer.write_table(table, row_group_size=ROW_GROUP)
-        writer.add_key_value_metadata(_key_values(info))
-    return _sign(sink.getvalue())
+        writer.add_key_value_metadata({**to_key_values(info), _CRC_KEY.decode(): _CRC_BLANK.decode()})
+    return _signed(sink.getvalue())
 
 
-def _options(schema: TrackSchema) -> dict[str, Any]:
+def _write_options(schema: TrackSchema) -> dict[str, Any]:
     """How each Parquet column is written."""
     encodings = {INDEX: "DELTA_BINARY_PACKED", TS: "BYTE_STREAM_SPLIT"}
-    dictionaries = [f"{NONE}.list.element"]
+    dictionaries = {f"{NONE}.list.element"}
     described = False
     for name, logical in schema.items():
         for path, leaf in leaves(name, logical):
-            if leaf == "double":
-                encodings[path] = "BYTE_STREAM_SPLIT"
-            elif leaf in ("int", "int64") or leaf.startswith("timestamp"):
-                encodings[path] = "DELTA_BINARY_PACKED"
-            elif leaf in ("string", "json"):
-                dictionaries.append(path)
+            encoding = _encoding(leaf)
+            if leaf == "string":
+                dictionaries.add(path)
+            elif path in encodings and encodings[path] != encoding:
+                encodings[path] = "PLAIN"  # two columns of one dotted path: a field "a.b", and a key "b" in a field "a"
+            else:
+                encodings[path] = encoding
             described = described or leaf in ("json", "null")
+    for path in dictionaries & encodings.keys():
+        encodings[path] = "PLAIN"
     return {
         "compression": "zstd",
-        "use_dictionary": dictionaries,
+        "use_dictionary": sorted(dictionaries - encodings.keys()),
         "column_encoding": encodings,
         "write_page_checksum": True,
         "store_schema": described,  # Polars knows JSON text and a column without a type only from Arrow's own schema
     }
 
 
-def _key_values(info: SegmentInfo) -> dict[str, str]:
-    segment = _SegmentWire(
-        info.version,
-        info.track,
-        info.start,
-        info.stop,
-        info.generation,
-        info.ts_min,
-        info.ts_max,
-        info.ts_rising,
-        info.schema,
-    )
-    same = identical(info.track_schema, info.schema)
-    track = _TrackWire(None if same else info.track_schema, list(info.before))
-    return {
-        _SEGMENT_KEY.decode(): msgspec.json.encode(segment).decode(),
-        _TRACK_KEY.decode(): msgspec.json.encode(track).decode(),
-        _CRC_KEY.decode(): _CRC_BLANK.decode(),
-    }
+def _encoding(leaf: str) -> str:
+    if leaf == "double":
+        return "BYTE_STREAM_SPLIT"
+    return "DELTA_BINARY_PACKED" if leaf in ("int", "int64") or leaf.startswith("timestamp") else "PLAIN"
 
 
-def _sign(data: pa.Buffer) -> memoryview:
-    """Put the footer's checksum in place."""
+def _signed(data: pa.Buffer) -> memoryview:
+    """The file with its footer's checksum in place."""
     signed = memoryview(bytearray(data))
     start = len(signed) - 8 - int.from_bytes(signed[-8:-4], "little")
     tail = bytes(signed[start:])
@@ -230,58 +169,34 @@ def _sign(data: pa.Buffer) -> memoryview:
 
 @dataclass(frozen=True)
 class Footer:
-    """A footer that was verified; to be kept, and given to ``open_segment`` when the same file is read again."""
+    """A footer that was verified; to be kept, and given to ``open_segment`` when the same file is read again.
+
+    Parameters
+    ----------
+    info
+        What it says.
+    metadata
+        Parquet's own form of it.
+    schema
+        The columns as Arrow has them.
+    columns
+        For each column its places among the Parquet columns: the first, and one past the last.
+    groups
+        The row groups.
+    file_size, length
+        Bytes of the file, and of its end from the footer on.
+    checksum
+        CRC-32 of these.
+    """
 
     info: SegmentInfo
     metadata: pq.FileMetaData
-    columns: tuple[str, ...]
+    schema: pa.Schema
+    columns: dict[str, tuple[int, int]]
+    groups: tuple[pages.RowGroup, ...]
     file_size: int
+    length: int
     checksum: int
-
-
-class Segment:
-    """An opened segment; made by ``open_segment``."""
-
-    def __init__(self, source: _Source, footer: Footer) -> None:
-        self._source = source
-        self.footer = footer
-
-    @property
-    def info(self) -> SegmentInfo:
-        """What the footer says."""
-        return self.footer.info
-
-    def read(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """The rows, every page's checksum verified.
-
-        Parameters
-        ----------
-        columns
-            Names out of ``_index``, ``_ts``, the fields and ``_none``, in the order wanted; None: all there are.
-            A name that the segment does not have is left out.
-
-        Raises
-        ------
-        SegmentDamage
-            The bytes are not what was written.
-        """
-        stored = self.footer.columns
-        names = stored if columns is None else [name for name in columns if name in stored]
-        start, stop = self.info.start, self.info.stop
-        try:
-            file = _parquet_file(self._source.stream(), self.footer.metadata)
-            table = file.read(columns=None if columns is None else names, use_threads=False)
-        except MemoryError:
-            raise
-        except Exception as error:
-            raise SegmentDamage(_which(names), _said(error)) from error
-        if table.num_rows != stop - start:
-            raise SegmentDamage(_which(names), f"it holds {table.num_rows} rows, not {stop - start}")
-        if columns is not None:
-            table = table.select(names)
-        if INDEX in names and not table.column(INDEX).combine_chunks().equals(pa.arange(start, stop)):
-            raise SegmentDamage(f"column {INDEX!r}", f"it does not count from {start} to {stop} (exclusive)")
-        return table
 
 
 def open_segment(source: Any, size: int | None = None, footer: Footer | None = None) -> Segment:
@@ -291,7 +206,7 @@ def open_segment(source: Any, size: int | None = None, footer: Footer | None = N
     ----------
     source
         The whole file's bytes (any buffer), or a file opened for reading in binary mode, or a function
-        ``(start, stop) -> bytes``.
+        ``(start, stop) -> bytes``. What it raises is passed on as it is.
     size
         The file's size in bytes; needed for a function.
     footer
@@ -302,113 +217,25 @@ def open_segment(source: Any, size: int | None = None, footer: Footer | None = N
     SegmentDamage
         The bytes are not what dreamlake wrote.
     """
-    opened = _Source(source, size)
-    tail = _tail(opened)
+    opened = Source(source, size)
+    tail = _read_tail(opened, footer)
     checksum = zlib.crc32(tail)
     if footer is None or footer.file_size != opened.size or footer.checksum != checksum:
-        _verify(tail)
+        _verify_checksum(tail)
         footer = _parse(tail, opened.size, checksum)
     return Segment(opened, footer)
 
 
-def _parse(tail: bytes, file_size: int, checksum: int) -> Footer:
-    """Read a footer that is as it was written, which does not yet mean that dreamlake wrote it."""
-    try:
-        metadata = pq.ParquetFile(pa.BufferReader(tail), **_LIMITS).metadata
-        found = metadata.schema.to_arrow_schema()
-        values = metadata.metadata or {}
-        info = _info(_segment_decoder.decode(values[_SEGMENT_KEY]), _track_decoder.decode(values[_TRACK_KEY]))
-    except MemoryError:
-        raise
-    except KeyError as error:
-        raise SegmentDamage("footer", f"there is no {error} in it") from None
-    except Exception as error:  # Arrow and msgspec raise errors of many kinds on bytes that somebody made up
-        raise SegmentDamage("footer", _said(error)) from error
-    _check_shape(info, metadata, found)
-    return Footer(info, metadata, tuple(found.names), file_size, checksum)
-
-
-def _info(segment: _SegmentWire, track: _TrackWire) -> SegmentInfo:
-    if segment.version != VERSION:
-        raise ValueError(f"format version {segment.version}; this dreamlake reads version {VERSION}")
-    schema = check(segment.schema)
-    return SegmentInfo(
-        segment.track,
-        segment.start,
-        segment.stop,
-        segment.generation,
-        segment.ts_min,
-        segment.ts_max,
-        segment.ts_rising,
-        schema,
-        schema if track.schema is None else check(track.schema),
-        tuple(track.before),
-        segment.version,
-    )
-
-
-_LIMITS: dict[str, Any] = {
-    "thrift_string_size_limit": 1 << 26,
-    "thrift_container_size_limit": 1 << 20,
-    "schema_depth_limit": 64,
-    "page_checksum_verification": True,
-    "pre_buffer": False,
-}
-
-
-def _parquet_file(stream: Any, metadata: pq.FileMetaData) -> pq.ParquetFile:
-    return pq.ParquetFile(stream, metadata=metadata, **_LIMITS)
-
-
-class _Source:
-    """Random access to a file's bytes, whatever form they were given in."""
-
-    def __init__(self, source: Any, size: int | None) -> None:
-        self._file = None
-        self._read: Callable[[int, int], bytes] | None = None
-        if callable(source):
-            if size is None:
-                raise TypeError("a function as source needs the file's size")
-            self._read = source
-        elif hasattr(source, "read"):
-            self._file = source
-            size = source.seek(0, 2) if size is None else size
-        else:
-            self._buffer = source if isinstance(source, pa.Buffer) else pa.py_buffer(source)
-            size = self._buffer.size
-        self.size: int = int(size or 0)
-
-    def get(self, start: int, stop: int) -> bytes:
-        """The bytes [start, stop)."""
-        if self._read is not None:
-            return self._read(start, stop)
-        if self._file is not None:
-            self._file.seek(start)
-            return bytes(self._file.read(stop - start))
-        return bytes(self._buffer.slice(start, stop - start))
-
-    def stream(self) -> Any:
-        """Something that Parquet reads from."""
-        if self._file is not None:
-            return self._file
-        if self._read is not None:
-            return pa.BufferReader(self._read(0, self.size))
-        return pa.BufferReader(self._buffer)
-
-
-def _tail(source: _Source) -> bytes:
+def _read_tail(source: Source, footer: Footer | None) -> bytes:
     """The bytes from the footer to the end of the file."""
     size = source.size
-    if size == 0:
-        raise SegmentDamage("footer", "the file is empty")
     if size < 12:
-        raise SegmentDamage("footer", f"{size} bytes are no Parquet file")
-    start = max(0, size - (1 << 16))
+        raise SegmentDamage("footer", f"{size} bytes are no Parquet file" if size else "the file is empty")
+    guess = 8 if source.is_memory else _TAIL if footer is None else footer.length
+    start = max(0, size - guess)
     tail = source.get(start, size)
-    if len(tail) != size - start:
-        raise SegmentDamage("footer", "the file is shorter than its size says")
     if tail[-4:] != _MAGIC:
-        raise SegmentDamage("footer", "it does not end as a Parquet file does: cut off, or not one")
+        raise SegmentDamage("footer", "the file does not end as a Parquet file does: cut off, or not one")
     length = int.from_bytes(tail[-8:-4], "little")
     if length > size - 12:
         raise SegmentDamage("footer", f"it claims {length} bytes in a file of {size}")
@@ -419,37 +246,213 @@ def _tail(source: _Source) -> bytes:
     return tail
 
 
-def _verify(tail: bytes) -> None:
-    """Compare the footer's checksum."""
+def _verify_checksum(tail: bytes) -> None:
     at = tail.rfind(_CRC_MARK)
     if at < 0:
         raise SegmentDamage("footer", "there is no checksum of dreamlake's in it: another program's file, or damaged")
     at += len(_CRC_MARK)
-    found = tail[at : at + 8]
-    if b"%08x" % zlib.crc32(tail[:at] + _CRC_BLANK + tail[at + 8 :]) != found:
+    if b"%08x" % zlib.crc32(tail[:at] + _CRC_BLANK + tail[at + 8 :]) != tail[at : at + 8]:
         raise SegmentDamage("footer", "its checksum does not match")
 
 
-def _check_shape(info: SegmentInfo, metadata: pq.FileMetaData, found: pa.Schema) -> None:
-    """Whether range, rows and columns agree, before memory is given to any of it."""
+def _parse(tail: bytes, file_size: int, checksum: int) -> Footer:
+    """Read a footer that is as it was written, which does not yet mean that dreamlake wrote it."""
+    with _damage("footer"):
+        metadata = pq.ParquetFile(pa.BufferReader(tail), **_READ_OPTIONS).metadata
+        found = metadata.schema.to_arrow_schema()
+        info = from_key_values(metadata.metadata or {})
+        groups = pages.row_groups(tail[:-8])
     rows = info.stop - info.start
     if info.start < 0 or not 0 < rows <= MAX_ROWS or metadata.num_rows != rows:
         raise SegmentDamage("footer", f"{metadata.num_rows} rows in the range {info.start} to {info.stop} (exclusive)")
     has_none = found.names[-1:] == [NONE]
-    expected = pa.schema(
-        [_INDEX_FIELD, TS_FIELD]
-        + [pa.field(name, to_arrow(logical)) for name, logical in info.schema.items()]
-        + [NONE_FIELD] * has_none
-    )
-    if metadata.num_columns != 2 + sum(map(leaf_count, info.schema.values())) + has_none or found != expected:
+    if not found.equals(_arrow_schema(info.schema, has_none)):
         raise SegmentDamage("footer", "the columns are not those of its schema")
+    columns, place = {}, 0
+    for name, width in _widths(info.schema, has_none):
+        columns[name] = (place, place + width)
+        place += width
+    if metadata.num_columns != place or any(len(group.chunks) != place for group in groups):
+        raise SegmentDamage("footer", "the columns are not those of its schema")
+    if metadata.num_row_groups != len(groups) or sum(group.rows for group in groups) != rows:
+        raise SegmentDamage("footer", "its row groups do not add up")
+    return Footer(info, metadata, found, columns, groups, file_size, len(tail), checksum)
 
 
-def _which(names: Sequence[str]) -> str:
-    return f"column {names[0]!r}" if len(names) == 1 else "pages"
+def _arrow_schema(schema: TrackSchema, has_none: bool) -> pa.Schema:
+    fields = [pa.field(name, to_arrow(logical)) for name, logical in schema.items()]
+    return pa.schema([_INDEX_FIELD, TS_FIELD, *fields, *([NONE_FIELD] if has_none else [])])
 
 
-def _said(error: BaseException) -> str:
-    """One line of a message of Arrow's, which may be long and hold anything."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:200]}"
+def _widths(schema: TrackSchema, has_none: bool) -> Iterator[tuple[str, int]]:
+    yield INDEX, 1
+    yield TS, 1
+    for name, logical in schema.items():
+        yield name, leaf_count(logical)
+    if has_none:
+        yield NONE, 1
+
+
+# -------------------------------------------------------------------------------------------------------- read
+
+
+class Segment:
+    """An opened segment; made by ``open_segment``.
+
+    Parameters
+    ----------
+    source
+        Its bytes.
+    footer
+        Its verified footer.
+    """
+
+    def __init__(self, source: Source, footer: Footer) -> None:
+        self._source = source
+        self.footer = footer
+
+    @property
+    def info(self) -> SegmentInfo:
+        """What the footer says."""
+        return self.footer.info
+
+    def read(self, columns: Sequence[str] | None = None, start: int | None = None, stop: int | None = None) -> pa.Table:
+        """The rows, every page's checksum verified.
+
+        Parameters
+        ----------
+        columns
+            Names out of ``_index``, ``_ts``, the fields and ``_none``, in the order wanted; None: all there are.
+            A name that the segment does not have is left out.
+        start, stop
+            The half-open range of indices wanted, within the segment's; None: from its start, to its end. Only the row
+            groups that hold it are read.
+
+        Raises
+        ------
+        SegmentDamage
+            The bytes are not what dreamlake wrote, or would take more memory than any segment of dreamlake's does.
+        """
+        own = self.footer.columns
+        names = list(own) if columns is None else [name for name in columns if name in own]
+        groups, before, count = self._groups(start, stop)
+        table = self._read_groups(names or [INDEX], groups, count)
+        if INDEX in names:
+            first = self.info.start + before
+            if not table.column(INDEX).combine_chunks().equals(pa.arange(first, first + count)):
+                raise SegmentDamage(
+                    f"column {INDEX!r}", f"it does not count from {first} to {first + count} (exclusive)"
+                )
+        if columns is not None:
+            table = table.select(names)
+        skipped = 0 if start is None else max(0, start - self.info.start - before)
+        wanted = count if stop is None else max(0, stop - self.info.start - before - skipped)
+        return table if not skipped and wanted >= count else table.slice(skipped, wanted)
+
+    def _groups(self, start: int | None, stop: int | None) -> tuple[list[int], int, int]:
+        """The row groups that hold a range of indices, the number of rows before them, and in them."""
+        groups = self.footer.groups
+        if start is None and stop is None:
+            return list(range(len(groups))), 0, self.info.stop - self.info.start
+        first = max(0, (self.info.start if start is None else start) - self.info.start)
+        last = (self.info.stop if stop is None else stop) - self.info.start
+        chosen: list[int] = []
+        before = place = 0
+        for number, group in enumerate(groups):
+            if place < last and place + group.rows > first:
+                before = place if not chosen else before
+                chosen.append(number)
+            place += group.rows
+        return chosen, before, sum(groups[number].rows for number in chosen)
+
+    def _read_groups(self, names: Sequence[str], groups: list[int], count: int) -> pa.Table:
+        """The named columns of row groups, in the order of the file."""
+        footer = self.footer
+        wanted = sorted(place for name in names for place in range(*footer.columns[name]))
+        chunks = [footer.groups[group].chunks[place] for group in groups for place in wanted]
+        place = f"column {names[0]!r}" if len(names) == 1 else "pages"
+        data = self._load(chunks, place)
+        with _damage(place):
+            json = {name for name, logical in self.info.schema.items() if logical == "json"}
+            repeated = _bounded(data, chunks, json)
+            file = pq.ParquetFile(
+                data.stream(), metadata=footer.metadata, read_dictionary=repeated or None, **_READ_OPTIONS
+            )
+            table = file.reader.read_row_groups(groups, column_indices=wanted, use_threads=False)
+            if table.num_rows != count:
+                raise ValueError(f"{table.num_rows} rows instead of {count}")
+            return _checked(table, [field for field in footer.schema if field.name in names])
+
+    def _load(self, chunks: Sequence[Chunk], place: str) -> Ranges:
+        end = self.footer.file_size - self.footer.length
+        if any(chunk.start < 4 or chunk.stop > end for chunk in chunks):
+            raise SegmentDamage(place, "a column lies outside of the file")
+        data = self._source.load([(chunk.start, chunk.stop) for chunk in chunks])
+        if data is None:
+            raise SegmentDamage(place, "the file is shorter than its size says")
+        return data
+
+
+def _bounded(data: Ranges, chunks: Sequence[Chunk], json: set[str]) -> list[str]:
+    """Refuse what would take too much memory. The paths of the columns whose text must stay in its dictionary first.
+
+    The columns in ``json`` cannot: Arrow always unfolds these.
+    """
+    total = repeated = 0
+    paths = set()
+    for chunk in chunks:
+        size, more = pages.decoded_bound(data.view(chunk.start, chunk.stop), chunk)
+        total += size
+        if more and chunk.path in json:
+            total += more
+        elif more:
+            repeated += more
+            paths.add(chunk.path)
+    if total > pages.MAX_DECODED:
+        raise ValueError(f"it would take {total} bytes of memory, more than a segment may")
+    return sorted(paths) if total + repeated > pages.MAX_DECODED else []
+
+
+def _checked(table: pa.Table, fields: list[pa.Field]) -> pa.Table:
+    """The table with exactly these types, its text known to be UTF-8: other libraries rely on it without a look."""
+    if list(table.schema) != fields:
+        size = sum(_expanded(chunk) for column in table.columns for chunk in column.chunks)
+        if size > pages.MAX_DECODED:
+            raise ValueError(f"its text would take {size} bytes of memory, more than a segment may")
+        table = table.cast(pa.schema(fields))
+    for column in table.columns:
+        if _has_text(column.type):
+            column.validate(full=True)
+    return table
+
+
+def _expanded(array: pa.Array) -> int:
+    """The bytes of the text of an array once it has left its dictionaries."""
+    kind = array.type
+    if pa.types.is_dictionary(kind):
+        lengths = pc.binary_length(array.dictionary).take(array.indices)
+        return int(pc.sum(lengths.cast(pa.int64())).as_py() or 0)
+    if pa.types.is_list(kind) or pa.types.is_struct(kind):
+        return sum(map(_expanded, [array.flatten()] if pa.types.is_list(kind) else array.flatten()))
+    return 0
+
+
+def _has_text(kind: pa.DataType) -> bool:
+    if pa.types.is_list(kind):
+        return _has_text(kind.value_type)
+    if pa.types.is_struct(kind):
+        return any(_has_text(field.type) for field in kind)
+    return bool(pa.types.is_string(kind) or isinstance(kind, pa.JsonType))
+
+
+@contextmanager
+def _damage(place: str) -> Iterator[None]:
+    """Turn what Arrow raises on bytes that somebody made up, errors of many kinds, into damage at ``place``."""
+    try:
+        yield
+    except (SegmentDamage, MemoryError):
+        raise
+    except Exception as error:
+        said = " ".join(str(error).split())[:200]
+        known = isinstance(error, ValueError) and not isinstance(error, pa.ArrowException)
+        raise SegmentDamage(place, said if known else f"{type(error).__name__}: {said}") from error

@@ -1,0 +1,192 @@
+"""The Parquet columns of a file as its footer describes them, and what their pages promise to become.
+
+A page's header says how large the page gets, and nothing vouches for it: a few bytes can promise gigabytes. These
+checks bound what reading a column can take, for a file that anybody may have written, before memory is given to it.
+The structs are ``FileMetaData`` and ``PageHeader`` of
+https://github.com/apache/parquet-format/blob/master/src/main/thrift/parquet.thrift.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import NamedTuple, TypeAlias
+
+from dreamlake.format import thrift
+from dreamlake.format.thrift import BINARY, INT32, INT64, LIST, STRUCT, ThriftError
+
+MAX_DECODED = 2 << 30
+"""Bytes that the columns read at once may take in memory."""
+
+_VALUE_BYTES = 12  # of a value of fixed size, with its place in lists and structs
+_MAX_PAGES = 1 << 16
+_BYTE_ARRAY = 6
+
+# The two page headers that Arrow writes: kind, size, compressed size, checksum; then for a data page (0) the values,
+# their encoding, encodings of the levels, statistics; for a dictionary (2) the values and their encoding.
+_N = rb"([\x80-\xff]{0,4}[\x00-\x7f])"
+_SIZES = rb"\x15" + _N + rb"\x15" + _N + rb"\x15" + _N
+_DATA_PAGE = re.compile(rb"\x15\x00" + _SIZES + rb"\x1c\x15" + _N + rb"\x15(.)", re.DOTALL)
+_DICTIONARY_PAGE = re.compile(rb"\x15\x04" + _SIZES + rb"\x3c\x15" + _N + rb"\x15[\x00\x04](?:\x11|\x12)?\x00\x00")
+# Plain, (plain) dictionary, run lengths, delta, delta lengths, byte stream split. Not delta byte array, where a value
+# may repeat all of the one before it.
+_ENCODINGS = frozenset({0, 2, 3, 5, 6, 8, 9})
+_DICTIONARY_ENCODINGS = frozenset({2, 8})
+
+
+Data: TypeAlias = "bytes | memoryview"
+
+
+class PageDamage(ValueError):
+    """The pages of a column do not add up to what the footer says of it."""
+
+
+class Chunk(NamedTuple):
+    """One column in one row group.
+
+    ``values`` counts its values, nulls included; ``start`` and ``stop`` are the half-open range of its bytes in the
+    file; ``data`` is where its first data page begins.
+    """
+
+    path: str
+    is_text: bool
+    values: int
+    start: int
+    stop: int
+    data: int
+
+
+class RowGroup(NamedTuple):
+    """A row group: its number of rows, and its columns."""
+
+    rows: int
+    chunks: tuple[Chunk, ...]
+
+
+# ------------------------------------------------------------------------------------------------------ footer
+
+
+def row_groups(footer: bytes) -> tuple[RowGroup, ...]:
+    """The row groups that a footer describes.
+
+    Raises
+    ------
+    ValueError
+        It is no footer.
+    """
+    try:
+        return tuple(thrift.fields(footer, 0, _FILE)[0].get(4, ()))
+    except IndexError:
+        raise ThriftError from None
+
+
+def _row_group(data: Data, at: int) -> tuple[RowGroup, int]:
+    found, at = thrift.fields(data, at, _ROW_GROUP)
+    if found.keys() != _ROW_GROUP.keys():
+        raise ThriftError
+    return RowGroup(found[3], tuple(found[1])), at
+
+
+def _column_chunk(data: Data, at: int) -> tuple[Chunk, int]:
+    found, at = thrift.fields(data, at, _COLUMN_CHUNK)
+    if found.keys() != {3}:
+        raise ThriftError
+    return found[3], at
+
+
+def _column(data: Data, at: int) -> tuple[Chunk, int]:
+    found, at = thrift.fields(data, at, _COLUMN)
+    if not {1, 3, 5, 7, 9} <= found.keys():
+        raise ThriftError
+    pages, dictionary = found[9], found.get(11, 0)
+    start = dictionary if 0 < dictionary < pages else pages
+    path = b".".join(found[3]).decode()
+    return Chunk(path, found[1] == _BYTE_ARRAY, found[5], start, start + found[7], pages), at
+
+
+def _refuse(data: Data, at: int) -> tuple[None, int]:
+    raise ThriftError
+
+
+# The fields that matter, by their numbers. ColumnMetaData: type, path, number of values, compressed size, where the
+# data pages and the dictionary begin.
+_COLUMN: Mapping[int, tuple[int, thrift.Reader]] = {
+    1: (INT32, thrift.count),
+    3: (LIST, thrift.list_of(BINARY, thrift.text)),
+    5: (INT64, thrift.count),
+    7: (INT64, thrift.count),
+    9: (INT64, thrift.count),
+    11: (INT64, thrift.count),
+}
+# ColumnChunk: a file of its own, and encryption, are not dreamlake's.
+_COLUMN_CHUNK = {1: (BINARY, _refuse), 3: (STRUCT, _column), 8: (STRUCT, _refuse), 9: (BINARY, _refuse)}
+_ROW_GROUP = {1: (LIST, thrift.list_of(STRUCT, _column_chunk)), 3: (INT64, thrift.count)}
+_FILE = {4: (LIST, thrift.list_of(STRUCT, _row_group))}
+
+
+# ------------------------------------------------------------------------------------------------------- pages
+
+
+def decoded_bound(data: memoryview, chunk: Chunk) -> tuple[int, int]:
+    """At most how many bytes a column becomes: with its text still in a dictionary, and more by its repetition.
+
+    Parameters
+    ----------
+    data
+        The bytes [start, stop) of the column.
+    chunk
+        What the footer says of it.
+
+    Raises
+    ------
+    PageDamage
+        Its page headers cannot be read, or do not fit what the footer says.
+    """
+    dictionary = 0
+    first = chunk.data - chunk.start
+    if first:
+        head = _DICTIONARY_PAGE.match(data)
+        if head is None or head.end() + _number(head[2]) != first:
+            raise PageDamage("the header of its dictionary is unreadable")
+        dictionary = _number(head[1])
+    total, by_dictionary = _data_pages(data, first, chunk.values)
+    repeated = chunk.values * dictionary if by_dictionary and chunk.is_text else 0
+    return max(total, chunk.values * _VALUE_BYTES) + dictionary, repeated
+
+
+def _data_pages(data: memoryview, at: int, count: int) -> tuple[int, bool]:
+    """The size of the data pages from ``at`` on, and whether one of them uses the dictionary."""
+    total, seen, by_dictionary = 0, 0, False
+    for _ in range(_MAX_PAGES):
+        if seen >= count:
+            break
+        head = _DATA_PAGE.match(data, at)
+        if head is None:
+            raise PageDamage("the header of a page is unreadable, or without a checksum")
+        size, packed, values, encoding = _number(head[1]), _number(head[2]), _number(head[4]), head[5][0] >> 1
+        if encoding not in _ENCODINGS or head[5][0] & 1:
+            raise PageDamage(f"a page has the encoding {encoding}, which dreamlake does not use")
+        if packed > len(data) - head.end():
+            raise PageDamage("a page is longer than its column")
+        total += size
+        seen += values
+        by_dictionary = by_dictionary or encoding in _DICTIONARY_ENCODINGS
+        if seen < count:
+            at = _after_header(data, at) + packed
+    if seen != count:
+        raise PageDamage(f"its pages hold {seen} values, not {count}")
+    return total, by_dictionary
+
+
+def _number(zigzag: bytes) -> int:
+    try:
+        return thrift.count(zigzag, 0)[0]
+    except ThriftError:
+        raise PageDamage("a page header holds a negative number") from None
+
+
+def _after_header(data: memoryview, at: int) -> int:
+    try:
+        return thrift.skip(data, at, STRUCT)
+    except (IndexError, ThriftError):
+        raise PageDamage("the header of a page is unreadable") from None

@@ -1,0 +1,135 @@
+"""Random access to a file's bytes, whatever form they were given in: a buffer, an open file, a function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+_GAP = 1 << 16  # ranges this close are read as one
+
+
+class Source:
+    """The bytes of one file.
+
+    Parameters
+    ----------
+    source
+        Any buffer, a file opened for reading in binary mode, or a function ``(start, stop) -> bytes``.
+    size
+        Bytes of the file; None for a buffer, and for a file that can tell by seeking to its end.
+    """
+
+    def __init__(self, source: Any, size: int | None) -> None:
+        self._buffer: pa.Buffer | None = None
+        self._read: Callable[[int, int], bytes]
+        if callable(source):
+            if size is None:
+                raise TypeError("a function as source needs the file's size")
+            self._read = source
+        elif hasattr(source, "read"):
+            self._read = _reader(source)
+            size = source.seek(0, 2) if size is None else size
+        else:
+            self._buffer = source if isinstance(source, pa.Buffer) else pa.py_buffer(source)
+            size = self._buffer.size
+        self.size = int(size or 0)
+
+    @property
+    def is_memory(self) -> bool:
+        """Whether all bytes are in memory."""
+        return self._buffer is not None
+
+    def get(self, start: int, stop: int) -> bytes:
+        """The bytes [start, stop); fewer where the file is shorter than its size."""
+        if self._buffer is not None:
+            return memoryview(self._buffer)[start:stop].tobytes()
+        return self._read(start, stop)
+
+    def load(self, spans: Sequence[tuple[int, int]]) -> Ranges | None:
+        """These ranges [start, stop) in memory; None when the file is shorter than its size."""
+        if self._buffer is not None:
+            return Ranges([(0, self._buffer)], self.size)
+        pieces: list[list[int]] = []
+        for start, stop in sorted(spans):
+            if pieces and start - pieces[-1][1] <= _GAP:
+                pieces[-1][1] = max(pieces[-1][1], stop)
+            else:
+                pieces.append([start, stop])
+        loaded = [(start, pa.py_buffer(self._read(start, stop))) for start, stop in pieces]
+        if any(data.size != stop - start for (start, stop), (_, data) in zip(pieces, loaded, strict=True)):
+            return None
+        return Ranges(loaded, self.size)
+
+
+def _reader(file: Any) -> Callable[[int, int], bytes]:
+    def read(start: int, stop: int) -> bytes:
+        file.seek(start)
+        return bytes(file.read(stop - start))
+
+    return read
+
+
+class Ranges:
+    """Parts of a file in memory, each as (its place in the file, its bytes), in order.
+
+    Parameters
+    ----------
+    parts
+        The parts.
+    size
+        Bytes of the whole file.
+    """
+
+    def __init__(self, parts: list[tuple[int, pa.Buffer]], size: int) -> None:
+        self._parts = parts
+        self.size = size
+
+    def view(self, start: int, stop: int) -> memoryview:
+        """The bytes [start, stop), which lie within one part, without a copy."""
+        for place, data in self._parts:
+            if place <= start and stop <= place + data.size:
+                return memoryview(data).cast("B")[start - place : stop - place]  # Arrow's bytes are signed
+        raise ValueError(f"the bytes {start} to {stop} were not read")
+
+    def stream(self) -> Any:
+        """The file as something that Arrow reads from; what was not loaded cannot be read."""
+        if len(self._parts) == 1 and self._parts[0][1].size == self.size:
+            return pa.BufferReader(self._parts[0][1])
+        return pa.PythonFile(_Sparse(self), mode="r")
+
+
+class _Sparse:
+    """A file object over ranges."""
+
+    closed = False
+
+    def __init__(self, ranges: Ranges) -> None:
+        self._ranges = ranges
+        self._at = 0
+
+    def read(self, size: int = -1) -> memoryview:
+        stop = self._ranges.size if size < 0 else min(self._ranges.size, self._at + size)
+        data = self._ranges.view(self._at, stop)
+        self._at = stop
+        return data
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self._at = offset + (0, self._at, self._ranges.size)[whence]
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def seekable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        self.closed = True
+
+    def flush(self) -> None:
+        """Nothing is written."""
