@@ -87,6 +87,8 @@ class RacingStore(LocalStore):
     A step is called with the path; what it does to the files, the next call of the reader sees.
     """
 
+    names = None  # so that the reader lists
+
     def __init__(self, root: Path) -> None:
         super().__init__(root)
         self.then: dict[str, list[Any]] = {}

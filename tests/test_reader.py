@@ -18,6 +18,7 @@ from dreamlake.engine.reader import MAX_LOOKS, TrackReader
 from dreamlake.engine.snapshot import Snapshot
 from dreamlake.errors import CorruptTrackError, DreamlakeError
 from dreamlake.format.layout import SegmentName
+from dreamlake.storage.local import LocalStore
 
 
 def read_all(snapshot: Snapshot) -> list[dict[str, Any]]:
@@ -93,6 +94,31 @@ def test_a_footer_is_verified_once_and_kept(lake_dir: Path) -> None:
     store.calls.clear()
     reader.snapshot(described=True)
     assert store.got() == ["data.jsonl"]
+
+
+class Naming(LocalStore):
+    """A store that lists names without a look at each file."""
+
+    def names(self, path: str) -> list[str]:
+        return [entry.name for entry in super().list(path) if not entry.is_dir]
+
+    def list(self, path: str = "") -> Any:
+        raise AssertionError("the sizes of all files were asked for")
+
+
+@pytest.mark.parametrize("whole", [1 << 20, 100])
+def test_sizes_are_not_needed(lake_dir: Path, monkeypatch: pytest.MonkeyPatch, whole: int) -> None:
+    monkeypatch.setattr("dreamlake.engine.segments.WHOLE_BYTES", whole)
+    track, points = TrackOnDisk(lake_dir), points_of(25)
+    paths = track.segments(points[:20], 10)
+    track.hot(points[20:], 20)
+    snapshot = track.reader(Naming(lake_dir)).snapshot(described=True)
+    assert_same_points(points, read_all(snapshot))
+    assert snapshot.bytes == sum(path.stat().st_size for path in [*paths, track.folder / "data.jsonl"])
+    track.segment(points[:20], 0)
+    for path in paths:
+        path.unlink()
+    assert_same_points(points, read_all(snapshot))
 
 
 def test_wide_segments_are_read_by_ranges(lake_dir: Path) -> None:

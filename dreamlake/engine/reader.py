@@ -31,14 +31,10 @@ MAX_LOOKS = 5
 
 
 @lru_cache(maxsize=64)
-def _surveyed(filenames: tuple[str, ...]) -> tuple[tuple[SegmentName, ...], list[int], tuple[HoleError, ...]]:
-    """The live segments of a listing, their places in it, and its holes.
-
-    Kept, since most listings are as they were at the last look.
-    """
-    live, holes = survey(parse_listing(filenames))
-    places = {filename: place for place, filename in enumerate(filenames)}
-    return live, [places[name.filename] for name in live], holes
+def _surveyed(listing: tuple[str, ...]) -> tuple[tuple[SegmentName, ...], list[str], tuple[HoleError, ...]]:
+    """The live segments of a listing, their file names, and the holes; kept, since most looks find the same listing."""
+    live, holes = survey(parse_listing(listing))
+    return live, [name.filename for name in live], holes
 
 
 class TrackReader:
@@ -126,10 +122,9 @@ class TrackReader:
 
     def _look(self, strict: bool) -> Snapshot:
         data = self._hot_bytes()
-        entries = [entry for entry in self.store.list(self.folder) if not entry.is_dir]
-        filenames = tuple([entry.name for entry in entries])
-        live, places, holes = _surveyed(filenames)
-        described = METADATA_FILE in filenames
+        listing = self.files.listing()
+        live, filenames, holes = _surveyed(tuple(listing))
+        described = METADATA_FILE in listing
         if described:
             self._check_name()
         if holes and strict:
@@ -142,7 +137,7 @@ class TrackReader:
                 logging.getLogger("dreamlake").warning("skipped: %s: %s", self.place, hole)
         hot = self._hot_part(data, end_of(live), strict)
         exists = bool(live or data or described)
-        sizes = [entries[place].size for place in places]
+        sizes = [listing[filename] for filename in filenames]
         return Snapshot(self.files, live, sizes, hot, hot_bytes=len(data), exists=exists)
 
     def _hot_bytes(self) -> bytes:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from dreamlake.format.layout import SegmentName
     from dreamlake.format.logical import TrackSchema
     from dreamlake.format.segment import Footer, Segment, SegmentDamage, SegmentInfo
-    from dreamlake.storage.store import Entry, Store
+    from dreamlake.storage.store import Store
 
     Bounds = dict[SegmentName, tuple[float, float]]
 
@@ -60,15 +60,22 @@ class SegmentFiles:
         width: int = getattr(self.store, "width", 0) or local_width()
         return width
 
-    def entries(self) -> Sequence[Entry]:
-        """What is in the folder now."""
-        return self.store.list(self.folder)
+    def listing(self) -> dict[str, int | None]:
+        """The files in the folder now, and the bytes of each; None where the store lists names sooner than sizes."""
+        names = getattr(self.store, "names", None)
+        if names is not None:
+            return dict.fromkeys(names(self.folder))
+        return {entry.name: entry.size for entry in self.store.list(self.folder) if not entry.is_dir}
+
+    def size(self, name: SegmentName) -> int:
+        """The bytes of segment `name`; raises FileNotFoundError when it is gone."""
+        return self.store.size(self._path(name))
 
     def place(self, name: SegmentName) -> str:
         """The file of segment `name`, fit for messages and other tools."""
         return self.store.describe(self._path(name))
 
-    def newest(self, name: SegmentName, size: int) -> SegmentInfo:
+    def newest(self, name: SegmentName, size: int | None) -> SegmentInfo:
         """As `info`, also with what the footer says of the segments before; kept of one segment at a time."""
         kept = self._newest
         if kept is None or kept[0] != name:
@@ -84,8 +91,13 @@ class SegmentFiles:
 
         logging.getLogger("dreamlake").warning("skipped: %s", skipped)
 
-    def info(self, name: SegmentName, size: int) -> SegmentInfo:
-        """What the footer of segment `name`, a file of `size` bytes, says of it; verified once, and then kept.
+    def info(self, name: SegmentName, size: int | None) -> SegmentInfo:
+        """What the footer of segment `name` says of it; verified once, and then kept.
+
+        Parameters
+        ----------
+        size
+            Bytes of the file; None when not known.
 
         Raises
         ------
@@ -94,10 +106,10 @@ class SegmentFiles:
         CorruptTrackError
             It is damaged, or is not the segment that its name says.
         """
-        kept = self._kept(name, size)
+        kept = self._kept(name)
         return kept.info if kept is not None else self._open_info(name, size)
 
-    def _open_info(self, name: SegmentName, size: int) -> SegmentInfo:
+    def _open_info(self, name: SegmentName, size: int | None) -> SegmentInfo:
         from dreamlake.format.segment import SegmentDamage
 
         try:
@@ -131,21 +143,22 @@ class SegmentFiles:
         """
         from dreamlake.format.segment import SegmentDamage
 
-        size = self.store.size(self._path(name)) if size is None else size
         try:
-            segment = self._open(name, size, self._kept(name, size))
+            segment = self._open(name, size, self._kept(name))
             schema = segment.info.schema
             return segment.read(["_ts", *schema, "_none"] if columns is None else columns, start, stop), schema
         except SegmentDamage as damage:
             raise self._corrupt(name, damage) from damage
 
-    def _open(self, name: SegmentName, size: int, kept: Footer | None) -> Segment:
+    def _open(self, name: SegmentName, size: int | None, kept: Footer | None) -> Segment:
         from dreamlake.format.segment import open_segment
 
         path = self._path(name)
-        if size <= WHOLE_BYTES:
-            segment = open_segment(self.store.get(path), footer=kept)
+        data = self.store.get(path, 0, WHOLE_BYTES + 1) if size is None or size <= WHOLE_BYTES else None
+        if data is not None and len(data) <= WHOLE_BYTES:
+            segment = open_segment(data, footer=kept)
         else:
+            size = self.store.size(path) if size is None or data is not None else size
             segment = open_segment(lambda start, stop: self.store.get(path, start, stop), size, footer=kept)
         if segment.footer is not kept:
             self._check(name, segment)
@@ -168,12 +181,12 @@ class SegmentFiles:
     def _path(self, name: SegmentName) -> str:
         return f"{self.folder}/{name.filename}"
 
-    def _kept(self, name: SegmentName, size: int) -> Footer | None:
+    def _kept(self, name: SegmentName) -> Footer | None:
+        # No look at the file's size here: `open_segment` compares size and checksum before it believes a kept footer.
         with self._lock:
             kept = self._footers.get(name)
-            if kept is None or kept.file_size != size:
-                return None
-            self._footers.move_to_end(name)
+            if kept is not None:
+                self._footers.move_to_end(name)
             return kept
 
     def _keep(self, name: SegmentName, footer: Footer) -> None:

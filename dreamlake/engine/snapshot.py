@@ -85,7 +85,7 @@ class Snapshot:
     files
         The segments of the track.
     live, sizes
-        The live segments, in order, and the bytes of each.
+        The live segments, in order, and the bytes of each, where these are known.
     hot
         The points of the hot file that no segment holds.
     hot_bytes
@@ -101,7 +101,7 @@ class Snapshot:
         self,
         files: SegmentFiles,
         live: tuple[SegmentName, ...],
-        sizes: Sequence[int],
+        sizes: Sequence[int | None],
         hot: HotPart,
         *,
         hot_bytes: int = 0,
@@ -112,8 +112,7 @@ class Snapshot:
         self.exists = exists
         #: Points in the track: one above the highest index.
         self.total = max(end_of(self.live), hot.stop)
-        #: Bytes of the live segments and the hot file.
-        self.bytes = sum(sizes) + hot_bytes
+        self._hot_bytes = hot_bytes
         self._files = files
         self._sizes = dict(zip(live, sizes, strict=True))
 
@@ -151,6 +150,11 @@ class Snapshot:
         from dreamlake.format.logical import to_arrow
 
         return {name: "json" if kind == "json" else str(to_arrow(kind)) for name, kind in self.schema.items()}
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the live segments and the hot file; of segments that are gone by now, none."""
+        return self._hot_bytes + sum(self._side_by_side(self._size, self.live))
 
     def segment_paths(self) -> list[str]:
         """The live segments' files, fit for other tools."""
@@ -190,8 +194,15 @@ class Snapshot:
                 schema = unify_schemas(schema, info.track_schema)
         return schema, bounds
 
+    def _size(self, name: SegmentName) -> int:
+        size = self._sizes[name]
+        try:
+            return self._files.size(name) if size is None else size
+        except FileNotFoundError:
+            return 0
+
     def _info(
-        self, name: SegmentName, ask: Callable[[SegmentName, int], SegmentInfo] | None = None
+        self, name: SegmentName, ask: Callable[[SegmentName, int | None], SegmentInfo] | None = None
     ) -> SegmentInfo | None:
         try:
             return (ask or self._files.info)(name, self._sizes[name])
@@ -300,7 +311,7 @@ class Snapshot:
 
     def _replacements(self, gone: Piece, relists: int, error: FileNotFoundError) -> Iterable[Piece]:
         """Pieces of the segments that now hold the rows of a segment that has vanished."""
-        live, _ = survey(parse_listing(entry.name for entry in self._files.entries()))
+        live, _ = survey(parse_listing(self._files.listing()))
         now = [
             Piece(self, name, max(gone.start, name.start), min(gone.stop, name.stop))
             for name in covering(live, gone.start, gone.stop)
