@@ -338,10 +338,12 @@ class LineEncoder:
         if self._row is None and len(ts) >= _STRUCT_ROWS:
             self._row = _struct_for(self._keys)
         if self._row is not None:
-            return encoder().encode_lines(map(_line_struct(), indices, map(self._row, *columns, ts)))
+            # A list and no iterator: encode_lines of msgspec 0.22 never lets go of an iterator and all that it holds.
+            return encoder().encode_lines(list(map(_line_struct(), indices, map(self._row, *columns, ts))))
         keys = self._keys
         rows = zip(indices, *columns, ts, strict=True)
-        return encoder().encode_lines({"index": row[0], "data": dict(zip(keys, row[1:], strict=True))} for row in rows)
+        lines = [{"index": row[0], "data": dict(zip(keys, row[1:], strict=True))} for row in rows]
+        return encoder().encode_lines(lines)
 
 
 def line_encoder(names: tuple[str, ...]) -> LineEncoder:
@@ -371,7 +373,7 @@ def encode_line(index: int, fields: dict[str, Any], ts: float | None = None) -> 
 
 def encode_lines(points: Iterable[tuple[int, dict[str, Any]]]) -> bytes:
     """Return the lines of points of any shapes, each given as its index and its fields with ``_ts``."""
-    return encoder().encode_lines({"index": index, "data": _data_to_json(fields)} for index, fields in points)
+    return encoder().encode_lines([{"index": index, "data": _data_to_json(fields)} for index, fields in points])
 
 
 def _data_to_json(fields: dict[str, Any]) -> dict[str, Any]:
