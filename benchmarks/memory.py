@@ -18,6 +18,8 @@ from benchmarks.lakes import child_environment, new_session, track_folder
 
 POINTS = 9_999
 STEPS_PER_EPOCH = 1_000
+# A flush every 100 steps, as a loop of 10 ms a step has one: what is measured is what stays after flushing, not a backlog.
+STEPS_PER_FLUSH = 100
 MB = 1 << 20
 
 
@@ -63,6 +65,8 @@ def child(root: str, tracks: int) -> None:
             value = 1.0 / (step + 3.0)
             for append in appends:
                 append(value=value, step=step, epoch=step // STEPS_PER_EPOCH)
+            if (step + 1) % STEPS_PER_FLUSH == 0:
+                session.flush()
         session.flush()
         untrimmed = _resident()
         full = _trimmed()
