@@ -231,6 +231,16 @@ def test_combine_of_nothing_is_refused() -> None:
         combine([])
 
 
+def test_what_is_no_value_is_said_with_its_column() -> None:
+    text = pa.ExtensionArray.from_storage(pa.json_(), pa.array(["{", "1"]))
+    late = pa.array([2**62, 0]).cast(pa.timestamp("us"))
+    ts = pa.array([0.0, 1.0])
+    with pytest.raises(ValueError, match="column 'j' holds what is no value"):
+        to_points(pa.table({"_ts": ts, "j": text}), {"j": "json"})
+    with pytest.raises(ValueError, match="column 't' holds what is no value"):
+        to_points(pa.table({"_ts": ts, "t": late}), {"t": "timestamp"})
+
+
 # -------------------------------------------------------------------------------------------------- timestamps
 
 

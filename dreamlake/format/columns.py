@@ -8,6 +8,7 @@ types, so that the work on each single value is done in C.
 from __future__ import annotations
 
 import struct
+from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import accumulate, chain, pairwise
@@ -109,6 +110,13 @@ def _filled(values: Sequence[Any], valid: pa.Buffer | None, blank: Any) -> Seque
 def packed(kind: pa.DataType, count: int, valid: pa.Buffer | None, data: Any) -> pa.Array:
     """An array of ``count`` values of fixed size whose bytes lie in ``data``, any buffer."""
     return pa.Array.from_buffers(kind, count, [valid, pa.py_buffer(data)])
+
+
+def counting(start: int, stop: int) -> pa.Array:
+    """The numbers of [start, stop)."""
+    if hasattr(pa, "arange"):
+        return pa.arange(start, stop)
+    return packed(pa.int64(), stop - start, None, array("q", range(start, stop)))  # PyArrow before 21
 
 
 def doubles(values: Sequence[Any], valid: pa.Buffer | None) -> pa.Array:

@@ -294,6 +294,12 @@ def to_points(data: pa.Table | pa.RecordBatch, schema: Mapping[str, Logical]) ->
         ``_ts``, fields, and ``_none`` where there is one; other columns that begin with an underscore are left out.
     schema
         The logical types of its fields.
+
+    Raises
+    ------
+    ValueError
+        A column holds what cannot be a value, which dreamlake does not write: text that is not JSON in a JSON column, a
+        datetime outside of the years 1 to 9999.
     """
     names = [name for name in data.schema.names if name in schema]
     at = {name: position for position, name in enumerate(data.schema.names)}
@@ -303,7 +309,7 @@ def to_points(data: pa.Table | pa.RecordBatch, schema: Mapping[str, Logical]) ->
         fields = [*names, TS]
         rows: list[dict[str, Any]] = data.select([at[name] for name in fields]).to_struct_array().to_pylist()
     else:
-        lists = [column_values(column, schema[name]) for name, column in zip(names, columns, strict=True)]
+        lists = [_field_values(name, column, schema[name]) for name, column in zip(names, columns, strict=True)]
         fields = [*names, TS]
         rows = [dict(zip(fields, row, strict=True)) for row in zip(*lists, ts.to_pylist(), strict=True)]
     if NONE in at:
@@ -311,6 +317,13 @@ def to_points(data: pa.Table | pa.RecordBatch, schema: Mapping[str, Logical]) ->
     if any(column.null_count for column in columns):
         return [{name: value for name, value in row.items() if value is not None} for row in rows]
     return rows
+
+
+def _field_values(name: str, column: pa.Array | pa.ChunkedArray, logical: Logical) -> list[Any]:
+    try:
+        return column_values(column, logical)
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"column {name!r} holds what is no value: {error}") from error
 
 
 def _with_explicit_none(rows: list[dict[str, Any]], nones: list[list[str] | None]) -> list[dict[str, Any]]:

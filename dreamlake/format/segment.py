@@ -25,6 +25,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dreamlake.format import pages
+from dreamlake.format.columns import counting
 from dreamlake.format.logical import TrackSchema, identical, leaf_count, leaves, to_arrow
 from dreamlake.format.pages import Chunk
 from dreamlake.format.ranges import Ranges, Source
@@ -113,7 +114,7 @@ def encode(batch: Batch, info: SegmentInfo) -> memoryview:
         raise ValueError(f"a segment holds up to {MAX_BATCH_BYTES} bytes of points; these {data.num_rows} are more")
     if not identical(info.schema, batch.schema):
         raise ValueError("the info's schema is not the batch's")
-    index = pa.arange(info.start, info.stop)
+    index = counting(info.start, info.stop)
     table = pa.Table.from_arrays([index, *data.columns], schema=pa.schema([_INDEX_FIELD, *data.schema]))
     sink = pa.BufferOutputStream()
     with pq.ParquetWriter(sink, table.schema, **_write_options(info.schema)) as writer:
@@ -339,7 +340,7 @@ class Segment:
         table = self._read_groups(names or [INDEX], groups, count)
         if INDEX in names:
             first = self.info.start + before
-            if not table.column(INDEX).combine_chunks().equals(pa.arange(first, first + count)):
+            if not table.column(INDEX).combine_chunks().equals(counting(first, first + count)):
                 raise SegmentDamage(
                     f"column {INDEX!r}", f"it does not count from {first} to {first + count} (exclusive)"
                 )
