@@ -48,7 +48,7 @@ class SessionClock:
     def reserve(self, count: int) -> tuple[float, float]:
         """Reserve the timestamps of a batch of `count` >= 1 rows: row i has ``start + i * tick``, all of them rising.
 
-        They lie in the past where there is room since the last one, so that a large batch does not run ahead of the clock.
+        They lie in the past where there is room since the last one: a large batch does not run ahead of the clock.
         """
         now = self.now()
         tick = max(TICK, 2 * ulp(max(abs(now), abs(self.last) if self.last > -inf else 0.0)))

@@ -7,7 +7,7 @@ from threading import RLock
 
 from dreamlake.engine.lifecycle import open_writer, release_writer, status_of
 from dreamlake.engine.writer import Options
-from dreamlake.errors import SessionClosedError
+from dreamlake.errors import PointsDroppedError, SessionClosedError
 from dreamlake.format import layout
 from dreamlake.track import Track
 
@@ -146,11 +146,14 @@ class Session:
         with self._lock:
             if self._writer is None:
                 resume = "allow" if self._closed else self._resume
-                self._writer = open_writer(self.path, self.workspace, self.name, self._options, resume, self._described)
-                self._closed = False
-                for track in self._tracks.values():
-                    track._attach(self._writer.track(track.name).pending)
+                self._attach(open_writer(self.path, self.workspace, self.name, self._options, resume, self._described))
         return self
+
+    def _attach(self, writer: Writer) -> None:
+        self._writer = writer
+        self._closed = False
+        for track in self._tracks.values():
+            track._attach(writer.track(track.name).pending)
 
     def open_if_needed(self) -> None:
         """Open a session that was never opened, as a first append does; a closed one raises SessionClosedError."""
@@ -169,7 +172,8 @@ class Session:
         Raises
         ------
         OSError
-            The disk failed or took too long; what could not be written is lost with this process.
+            The disk failed or took too long. The session stays open then, and what is pending is not given up: `close`
+            can be called again, and the exit of the interpreter tries once more.
         PointsDroppedError
             Points were dropped earlier because memory and disk were full.
         """
@@ -183,7 +187,14 @@ class Session:
             self._closed = True
             for track in self._tracks.values():
                 track._detach()
-        release_writer(writer, status, timeout)
+        try:
+            release_writer(writer, status, timeout)
+        except PointsDroppedError:
+            raise
+        except BaseException:
+            with self._lock:
+                self._attach(writer)
+            raise
 
     def __enter__(self) -> Self:
         return self.open()

@@ -115,7 +115,9 @@ class Track(TrackView):
         """
         from dreamlake.engine.batch import append_batch
 
-        return append_batch(self._session.writer, self._session.writer.track(self._name), points)
+        self._session.open_if_needed()
+        writer = self._session.writer
+        return append_batch(writer, writer.track(self._name), points)
 
     def flush(self) -> Self:
         """Write what is pending of this track; when it returns, that survives a kill of the process.

@@ -109,7 +109,7 @@ def _new_shape(names: tuple[str, ...], explicit: bool) -> tuple[tuple[str, ...],
         "_nextafter": nextafter,
         "_inf": inf,
     }
-    exec(compile(source, f"<append({', '.join(names)})>", "exec"), scope)
+    exec(compile(source, f"<append({', '.join(names)})>", "exec"), scope)  # noqa: S102 - see the module: only identifiers
     return _shapes.setdefault((names, explicit), (key, scope["make"]))
 
 

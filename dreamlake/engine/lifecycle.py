@@ -10,6 +10,7 @@ from types import FrameType
 from typing import Any
 
 from dreamlake.engine.writer import Options, Writer
+from dreamlake.errors import PointsDroppedError, SessionExistsError
 from dreamlake.notices import log
 
 #: Seconds that a fork waits for running flushes, and that all flushes at interpreter exit may take.
@@ -23,7 +24,7 @@ class _Process:
 
     def __init__(self) -> None:
         self.pid = os.getpid()
-        self.lock = threading.Lock()
+        self.lock = threading.Condition()
         #: Open writers and the number of sessions that hold each, by the real path of their folder.
         self.writers: dict[str, tuple[Writer, int]] = {}
         self.terminated = False
@@ -47,6 +48,8 @@ def open_writer(
     arm()
     key = os.path.realpath(folder)
     with _process.lock:
+        while key in _process.writers and not _process.writers[key][1]:
+            _process.lock.wait()  # its last session is closing it
         writer, count = _process.writers.get(key, (None, 0))
         if writer is None:
             writer = Writer(folder, workspace, name, options, arm)
@@ -62,8 +65,6 @@ def open_writer(
 
 def _check_same(writer: Writer, options: Options, resume: str) -> None:
     if resume == "never":
-        from dreamlake.errors import SessionExistsError
-
         raise SessionExistsError(f"{writer.folder} is open in this process already, and resume='never' was asked for")
     for field, mine, theirs in zip(Options._fields, options, writer.options, strict=True):
         if mine != theirs:
@@ -74,24 +75,37 @@ def _check_same(writer: Writer, options: Options, resume: str) -> None:
 
 
 def release_writer(writer: Writer, status: str | None, timeout: float | None) -> None:
-    """Give a session's hold on its writer back; the last one closes it. Otherwise what is pending is flushed."""
+    """Give a session's hold on its writer back; the last one closes it. Otherwise what is pending is flushed.
+
+    When that fails the hold is kept, and the error raised; PointsDroppedError tells of what was lost before.
+    """
     with _process.lock:
         key = next((k for k, (w, _) in _process.writers.items() if w is writer), None)
         if key is None:
             return
         count = _process.writers[key][1] - 1
         _process.writers[key] = (writer, count)
+    kept = 0
     try:
         if count:
             writer.flush(timeout=timeout)
         else:
             writer.close(status, timeout)
+    except PointsDroppedError:
+        raise
+    except BaseException:
+        kept = 1
+        raise
     finally:
         with _process.lock:
-            if _process.writers.get(key) == (writer, 0):
-                del _process.writers[key]
+            count = _process.writers[key][1] + kept if key in _process.writers else 0
+            if count:
+                _process.writers[key] = (writer, count)
+            else:
+                _process.writers.pop(key, None)
             if not _process.writers:
                 _disarm()
+            _process.lock.notify_all()
 
 
 # -- how a run ends ------------------------------------------------------------------------------------------------

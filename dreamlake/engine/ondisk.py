@@ -89,7 +89,7 @@ class TrackOnDisk:
         self.size = 0
         self.lines = 0
         self.must_rewrite = False
-        self.max_ts = -inf
+        self.max_ts = self._segments_max_ts = -inf
         self._hot_index: dict[float, int] | None = None
         self._columns: dict[SegmentName, tuple[list[float], bool]] = {}
 
@@ -127,7 +127,7 @@ class TrackOnDisk:
             raise CorruptTrackError(self.folder, "its segments", error.start, error.stop, str(error)) from error
         if self.live:
             self._learn_segments()
-            self.max_ts = max(b.ts_max for b in self.bounds)
+            self.max_ts = self._segments_max_ts = max(b.ts_max for b in self.bounds)
         self._read_hot()
         self.sweep(names, filenames)
 
@@ -212,7 +212,9 @@ class TrackOnDisk:
     # -- looking for the point that an explicit timestamp means ----------------------------------------------------
 
     def find_in_segments(self, ts: float) -> tuple[SegmentName, int] | None:
-        """Return the lowest place in the segments with this timestamp; only segments whose bounds hold it are opened."""
+        """Return the lowest place in the segments with this timestamp; only those whose bounds hold it are opened."""
+        if ts > self._segments_max_ts:
+            return None
         for name, bounds in zip(self.live, self.bounds, strict=True):
             if bounds.ts_min <= ts <= bounds.ts_max:
                 column, rising = self._column(name, bounds)
@@ -425,6 +427,7 @@ class TrackOnDisk:
         self.bounds = (*self.bounds, draft.info.bounds)
         self.schema = draft.info.track_schema
         self.max_ts = max(self.max_ts, draft.info.ts_max)
+        self._segments_max_ts = max(self._segments_max_ts, draft.info.ts_max)
         rows.new.drop(from_new)
         rows.hot = {index: fields for index, fields in rows.hot.items() if index >= self.start}
         self.hot_count -= from_hot
@@ -546,12 +549,13 @@ def with_changes(points: list[dict[str, Any]], start: int, changes: Changes) -> 
 
 def _metadata(path: str, data: bytes) -> dict[str, Any]:
     try:
-        stored = json.loads(data)
+        stored = point.from_json(json.loads(data))
         if isinstance(stored, dict):
             return stored
-    except ValueError:
-        pass
-    raise CorruptTrackError(path, "the whole file", None, None, "it is not a JSON object")
+        detail = "it is not a JSON object"
+    except (ValueError, RecursionError) as error:
+        detail = str(error)
+    raise CorruptTrackError(path, "the whole file", None, None, detail)
 
 
 def _listdir(folder: str) -> list[str]:

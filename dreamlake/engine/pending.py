@@ -135,7 +135,7 @@ class Pending:
 
     @property
     def max_ts(self) -> float:
-        """The highest timestamp appended by this process: an explicit one above it cannot merge with a pending point."""
+        """The highest timestamp appended by this process: an explicit one above it merges with no pending point."""
         block = self.open
         # A flat block rises, so its last row has its highest timestamp; `hotpath` leaves it at that.
         return max(self._max_ts, block.flat[-1]) if block.flat else self._max_ts

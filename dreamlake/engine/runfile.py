@@ -30,8 +30,8 @@ class RunFile:
         if not data:
             return None
         try:
-            fields = json.loads(data)
-        except ValueError as error:
+            fields = point.from_json(json.loads(data))
+        except (ValueError, RecursionError) as error:
             raise CorruptTrackError(self.path, "the whole file", None, None, f"it is not JSON: {error}") from error
         if not isinstance(fields, dict):
             raise CorruptTrackError(self.path, "the whole file", None, None, "it is not a JSON object")

@@ -10,6 +10,7 @@ import sys
 import time
 from _thread import allocate_lock
 from collections.abc import Callable
+from math import inf
 from queue import Empty, SimpleQueue
 from threading import Lock, Thread
 from typing import Any, NamedTuple, TypeVar
@@ -334,9 +335,9 @@ class Writer:
         return self.call(locked, timeout)
 
     def close(self, status: str | None, timeout: float | None = None) -> None:
-        """Write everything, say in session.json how the run ended, and end the thread.
+        """Write everything, say in session.json how the run ended, and end the thread; then appends are refused.
 
-        Appends raise SessionClosedError from now on. When the disk fails the error is raised after the rest was done.
+        When the disk fails, the error is raised and the writer stays open: what is pending is not given up.
         """
         with self.lock:
             self.closed = True
@@ -344,21 +345,21 @@ class Writer:
                 track.pending.shut()
         try:
             self.call(lambda: self._finish(status), timeout)
-        finally:
-            thread, self._thread = self._thread, None
-            if thread is not None:
-                self._inbox.put(None)
-                thread.join(timeout if timeout is not None else 10.0)
+        except BaseException:
+            self.closed = False
+            raise
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            self._inbox.put(None)
+            thread.join(timeout if timeout is not None else 10.0)
         self.tell_dropped()
 
     def _finish(self, status: str | None) -> None:
-        try:
-            self._flush(list(self.tracks.values()), CALLER_LOCK, logs=True)
-        finally:
-            if status is not None and self.wrote and os.getpid() == self.opener:
-                with self.session_lock.hold(CALLER_LOCK, self.clock.last):
-                    last = self.clock.last
-                    self.run_file.update(status=status, lastTs=last if last > 0 else None)
+        self._flush(list(self.tracks.values()), CALLER_LOCK, logs=True)
+        if status is not None and self.wrote and os.getpid() == self.opener:
+            with self.session_lock.hold(CALLER_LOCK, self.clock.last):
+                last = self.clock.last
+                self.run_file.update(status=status, lastTs=None if last == -inf else last)
 
     # -- the thread ------------------------------------------------------------------------------------------------
 
@@ -420,7 +421,7 @@ class Writer:
             self._flush(tracks, BACKGROUND_LOCK, whole_segments_only, logs=not whole_segments_only)
         except Exception as error:
             self._failing = True
-            self._count_pending(tracks)
+            self._count_pending(tracks, give_up=True)
             self.notices.warn(
                 "flush", "cannot write to %s, %d bytes are pending: %s", self.folder, self._pending_bytes, error
             )
@@ -445,11 +446,13 @@ class Writer:
                 except Exception as error:
                     errors.append(error)
             if logs:
+                if self.logs.dropped:
+                    self.notices.warn("log", "%s: %d log records were dropped", self.folder, self.logs.dropped)
                 try:
                     self.logs.flush(self.session_lock.tail_epoch)
                 except Exception as error:
                     errors.append(error)
-        self._count_pending(waiting)
+        self._count_pending(waiting, give_up=bool(errors))
         if errors:
             for other in errors[1:]:
                 self.notices.warn("flush", "cannot write to %s: %s", self.folder, other)
@@ -458,11 +461,11 @@ class Writer:
             self._failing = False
             self.notices.recovered("flush", "writing to %s works again", self.folder)
 
-    def _count_pending(self, waiting: list[TrackWriter]) -> None:
+    def _count_pending(self, waiting: list[TrackWriter], give_up: bool) -> None:
         """Sum up what is pending after a flush, and give up what is too much when the disk took none."""
         with self.lock:
             total = sum(track.pending.waiting_bytes() for track in list(self.tracks.values()))
-        for track in waiting:
+        for track in waiting if give_up else ():
             excess = total - self.options.max_pending_bytes
             if excess <= 0:
                 break
@@ -481,6 +484,7 @@ class Writer:
         """Start anew in a forked child: what was pending is the parent's, and so are its locks and its thread."""
         # The same object, since every track's `append` holds it; another thread may have held it at the fork.
         self.lock._at_fork_reinit()  # type: ignore[attr-defined]
+        self.clock.resume(self.clock.last)  # the latest append was the parent's
         self.busy, self._starting = Lock(), Lock()
         self._inbox = SimpleQueue()
         self._thread = None
