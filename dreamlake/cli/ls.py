@@ -1,0 +1,83 @@
+"""``dreamlake ls``: the runs of a lake, with their status and number of tracks."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from dreamlake.cli.places import DEFAULT_LAKE, Mistake, open_lake, runs_of
+from dreamlake.cli.text import complain, say, say_json, table, time_text
+from dreamlake.errors import CorruptTrackError, SessionNotFoundError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from dreamlake.lake import SessionView
+
+#: The status of a run whose session.json cannot be read.
+DAMAGED = "damaged"
+
+
+def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
+    """Add the command to the command line."""
+    parser = commands.add_parser("ls", help="list runs", description="List the runs of a lake, and how they stand.")
+    parser.add_argument(
+        "path",
+        nargs="?",
+        default=DEFAULT_LAKE,
+        metavar="PATH",
+        help="a lake, or a workspace's folder (%(default)s)",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """List the runs; 1 when one of them is damaged."""
+    rows = [row for row in map(_row, _runs(args.path)) if row is not None]
+    if args.json:
+        say_json(rows)
+    elif rows:
+        header = ("RUN", "STATUS", "TRACKS", "CREATED", "DESCRIPTION")
+        say(table(header, [_cells(row) for row in rows], right=("TRACKS",)))
+    else:
+        say(f"no runs in {args.path}")
+    damaged = [row for row in rows if row["status"] == DAMAGED]
+    for row in damaged:
+        complain(row["detail"])
+    return 1 if damaged else 0
+
+
+def _runs(path: str) -> list[SessionView]:
+    from dreamlake.format.layout import SESSION_FILE, decode_component
+
+    lake = open_lake(path)
+    runs = runs_of(lake)
+    if runs:
+        return runs
+    if os.path.isfile(os.path.join(path, SESSION_FILE)):
+        raise Mistake(f"{path} is a single run: dreamlake show {path}")
+    # A workspace's folder, as the shell completes it: its runs are one level down.
+    top, folder = os.path.split(os.path.abspath(os.path.expanduser(path)))
+    try:
+        return runs_of(open_lake(top), decode_component(folder))
+    except ValueError:
+        return []
+
+
+def _row(run: SessionView) -> dict[str, Any] | None:
+    named = {"workspace": run.workspace, "name": run.name}
+    try:
+        info: dict[str, Any] = dict(run.info)
+    except CorruptTrackError as error:
+        return {**named, "status": DAMAGED, "detail": str(error), "tracks": len(run.tracks)}
+    except SessionNotFoundError:
+        return None  # removed since it was listed
+    return {**info, "tracks": len(run.tracks)}
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    created = time_text(row.get("createdAt"))
+    named = f"{row['workspace']}/{row['name']}"
+    return named, str(row.get("status", "")), str(row["tracks"]), created, str(row.get("description") or "")

@@ -1,0 +1,111 @@
+"""``dreamlake show``: one run with its parameters, its tracks and the end of its log."""
+
+from __future__ import annotations
+
+import argparse
+
+from dreamlake.cli.places import add_run, find_run
+from dreamlake.cli.text import clean, complain, say, say_json, size_text, table, time_text, value_text
+from dreamlake.errors import CorruptTrackError, TrackNotFoundError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from dreamlake.lake import SessionView
+
+#: Lines of the log that are shown.
+LOG_LINES = 5
+
+
+def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
+    """Add the command to the command line."""
+    parser = commands.add_parser(
+        "show", help="show one run", description="Show a run's parameters, its tracks, and the end of its log."
+    )
+    add_run(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Show one run; 1 when part of it is damaged, which does not keep the rest from being shown."""
+    view = find_run(args.name, args.path)
+    damage: list[str] = []
+    about = {
+        "session": dict(view.info),
+        "parameters": _whole(damage, lambda: view.parameters().get(), {}),
+        "tracks": track_rows(view, damage),
+        "logs": _whole(damage, lambda: view.logs().tail(LOG_LINES).to_dicts(), []),
+    }
+    if args.json:
+        say_json({**about, "damage": damage})
+    else:
+        say_run(about)
+    for line in damage:
+        complain(line)
+    return 1 if damage else 0
+
+
+def track_rows(view: SessionView, damage: list[str] | None = None) -> list[dict[str, Any]]:
+    """What `TrackView.stats` says of each track, with its ``latest`` point.
+
+    Of a track that cannot be read there is only the name; what is wrong with it is added to `damage` (raised without).
+    """
+    rows: list[dict[str, Any]] = []
+    for name in view.tracks:
+        track = view.track(name)
+        try:
+            newest = track.read(-1, 1)["data"]
+            rows.append({**track.stats(), "latest": newest[0]["data"] if newest else None})
+        except TrackNotFoundError:
+            continue  # removed since it was listed
+        except CorruptTrackError as error:
+            if damage is None:
+                raise
+            damage.append(str(error))
+            rows.append({"name": name})
+    return rows
+
+
+def track_table(rows: list[dict[str, Any]]) -> str:
+    """`track_rows` for people."""
+    header = ("TRACK", "POINTS", "SEGMENTS", "SIZE", "LATEST POINT")
+    return table(header, [_cells(row) for row in rows], right=("POINTS", "SEGMENTS", "SIZE"))
+
+
+def say_run(about: dict[str, Any]) -> None:
+    """Print what is known of a run."""
+    info = about["session"]
+    say(clean(f"{info['workspace']}/{info['name']}  {info.get('status', '')}"))
+    if info.get("description"):
+        say(clean(str(info["description"])))
+    for label, key in (("created", "createdAt"), ("updated", "updatedAt")):
+        say(f"{label}  {clean(time_text(info.get(key)))}")
+    if info.get("tags"):
+        say(f"tags     {clean(', '.join(map(str, info['tags'])))}")
+    if about["parameters"]:
+        say("\n" + table(("PARAMETER", "VALUE"), [(key, value_text(at)) for key, at in about["parameters"].items()]))
+    if about["tracks"]:
+        say("\n" + track_table(about["tracks"]))
+    if about["logs"]:
+        say()
+    for record in about["logs"]:
+        say(clean(f"{time_text(record['timestamp'])}  {record['level'] or '':5}  {record['message'] or ''}"))
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    if "totalDataPoints" not in row:
+        return row["name"], "", "", "", "(damaged)"
+    latest = row["latest"] or {}
+    newest = " ".join(f"{key}={value_text(value)}" for key, value in latest.items() if key != "_ts")
+    return row["name"], f"{row['totalDataPoints']:,}", str(row["totalChunks"]), size_text(row["bytes"]), newest
+
+
+def _whole(damage: list[str], read: Callable[[], Any], otherwise: Any) -> Any:
+    try:
+        return read()
+    except CorruptTrackError as error:
+        damage.append(str(error))
+        return otherwise

@@ -1,0 +1,94 @@
+"""The README: its blocks run as printed, its commands exist, and its links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from support import ROOT, run_python
+
+from dreamlake.cli import COMMANDS, build_parser, main
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"(?ms)^```{language}\n(.*?)^```$", README)
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """The folder in which all Python blocks ran, in order and each in a fresh interpreter, and what each printed."""
+    folder = tmp_path_factory.mktemp("newcomer")
+    return folder, [run_python(block, cwd=folder).stdout for block in blocks("python")]
+
+
+def test_each_python_block_runs_as_printed(ran: tuple[Path, list[str]]) -> None:
+    _, printed = ran
+    assert len(printed) >= 5
+    assert all(text.strip() for text in printed), "a block shows nothing"
+
+
+def test_the_first_block_gives_a_frame_within_ten_lines(ran: tuple[Path, list[str]]) -> None:
+    assert sum(1 for line in blocks("python")[0].splitlines() if line.strip()) <= 10
+    assert "shape: (12_000, 4)" in ran[1][0]
+
+
+def test_polars_alone_reads_what_dreamlake_reads(ran: tuple[Path, list[str]]) -> None:
+    assert ran[1][0] == ran[1][-1]
+
+
+def test_a_comment_on_what_is_printed_is_right(ran: tuple[Path, list[str]]) -> None:
+    promised = [line.rpartition("# ")[2] for block in blocks("python") for line in block.splitlines() if "# [{" in line]
+    assert len(promised) == 1
+    start, _, end = promised[0].partition("...")
+    assert any(line.startswith(start) and line.endswith(end) for text in ran[1] for line in text.splitlines())
+
+
+def test_the_tree_shows_every_file_of_the_run(ran: tuple[Path, list[str]]) -> None:
+    (tree,) = re.findall(r"(?ms)^    (\.dreamlake/hello/first/\n.*?)\n\n", README)
+    shown = {line.split()[0].rpartition("/")[2] for line in tree.splitlines()} - {""}
+    run = ran[0] / ".dreamlake" / "hello" / "first"
+    there = {path.name for path in run.rglob("*") if path.is_file() and not path.name.startswith(".")}
+    assert shown == there
+
+
+def dreamlake_commands() -> list[list[str]]:
+    lines = [line for block in blocks("bash") for line in block.splitlines() if line.startswith("dreamlake ")]
+    return [shlex.split(line, comments=True)[1:] for line in lines]
+
+
+def test_every_command_shown_is_one_and_every_command_is_shown() -> None:
+    for command in dreamlake_commands():
+        build_parser().parse_args(command)
+    names = {module.__name__.rpartition(".")[2] for module in COMMANDS}
+    assert names == {command[0] for command in dreamlake_commands()}
+
+
+def test_the_commands_that_look_find_what_the_blocks_wrote(
+    ran: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ran[0])
+    looked = [command for command in dreamlake_commands() if command[0] != "demo"]
+    assert len(looked) >= 3
+    for command in looked:
+        assert main(command) == 0, command
+        assert capsys.readouterr().out.strip()
+
+
+def test_links_lead_to_files() -> None:
+    targets = [target for target in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in target]
+    assert targets
+    assert [target for target in targets if not (ROOT / target).is_file()] == []
+
+
+def test_what_is_said_to_be_missing_is_missing() -> None:
+    from dreamlake import Lake, Session
+
+    with pytest.raises(NotImplementedError):
+        Session("a", "b", remote="s3://bucket/prefix")
+    with pytest.raises(ValueError, match="s3://"):
+        Lake("s3://bucket/prefix")
+    assert not hasattr(Session, "files")
