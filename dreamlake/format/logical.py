@@ -238,7 +238,8 @@ def check(schema: object) -> TrackSchema:
 def _check_type(logical: object, levels: int) -> None:
     if isinstance(logical, str):
         if logical.startswith(_ZONED):
-            timezone_of(logical)
+            if timezone_of(logical) is None:
+                raise ValueError(f"{logical!r} is no type of a value")
         elif logical == "json" or logical not in _PLAIN:
             raise ValueError(f"{logical[:80]!r} is no type of a value")
         return
