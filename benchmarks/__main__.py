@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     rounds = options.rounds or (3 if options.quick else 7)
     settings = Settings(rounds=rounds, quick=options.quick, scratch=options.scratch)
     facts = report.machine(settings)
-    print(report.heading(facts, settings), end="\n\n", flush=True)
+    print(report.heading(facts, settings, report.busy()), end="\n\n", flush=True)
     rows: list[Row] = []
     failed: list[str] = []
     for name in options.only or WORKLOADS:

@@ -18,7 +18,7 @@ from benchmarks.lakes import child_environment, new_session, track_folder
 
 POINTS = 9_999
 STEPS_PER_EPOCH = 1_000
-# A flush every 100 steps, as a loop of 10 ms a step has one: what is measured is what stays after flushing, not a backlog.
+# A flush every 100 steps, as a loop of 10 ms a step has one: measured is what stays after flushing, not a backlog.
 STEPS_PER_FLUSH = 100
 MB = 1 << 20
 

@@ -30,9 +30,24 @@ def machine(settings: Settings) -> dict[str, str]:
         **{package: _version(package) for package in PACKAGES},
         "filesystem of the scratch folder": _filesystem(folder),
     }
-    if hasattr(os, "getloadavg"):
-        facts["load at the start"] = f"{os.getloadavg()[0]:.2f}"
+    facts["load at the start"] = f"{load():.2f}"
     return facts
+
+
+def load() -> float:
+    """The average number of processes that wanted a core during the last minute; 0 where nobody counts them."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+
+
+def busy() -> str:
+    """A warning for a machine that is doing something else, or an empty string; asked before anything was run."""
+    cores = _cores()
+    if load() <= cores / 4:
+        return ""
+    return (
+        f"WARNING: other work is running (load {load():.2f} on {cores} cores). dreamlake writes and reads on two threads "
+        "and its floors on one, so its ratios suffer most; run again on an idle machine."
+    )
 
 
 def _cores() -> int:
@@ -73,13 +88,15 @@ def _filesystem(folder: Path) -> str:
     return kind
 
 
-def heading(facts: Mapping[str, str], settings: Settings) -> str:
+def heading(facts: Mapping[str, str], settings: Settings, warning: str) -> str:
     """The lines above the table."""
     lines = [", ".join(f"{name} {value}" for name, value in facts.items())]
     lines.append(
         f"medians of {settings.rounds} rounds, sides interleaved; ratio = median of the rounds' ratios to the floor, "
         "smaller is better"
     )
+    if warning:
+        lines.append(warning)
     if settings.quick:
         lines.append("quick run on smaller inputs: a smoke test, the targets are meant for a full run")
     return "\n".join(lines)
