@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dreamlake.format.columns import build_column, int_type
-from dreamlake.format.logical import Logical, timestamp, to_arrow, too_wide, zone_offset
+from dreamlake.format.logical import Logical, is_struct, timestamp, to_arrow, too_wide, zone_offset
 from dreamlake.format.point import decode_text, take_value
 
 _REMEDIES = {
@@ -47,8 +47,10 @@ def adopt(name: str, column: pa.Array | pa.ChunkedArray) -> tuple[Logical, pa.Ar
         if isinstance(column, pa.ChunkedArray):  # Arrow could not join them
             raise ValueError(f"column {name!r} holds over 2 GiB of text; give the rows in several frames")
     if isinstance(column.type, pa.JsonType):
-        texts = column.storage.to_pylist()
-        return build_column([None if text is None else decode_text(text) for text in texts])
+        try:
+            return build_column([None if text is None else decode_text(text) for text in column.storage.to_pylist()])
+        except ValueError as error:
+            raise ValueError(f"column {name!r} holds text that is no JSON: {error}") from error
     if _holds_views(column.type):
         return _by_value(name, column)
     if _is_dictionary(column.type):
@@ -150,7 +152,7 @@ def _logical(name: str, column: pa.Array) -> Logical:
         return {"list": _logical(name, column.flatten())}
     if pa.types.is_struct(kind):
         names = [field.name for field in kind]
-        if not names:
+        if not is_struct(names):
             raise _NoTypedForm
         if len(set(names)) != len(names):
             raise TypeError(f"column {name!r} has a struct with a field name that is there twice")

@@ -20,9 +20,9 @@ import pyarrow.compute as pc
 from dreamlake.format.logical import (
     MAX_DEPTH,
     MAX_EXACT_INT,
-    MAX_LEAVES,
     Logical,
     is_native,
+    is_struct,
     timestamp,
     timezone_of,
     to_arrow,
@@ -216,7 +216,7 @@ def _build_list(values: Sequence[Any], valid: pa.Buffer | None, level: int) -> t
 def _build_struct(values: Sequence[Any], valid: pa.Buffer | None, level: int) -> tuple[Logical, pa.Array]:
     rows = values if valid is None else [value for value in values if value is not None]
     keys = list(rows[0])
-    if not 0 < len(keys) <= MAX_LEAVES or any(len(row) != len(keys) for row in rows):
+    if not is_struct(keys) or any(len(row) != len(keys) for row in rows):
         raise _Conflict
     types: dict[str, Logical] = {}
     children = []

@@ -167,7 +167,7 @@ def _column(name: str, column: Any) -> tuple[Logical, pa.Array, Sequence[Any] | 
         return *_from_polars(name, column), None
     if _is(column, "pandas", "Series") or _is(column, "pandas", "Index"):
         return *_from_pandas(name, column), None
-    if _is(column, "numpy", "ndarray"):
+    if _is(column, "numpy", "ndarray") and column.dtype.kind != "O":
         return *_from_numpy(name, column), None
     values = _taken(name, column.tolist() if hasattr(column, "tolist") else column)  # a tensor, an array.array
     return *build_column(values), values if any(value is None for value in values) else None
@@ -188,7 +188,7 @@ def _from_polars(name: str, column: Any) -> tuple[Logical, pa.Array]:
     kind = str(column.dtype)
     if kind in ("Object", "Int128", "UInt128"):  # no Arrow form that PyArrow reads
         return build_column(_taken(name, column.to_list()))
-    return adopt(name, column.to_arrow())
+    return adopt(name, column.alias("").to_arrow())  # Polars panics on the way when there is a NUL in the name
 
 
 def _from_pandas(name: str, column: Any) -> tuple[Logical, pa.Array]:
@@ -234,8 +234,6 @@ def _from_numpy(name: str, column: Any) -> tuple[Logical, pa.Array]:
         return "bool", packed(pa.uint8(), count, None, column.astype("=u1")).cast(pa.bool_())
     if kind == "M":
         return _from_datetime64(name, column)
-    if kind == "O":
-        return build_column(_taken(name, column.tolist()))
     return build_column([take_value(name, value)[0] for value in column])
 
 
@@ -263,13 +261,13 @@ def _timestamps(column: Any) -> Timestamps:
         data = data.cast(pa.float64(), safe=False)
         if not pc.all(pc.is_finite(data.drop_null())).as_py() and data.null_count < len(data):
             raise ValueError("column '_ts' holds NaN or an infinity; a timestamp is a finite number of seconds")
-        if not data.null_count:
+        if len(data) and not data.null_count:
             ticks = Packed("d")
             ticks.frombytes(memoryview(data.buffers()[1])[data.offset * 8 : (data.offset + len(data)) * 8])
             return ticks
         given = data.to_pylist()
     present = [value for value in given if value is not None]
-    if len(present) == len(given):
+    if present and len(present) == len(given):
         return Packed("d", present)
     return given if present else None
 

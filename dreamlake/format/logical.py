@@ -26,7 +26,7 @@ in the Arrow type, since not every reader knows zones like ``+05:30``; Arrow get
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from datetime import UTC, timedelta, timezone
 from functools import lru_cache
 from typing import Any, TypeAlias
@@ -118,6 +118,11 @@ def identical(a: object, b: object) -> bool:
 def too_wide(logical: Logical) -> bool:
     """Whether values of this type are stored as JSON all the same, since the columns would be too many or too deep."""
     return not isinstance(logical, str) and (depth(logical) > MAX_DEPTH or leaf_count(logical) > MAX_LEAVES)
+
+
+def is_struct(keys: Collection[str]) -> bool:
+    """Whether these can be a struct's keys; Arrow hands names to other libraries as text that ends at a NUL."""
+    return 0 < len(keys) <= MAX_LEAVES and not any("\0" in key for key in keys)
 
 
 def depth(logical: Logical) -> int:
@@ -249,7 +254,7 @@ def _check_type(logical: object, levels: int) -> None:
         _check_type(logical["list"], levels - 1)
         return
     fields = logical.get("struct")
-    if not isinstance(fields, dict) or not fields or len(fields) > MAX_LEAVES:
-        raise ValueError("a struct has at least one key and not too many")
+    if not isinstance(fields, dict) or not is_struct(fields):
+        raise ValueError("a type is a list or a struct of at least one key, of not too many, and none with a NUL")
     for inner in fields.values():
         _check_type(inner, levels - 1)
