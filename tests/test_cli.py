@@ -133,6 +133,14 @@ def test_a_terminal_without_unicode_shows_what_it_can(lake: Path) -> None:
     assert {row["workspace"] for row in json.loads(out)} == {"w", "漢字"}
 
 
+def test_ctrl_c_is_one_line(cli: Any, lake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dreamlake.cli.ls.open_lake", interrupt)
+    fails(cli("ls", lake), 130, "interrupted")
+
+
 # ------------------------------------------------------------------------------------------------ ls
 
 
@@ -385,6 +393,14 @@ def test_files_of_a_damaged_track(cli: Any, lake: Path) -> None:
 def test_a_table_is_aligned_also_with_wide_characters() -> None:
     text = table(("A", "N", "B"), [("漢字", "1", "x"), ("é", "1,000", "y")], right=("N",))
     assert text.splitlines() == ["A         N  B", "漢字      1  x", "é     1,000  y"]
+
+
+def test_on_a_terminal_a_table_does_not_wrap(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    rows = [("name", "漢" * 30), ("other", "x")]
+    assert columns_of(table(("A", "B"), rows).splitlines()[1]) == 67
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert table(("A", "B"), rows).splitlines() == ["A      B", "name   漢漢漢漢漢漢…", "other  x"]
 
 
 @pytest.mark.parametrize(
