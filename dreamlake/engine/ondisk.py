@@ -421,7 +421,17 @@ class TrackOnDisk:
 
     def _commit(self, draft: "Draft", tmp: str, rows: Sorted) -> None:
         """Give one segment its name, and count its points as written."""
-        local.commit_new(tmp, os.path.join(self.folder, draft.name.filename))
+        try:
+            local.commit_new(tmp, os.path.join(self.folder, draft.name.filename))
+        except local.CommittedUnsynced:
+            self._count(draft, rows)
+            raise
+        except FileExistsError:
+            self.forget()
+            raise
+        self._count(draft, rows)
+
+    def _count(self, draft: "Draft", rows: Sorted) -> None:
         from_hot, from_new = draft.rows
         self.live = (*self.live, draft.name)
         self.bounds = (*self.bounds, draft.info.bounds)
@@ -470,7 +480,11 @@ class TrackOnDisk:
             known = logical.unify_schemas(self._info(name).track_schema, batch.schema)
             draft = self._draft(following, batch, known, self.bounds[:place])
             path = os.path.join(self.folder, following.filename)
-            local.write_new(path, segment.encode(batch, draft.info))
+            try:
+                local.write_new(path, segment.encode(batch, draft.info))
+            except OSError:
+                self.forget()  # it may be there all the same
+                raise
             self.live = (*self.live[:place], following, *self.live[place + 1 :])
             self.bounds = (*self.bounds[:place], draft.info.bounds, *self.bounds[place + 1 :])
             self.schema = logical.unify_schemas(self.schema, batch.schema)

@@ -65,6 +65,10 @@ class FsyncFailed(OSError):
         super().__init__(error.errno, error.strerror, path)
 
 
+class CommittedUnsynced(FsyncFailed):
+    """A new file has its name, which could be neither synced nor taken back: it counts, and others may have read it."""
+
+
 # ------------------------------------------------------------------------------------------------ writing
 
 
@@ -87,13 +91,15 @@ def atomic_write(path: str, data: Buffer, fsync: bool) -> None:
 def write_new(path: str, data: Buffer) -> None:
     """Write a whole file and give it the name ``path``, which must be free; on disk for good when this returns.
 
-    When it fails there is no file of that name by this call, and nothing is left beside. Where the filesystem has no
-    hard links, two that write one name at the same moment can replace each other: hold the lock.
+    When it fails otherwise there is no file of that name by this call, and nothing is left beside. Where the
+    filesystem has no hard links, two that write one name at the same moment can replace each other: hold the lock.
 
     Raises
     ------
     FileExistsError
         There is a file of that name; it is untouched.
+    CommittedUnsynced
+        The folder could not be synced, nor the name taken back: the file is there and counts.
     """
     commit_new(write_beside(path, data), path)
 
@@ -111,8 +117,10 @@ def commit_new(tmp: str, path: str) -> None:
         remove_quietly(tmp)
     try:
         fsync_dir(_parent(path))
-    except BaseException:
+    except BaseException as error:
         remove_quietly(path)  # what may not last must not count: the caller still has the points
+        if isinstance(error, OSError) and os.path.lexists(path):
+            raise CommittedUnsynced(error, path) from error
         raise
 
 
@@ -131,7 +139,7 @@ def append_at(path: str, offset: int, data: Buffer, fsync: bool) -> int:
     PartialWriteError
         Fewer were written; its ``written`` says how many.
     FsyncFailed
-        All were written, and may not be on disk. Write them anew to a new file.
+        All were written, and may not be on disk (an fsync or the close failed). Write them anew to a new file.
     """
     # A link in the place of the file would lead the write out of the folder: O_NOFOLLOW refuses it.
     fd = os_.open(path, os.O_CREAT | os.O_RDWR | _CLOEXEC | _NOFOLLOW, 0o666)
@@ -142,10 +150,15 @@ def append_at(path: str, offset: int, data: Buffer, fsync: bool) -> int:
         written = _write_all(fd, data, path, offset)
         if fsync:
             _fsync(fd, path)
-    finally:
+    except BaseException:
+        _close_quietly(fd)  # the first error says what was written; one of the close must not hide it
+        raise
+    try:
         os_.close(fd)
-    if fsync and offset == 0:
-        fsync_dir(_parent(path))
+        if fsync and offset == 0:
+            fsync_dir(_parent(path))
+    except OSError as error:  # over NFS a write can fail as late as at the close
+        raise FsyncFailed(error, path) from error
     return written
 
 
@@ -294,6 +307,13 @@ def remove_quietly(path: str) -> None:
         os_.unlink(path)
     except OSError:
         return  # gone already, or a dead disk: the sweep takes care of it
+
+
+def _close_quietly(fd: int) -> None:
+    try:
+        os_.close(fd)
+    except OSError:
+        return  # Linux has closed it all the same
 
 
 def _scan(folder: str) -> list[os.DirEntry[str]]:
