@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dreamlake.engine.process import check_polars  # here, so that it knows of every fork from now on
 from dreamlake.errors import TrackNotFoundError
 
 TYPE_CHECKING = False
@@ -157,7 +158,8 @@ class TrackView:
 
         It is a snapshot, of points and schema, as of this call, also when it is collected later or twice. The range
         given here, ``head``, a projection, and filters on ``_index`` and ``_ts`` reach only the segments that they
-        need; every other query is right as well, and reads all.
+        need; every other query is right as well, and reads all. (Of a segment that a later form has replaced, and that
+        was deleted after its grace time, the later form is read: the same points, with the fields merged since.)
 
         Parameters
         ----------
@@ -177,8 +179,6 @@ class TrackView:
         RuntimeError
             In a forked child process, where Polars queries would hang.
         """
-        from dreamlake.engine.process import check_polars
-
         check_polars()
         from dreamlake.engine.scan import Part, lazy_frame
 
@@ -192,8 +192,6 @@ class TrackView:
 
         JSON columns are strings, and datetimes with an offset are shown in UTC. Parameters and errors as for `scan`.
         """
-        from dreamlake.engine.process import check_polars
-
         check_polars()
         from dreamlake.engine.scan import polars_frame
 

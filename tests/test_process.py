@@ -50,13 +50,14 @@ def test_without_threads_this_one_does_it_all(monkeypatch: pytest.MonkeyPatch) -
 
 SETUP = """
 import os, sys, threading
-from dreamlake.lake import Lake
 
 def view():
+    from dreamlake.lake import Lake
     return Lake(sys.argv[1]).session("s", "w").track("loss")
 """
 
 FORKED = """
+from dreamlake.lake import Lake
 track = view()
 assert track.to_polars().height == 45
 pid = os.fork()
@@ -98,6 +99,20 @@ if pid == 0:
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 """
 
+FORKED_BEFORE_ANY_READ = """
+import polars
+from dreamlake.view import TrackView
+assert polars.DataFrame({"a": [1, 2]}).lazy().select(polars.col("a").sum()).collect().item() == 3
+pid = os.fork()
+if pid == 0:
+    try:
+        view().scan()
+    except RuntimeError:
+        os._exit(0)
+    os._exit(1)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+
 AT_EXIT = """
 import atexit
 import polars  # which cannot be imported at exit for the first time
@@ -125,7 +140,9 @@ def small_lake(lake_dir: Path) -> Path:
 
 
 @needs_fork
-@pytest.mark.parametrize("code", [FORKED, FORKED_WITHOUT_POLARS], ids=["after polars", "before polars"])
+@pytest.mark.parametrize(
+    "code", [FORKED, FORKED_BEFORE_ANY_READ, FORKED_WITHOUT_POLARS], ids=["read", "only polars", "nothing"]
+)
 @pytest.mark.skipif(sys.version_info >= (3, 12), reason="a fork warns there when threads are running")
 def test_a_forked_child_reads_and_refuses_to_hang(small_lake: Path, run_python: Any, code: str) -> None:
     run_python(SETUP + code, small_lake, timeout=60)

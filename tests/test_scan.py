@@ -287,6 +287,14 @@ def test_damage_raises_our_error_from_collect(lake_dir: Path) -> None:
     assert lazy.filter(index < 10).collect().height == 10
 
 
+def test_python_functions_in_a_filter(changing: TrackView) -> None:
+    # Polars pickles such a predicate for the source, with this library.
+    pytest.importorskip("cloudpickle", reason="Polars needs it")
+    limit = 60
+    odd = pl.col("_index").map_batches(lambda column: column > limit, return_dtype=pl.Boolean, is_elementwise=True)
+    assert changing.scan().filter(odd).collect()["_index"].to_list() == list(range(61, 75))
+
+
 def test_the_plan_names_the_track(changing: TrackView) -> None:
     assert "dreamlake loss" in changing.scan().explain()
 
