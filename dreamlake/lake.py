@@ -11,7 +11,7 @@ from dreamlake.engine.process import check_polars, local_width, side_by_side
 from dreamlake.engine.reader import TrackReader
 from dreamlake.errors import SessionNotFoundError, TrackNotFoundError
 from dreamlake.format import layout
-from dreamlake.logs import LEVELS
+from dreamlake.logs import read_logs
 from dreamlake.parameters import ParametersView
 from dreamlake.storage import open_store
 from dreamlake.view import TrackView
@@ -223,13 +223,7 @@ class SessionView:
         RuntimeError
             In a forked child process, where Polars would hang.
         """
-        check_polars()
-        from dreamlake.engine.logread import log_frame
-
-        if level is not None and level not in LEVELS:
-            raise ValueError(f"the level is one of {', '.join(LEVELS)}, not {level!r}")
-        levels = None if level is None else LEVELS[LEVELS.index(level) :]
-        return log_frame(self._store, self._folder, levels, errors=errors)
+        return read_logs(self._store, self._folder, level, errors)
 
 
 class TracksView:

@@ -1,10 +1,14 @@
-"""Log records of a session as they are made: a message, a level, metadata, the time now."""
+"""The log of a session: records as they are made, and read back as a frame by their level."""
 
 from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Literal
+
+    import polars as pl
+
+    from dreamlake.storage.store import Store
 
     Level = Literal["debug", "info", "warn", "error", "fatal"]
 
@@ -30,3 +34,16 @@ def make_record(message: str, level: str, metadata: dict[str, Any] | None) -> di
     if metadata is not None:
         record["metadata"] = take_value("metadata", metadata)[0]
     return record
+
+
+def read_logs(store: Store, session: str, level: str | None, errors: str) -> pl.DataFrame:
+    """Return the log of the session in folder `session`, oldest first, as a frame; see `Session.logs`."""
+    from dreamlake.engine.process import check_polars
+
+    check_polars()
+    from dreamlake.engine.logread import log_frame
+
+    if level is not None and level not in LEVELS:
+        raise ValueError(f"the level is one of {', '.join(LEVELS)}, not {level!r}")
+    levels = None if level is None else LEVELS[LEVELS.index(level) :]
+    return log_frame(store, session, levels, errors=errors)

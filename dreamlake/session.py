@@ -296,10 +296,10 @@ class Session:
         errors
             ``"skip"`` leaves damaged lines out and logs them.
         """
-        from dreamlake.engine.logread import log_frame
+        from dreamlake.logs import read_logs
 
         self.flush()
-        return log_frame(self.store(), self.folder)
+        return read_logs(self.store(), self.folder, level, errors)
 
     # -- writing ---------------------------------------------------------------------------------------------------
 
