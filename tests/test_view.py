@@ -152,6 +152,18 @@ def test_a_time_range_opens_only_the_segments_that_hold_it(lake_dir: Path) -> No
         assert sorted(store.got()) == [*read, "data.jsonl"]
 
 
+def test_equal_times_in_two_segments_are_in_the_order_of_the_index(lake_dir: Path) -> None:
+    track = TrackOnDisk(lake_dir)
+    track.segment([{"_ts": 5.0}], 0)
+    track.segment([{"_ts": 0.0}, {"_ts": 5.0}, {"_ts": 5.0}], 1)
+    track.segment([{"_ts": 9.0}, {"_ts": 5.0}, {"_ts": 5.0}], 4)
+    view = TrackView(track.reader())
+    assert indices(view.read_by_time(limit=2)) == [1, 0]
+    assert indices(view.read_by_time(limit=None)) == [1, 0, 2, 3, 5, 6, 4]
+    assert indices(view.read_by_time(0, 9, limit=2, reverse=True)) == [6, 5]
+    assert indices(view.read_by_time(limit=5, reverse=True)) == [4, 6, 5, 3, 2]
+
+
 @given(
     st.lists(st.sampled_from([float(ts) for ts in range(12)]), min_size=1, max_size=40),
     st.integers(1, 9),
