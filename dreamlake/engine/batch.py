@@ -94,7 +94,8 @@ class _Points:
             if ts is None:
                 rows.append((clock.draw(), False, fields))
             elif ts is INHERITED:
-                rows.append((clock.inherit(), True, fields))
+                explicit = clock.latest is not None  # with nothing to inherit it is an automatic one
+                rows.append((clock.inherit(), explicit, fields))
             else:
                 clock.note(ts)
                 rows.append((ts, True, fields))
@@ -145,31 +146,33 @@ def _columns_of(points: Sequence[Any]) -> _Columns | None:
         place = names.index("_ts")
         ts = columns.pop(place)
         names = names[:place] + names[place + 1 :]
-        if one_type(ts) is not float or not _is_rising(ts):
+        if one_type(ts) is not float or not _is_rising(ts) or -1.0 in ts:
             return None
     for name in names:
         check_field(name)
     taken: list[Sequence[Any]] = []
     types: list[type | None] = []
+    largest = 0  # row, in bytes of JSON, at most; scalars and names left out
     for name, column in zip(names, columns, strict=True):
         kinds = set(map(type, column))
-        values = column if kinds <= SCALARS else _take_column(name, column)
-        if values is None:
+        values: Sequence[Any] | None = column
+        if not kinds <= SCALARS:
+            values, size = _take_column(name, column)
+            largest += size
+        if values is None or largest > MAX_POINT_BYTES // 2:
             return None
         taken.append(values)
         types.append(one_type(values) if values is not column else kinds.pop() if len(kinds) == 1 else None)
     return _Columns(len(points), lambda ts, explicit: ColumnRows(names, taken, ts, explicit, types), ts)
 
 
-def _take_column(name: str, column: Sequence[Any]) -> Sequence[Any] | None:
-    """Return a snapshot of a column; None when a row must be looked at by itself (too large, or refused)."""
+def _take_column(name: str, column: Sequence[Any]) -> tuple[Sequence[Any] | None, int]:
+    """Return a snapshot of a column, None when a row is refused, and the size of its largest value in bytes."""
     try:
         taken = [take_value(name, value) for value in column]
-    except (TypeError, ValueError):
-        return None
-    if sum(size for _, size in taken) > MAX_POINT_BYTES // 2 and max(size for _, size in taken) > MAX_POINT_BYTES // 64:
-        return None
-    return [value for value, _ in taken]
+    except (TypeError, ValueError):  # the general way says of which row
+        return None, 0
+    return [value for value, _ in taken], max(size for _, size in taken)
 
 
 def _stamps(start: float, tick: float, count: int, arrow: bool) -> Any:

@@ -40,7 +40,7 @@ def make(_pending, _track, _general):
                     _clock.last = _t
                     _flat = _block.flat
                     _flat.extend(({values}, _t))
-                    if len(_flat) < _block.limit:
+                    if _len(_flat) < _block.limit:
                         return _track
                     _sealed = _pending.seal(_block)
                 else:
@@ -50,6 +50,7 @@ def make(_pending, _track, _general):
                     _owner.on_sealed(_pending, _sealed)
                 return _track
         return _general(_given({pairs}, _rest))
+    append.__qualname__ = "Track.append"  # as errors of the call show it
     return append
 """
 
@@ -64,7 +65,7 @@ def make(_pending, _track, _general):
                 if _block.key is _key and _flat[-1] < _ts < _inf:
                     _clock.note(_ts)
                     _flat.extend(({values}, _ts))
-                    if len(_flat) < _block.limit:
+                    if _len(_flat) < _block.limit:
                         return _track
                     _sealed = _pending.seal(_block)
                 else:
@@ -74,6 +75,7 @@ def make(_pending, _track, _general):
                     _owner.on_sealed(_pending, _sealed)
                 return _track
         return _general(_given({pairs}, ("_ts", _ts), _rest))
+    append.__qualname__ = "Track.append"  # as errors of the call show it
     return append
 """
 
@@ -106,6 +108,7 @@ def _new_shape(names: tuple[str, ...], explicit: bool) -> tuple[tuple[str, ...],
         "_missing": _missing,
         "_scalars": SCALARS,
         "_given": _given,
+        "_len": len,  # a field may be called len
         "_nextafter": nextafter,
         "_inf": inf,
     }
@@ -146,4 +149,5 @@ def bind(track: Track, pending: "Pending", install: Callable[[Callable[..., Trac
     def append(**fields: Any) -> Track:
         return general(fields)
 
+    append.__qualname__ = "Track.append"
     return append

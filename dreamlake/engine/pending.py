@@ -123,6 +123,7 @@ class Pending:
         with owner.lock:
             owner.admit()
             if inherited:
+                explicit = owner.clock.latest is not None  # with nothing to inherit it is an automatic one
                 ts = owner.clock.inherit()
             elif explicit:
                 owner.clock.note(ts)
