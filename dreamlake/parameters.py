@@ -69,6 +69,9 @@ class Parameters(ParametersView):
             The disk failed.
         """
         flat = flatten(values)
+        for key in flat:
+            if above := next((key[:at] for at, char in enumerate(key) if char == "." and key[:at] in flat), None):
+                raise ValueError(f"the parameter {above!r} is both a value and a part of {key!r}; give one of them")
         writer = self._open_writer()
         writer.under_lock(lambda: self._merge(flat, writer.options.fsync))
         return self
@@ -92,17 +95,19 @@ class Parameters(ParametersView):
         atomic_write(self._store.describe(self._path), text.encode() + b"\n", fsync)
 
 
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(values: Mapping[str, Any], prefix: str = "", depth: int = 0) -> dict[str, Any]:
     """Return nested dicts as one dict with dotted keys; an empty dict stays a value."""
-    from dreamlake.format.point import take_value
+    from dreamlake.format.point import MAX_DEPTH, take_value
 
+    if depth > MAX_DEPTH:
+        raise ValueError(f"parameters are nested more than {MAX_DEPTH} deep, or hold themselves")
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if not isinstance(key, str):
             raise TypeError(f"a parameter's key is a string, not {type(key).__name__}: {key!r}")
-        name = prefix + key
+        name = prefix + take_value(ascii(key), key)[0]
         if isinstance(value, dict) and value:
-            flat.update(flatten(value, name + "."))
+            flat.update(flatten(value, name + ".", depth + 1))
         else:
             flat[name] = take_value(name, value)[0]
     return flat

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     Function = TypeVar("Function", bound=Callable[..., Any])
 
 RESUME = ("allow", "never", "must")
+#: Seconds that a thread can be asked to wait; infinity as a flush_interval comes to this.
+LONGEST_WAIT = 1e6
 
 
 class Session:
@@ -223,7 +225,7 @@ class Session:
         ValueError, TypeError
             A name that cannot be stored, or metadata that cannot.
         """
-        track = self._tracks.get(name) or self._new_track(name)
+        track = (self._tracks.get(name) if isinstance(name, str) else None) or self._new_track(name)
         if description is not None or tags is not None or metadata is not None:
             described = _described(description, tags, None, metadata)
             self.open_if_needed()
@@ -368,6 +370,8 @@ def dreamlake_session(name: str, workspace: str, **options: Any) -> Callable[[Fu
 
 def _local_folder(local_path: str | os.PathLike[str]) -> str:
     path = os.fspath(local_path)
+    if not isinstance(path, str):
+        raise TypeError(f"local_path is a string or a Path, not {type(path).__name__}")
     if "://" in path:
         scheme = path.partition("://")[0]
         raise ValueError(
@@ -385,7 +389,7 @@ def _described(
     for what, text in (("description", description), ("folder", folder)):
         if text is not None and not isinstance(text, str):
             raise TypeError(f"{what} is a string, not {type(text).__name__}")
-    if tags is not None and (isinstance(tags, str) or not all(isinstance(tag, str) for tag in tags)):
+    if tags is not None and not (isinstance(tags, (list, tuple)) and all(isinstance(tag, str) for tag in tags)):
         raise TypeError(f"tags is a list of strings, not {tags!r}")
     if metadata is not None and not isinstance(metadata, dict):
         raise TypeError(f"metadata is a dict, not {type(metadata).__name__}")
@@ -400,10 +404,15 @@ def _described(
 def _options(
     flush_interval: float, segment_points: int, max_pending_bytes: int, fsync: bool, single_writer: bool
 ) -> Options:
-    if not flush_interval > 0:
+    if not _is_number(flush_interval) or not flush_interval > 0:
         raise ValueError(f"flush_interval is a number of seconds above 0, not {flush_interval!r}")
     if isinstance(segment_points, bool) or not isinstance(segment_points, int) or segment_points < 1:
         raise ValueError(f"segment_points is a whole number of points, 1 or more, not {segment_points!r}")
-    if not max_pending_bytes > 0:
+    if not _is_number(max_pending_bytes) or not 0 < max_pending_bytes < float("inf"):
         raise ValueError(f"max_pending_bytes is a number of bytes above 0, not {max_pending_bytes!r}")
-    return Options(float(flush_interval), segment_points, int(max_pending_bytes), bool(fsync), bool(single_writer))
+    interval = min(float(flush_interval), LONGEST_WAIT)
+    return Options(interval, segment_points, int(max_pending_bytes), bool(fsync), bool(single_writer))
+
+
+def _is_number(value: object) -> bool:
+    return hasattr(value, "__float__") and not isinstance(value, bool)
