@@ -477,7 +477,8 @@ class TrackOnDisk:
         if point.encode_lines(enumerate(changed)) != point.encode_lines(enumerate(points)):
             batch = schema.batch_from_points(changed)
             following = SegmentName(name.start, name.stop, name.generation + 1)
-            known = logical.unify_schemas(self._info(name).track_schema, batch.schema)
+            # The footer says which generations it knows of, so its schema must hold what late fields made of these too.
+            known = logical.unify_schemas(self.schema, batch.schema)
             draft = self._draft(following, batch, known, self.bounds[:place])
             path = os.path.join(self.folder, following.filename)
             try:
