@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from dreamlake.engine.catalog import session_folders, session_info, track_names
-from dreamlake.engine.process import check_polars, local_width, side_by_side
+from dreamlake.engine.process import check_polars, reading_width, side_by_side
 from dreamlake.engine.reader import TrackReader
 from dreamlake.errors import SessionNotFoundError, TrackNotFoundError
 from dreamlake.format import layout
@@ -72,7 +72,7 @@ class Lake:
             A session.json is not readable.
         """
         names = session_folders(self._store, workspace)
-        found = side_by_side(lambda pair: session_info(self._store, *pair), names, _width(self._store))
+        found = side_by_side(lambda pair: session_info(self._store, *pair), names, reading_width(self._store))
         return [info for info in found if info is not None]  # type: ignore[misc]
 
     def session(self, name: str, workspace: str) -> SessionView:
@@ -133,7 +133,7 @@ class Lake:
             snapshot = SessionView(self._store, *pair).track(track)._reader.snapshot(errors=errors, described=True)
             return snapshot if snapshot.exists else None
 
-        found = side_by_side(look, pairs, _width(self._store))
+        found = side_by_side(look, pairs, reading_width(self._store))
         parts = [
             Part(snapshot, 0, snapshot.total, tuple(zip(LABELS, pair, strict=True)))
             for pair, snapshot in zip(pairs, found, strict=True)
@@ -245,8 +245,3 @@ class TracksView:
 
     def __contains__(self, name: object) -> bool:
         return name in self.list()
-
-
-def _width(store: Store) -> int:
-    width: int = getattr(store, "width", 0) or local_width()
-    return width

@@ -48,6 +48,20 @@ def test_without_threads_this_one_does_it_all(monkeypatch: pytest.MonkeyPatch) -
     assert process.side_by_side(str, [1, 2, 3], 3) == ["1", "2", "3"]
 
 
+def test_how_many_threads_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Remote:
+        width = 32
+
+    monkeypatch.setattr(process, "MAX_WIDTH", 1)
+    assert process.reading_width(object()) == 1
+    assert process.reading_width(Remote(), values=1) == 32
+    monkeypatch.undo()
+    assert 1 <= process.reading_width(object(), values=process.FEW_VALUES) <= process.MAX_WIDTH
+    assert process.reading_width(object(), values=process.FEW_VALUES - 1) == 1
+    monkeypatch.setattr(process, "_forked", True)
+    assert process.reading_width(Remote()) == 1
+
+
 SETUP = """
 import os, sys, threading
 

@@ -35,7 +35,7 @@ def rows_by_time(snapshot: Snapshot, low: float, high: float, limit: int | None,
     pieces = _overlapping(snapshot, low, high, reverse)
     if most is None:
         # All are needed, so they are read side by side.
-        parts = side_by_side(lambda each: _rows(each[0], low, high, None, reverse), pieces, snapshot.width)
+        parts = side_by_side(lambda each: _rows(each[0], low, high, None, reverse), pieces, snapshot.width())
         return _ordered([row for rows in parts for row in rows], reverse), False
     found: Rows = []
     for piece, (lowest, highest) in pieces:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 #: More threads than this gain nothing on local files: decoding is bound by memory bandwidth.
 MAX_WIDTH = 8
+#: With fewer values a local file, threads wait for Python's lock longer than they decode without it.
+FEW_VALUES = 20_000
 
 _forked = False
 _polars_lost = False
@@ -49,11 +51,25 @@ def check_polars() -> None:
 
 
 def local_width() -> int:
-    """How many threads read local files side by side: 1 in a forked child, else one a core, at most `MAX_WIDTH`."""
+    """How many threads work on local files side by side: 1 in a forked child, else one a core, at most `MAX_WIDTH`."""
     if _forked:
         return 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(cores, MAX_WIDTH))
+
+
+def reading_width(store: object, values: int | None = None) -> int:
+    """How many threads read the files of a store side by side: as many as its ``width`` says, else as on local files.
+
+    Parameters
+    ----------
+    values
+        About how many values each file gives, where that is known.
+    """
+    width: int = getattr(store, "width", 0)
+    if width and not _forked:
+        return width
+    return 1 if values is not None and values < FEW_VALUES else local_width()
 
 
 def side_by_side(work: Callable[[Item], Made], items: Sequence[Item], width: int) -> list[Made]:

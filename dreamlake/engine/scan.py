@@ -74,7 +74,6 @@ class _Source:
         ]
         self._fields = fields
         self._labels = labels
-        self._width = max((part.snapshot.width for part in parts), default=1)
         # Where damage is skipped, how many rows a stretch has is known only once it was read.
         self._counted = not any(part.snapshot.skip for part in parts)
         empty = polars_frame(Shape([INDEX, TS, *fields], fields).empty())
@@ -118,7 +117,8 @@ class _Source:
 
     def _frame(self, window: Sequence[_Stretch], columns: Sequence[str]) -> pl.DataFrame:
         shape = Shape([name for name in columns if name not in self._labels] or [INDEX], self._fields)
-        tables = side_by_side(lambda stretch: stretch.piece.table(shape), window, self._width)
+        width = window[0].piece.snapshot.width(shape.values_of([stretch.piece for stretch in window]))
+        tables = side_by_side(lambda stretch: stretch.piece.table(shape), window, width)
         frame = polars_frame(pa.concat_tables(tables))
         if not self._labels:
             return frame

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from threading import Lock
 
-from dreamlake.engine.process import local_width
 from dreamlake.errors import CorruptTrackError
 
 TYPE_CHECKING = False
@@ -53,12 +52,6 @@ class SegmentFiles:
         )
         self._told: set[str] = set()
         self._lock = Lock()
-
-    @property
-    def width(self) -> int:
-        """How many files are best read side by side."""
-        width: int = getattr(self.store, "width", 0) or local_width()
-        return width
 
     def listing(self) -> dict[str, int | None]:
         """The files in the folder now, and the bytes of each; None where the store lists names sooner than sizes."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from functools import cached_property
 
-from dreamlake.engine.process import side_by_side
+from dreamlake.engine.process import reading_width, side_by_side
 from dreamlake.engine.shape import INDEX, TS, Shape
 from dreamlake.errors import CorruptTrackError, DreamlakeError
 from dreamlake.format.layout import SegmentName
@@ -238,16 +238,16 @@ class Snapshot:
         import pyarrow as pa
 
         shape = Shape([INDEX, TS, *self.schema] if columns is None else columns, self.schema)
-        parts = self._side_by_side(lambda piece: piece.table(shape), self.pieces(start, stop))
+        pieces = self.pieces(start, stop)
+        parts = self._side_by_side(lambda piece: piece.table(shape), pieces, shape.values_of(pieces))
         return pa.concat_tables(parts) if parts else shape.empty()
 
-    @property
-    def width(self) -> int:
-        """How many files are best read side by side."""
-        return self._files.width
+    def width(self, values: int | None = None) -> int:
+        """How many pieces are best read side by side, of about so many `values` each."""
+        return reading_width(self._files.store, values)
 
-    def _side_by_side(self, work: Callable[[Any], Made], items: Sequence[Any]) -> list[Made]:
-        return side_by_side(work, items, self.width)
+    def _side_by_side(self, work: Callable[[Any], Made], items: Sequence[Any], values: int | None = None) -> list[Made]:
+        return side_by_side(work, items, self.width(values))
 
     # ---------------------------------------------------------------------------------------------- one piece
 
