@@ -49,23 +49,32 @@ class LogFile:
             if self._lines >= FILE_LINES:
                 self._put_aside()
             part = records[: FILE_LINES - self._lines]
-            lines = [_line(self._next + i, record) for i, record in enumerate(part)]
-            self._append(b"".join(lines))
-            del self.pending[: len(part)]
-            del records[: len(part)]
-            self._lines += len(part)
-            self._next += len(part)
+            data = b"".join([_line(self._next + i, record) for i, record in enumerate(part)])
+            written = 0
+            try:
+                local.append_at(self.path, self._size, data, self.fsync)
+                written = len(data)
+            except local.PartialWriteError as error:
+                written = error.written
+                raise
+            except local.FsyncFailed:
+                written = len(data)
+                raise
+            except local.SizeChanged as error:
+                raise OSError(f"{error}: another program writes to the file") from error
+            finally:  # lines that are in the file are not written again, whatever came after them
+                if written < len(data):
+                    self.forget()
+                count = data.count(b"\n", 0, written)
+                del self.pending[:count]
+                self._size += written
+                self._lines += count
+                self._next += count
+            del records[:count]
 
     def forget(self) -> None:
         """Read the file again before the next write."""
         self._epoch = None
-
-    def _append(self, data: bytes) -> None:
-        try:
-            self._size += local.append_at(self.path, self._size, data, self.fsync)
-        except OSError:
-            self.forget()
-            raise
 
     def _learn(self) -> None:
         local.make_dirs(self.folder, self.fsync)

@@ -9,6 +9,9 @@ from typing import NamedTuple
 
 from dreamlake.storage.lock import FileLock
 
+#: Length of the lock file.
+COUNTER_BYTES = 128
+
 
 class Counter(NamedTuple):
     """What the lock file says: raised before the first write under the lock, so a crash never hides a change."""
@@ -22,7 +25,9 @@ class Counter(NamedTuple):
 
     def encode(self) -> bytes:
         last = None if self.last_ts == -inf else self.last_ts
-        return json.dumps({"changes": self.changes, "rewrites": self.rewrites, "lastTs": last}).encode() + b"\n"
+        content = json.dumps({"changes": self.changes, "rewrites": self.rewrites, "lastTs": last})
+        # Of one length, since it is replaced in place: a kill must not leave the end of a longer one behind it.
+        return content.ljust(COUNTER_BYTES - 1).encode() + b"\n"
 
     @classmethod
     def decode(cls, data: bytes) -> "Counter | None":
@@ -78,6 +83,12 @@ class SessionLock:
         now = self._now
         if now is not None and self._seen is not None and now.rewrites == self._seen.rewrites:
             self._store(now._replace(rewrites=now.rewrites + 1))
+
+    def cover(self, last_ts: float) -> None:
+        """Say in the lock file that automatic timestamps up to this one are drawn; called before they are written."""
+        now = self._now
+        if now is not None and last_ts > now.last_ts:
+            self._store(now._replace(last_ts=last_ts))
 
     def forget(self) -> None:
         """Trust nothing that was known before: after a fork, or after an error in the middle of a write."""
