@@ -31,7 +31,7 @@ def append_batch(writer: "Writer", track: "TrackWriter", points: Any) -> "Append
     writer.wake()
     start, stop = None, None
     try:
-        writer.flush(track, PATIENCE)
+        writer.flush(track, PATIENCE, tell=False)
         if block.result is not None:
             start, stop = block.result
     except OSError as error:

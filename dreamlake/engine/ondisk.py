@@ -74,6 +74,8 @@ class TrackOnDisk:
         self.files = SegmentFiles(local.LocalStore(os.path.dirname(folder)), os.path.basename(folder), name)
         self.hot_path = os.path.join(folder, layout.HOT_FILE)
         self._epochs: tuple[int, int] | None = None
+        #: Whether the hot file has to be written anew, whatever is learnt of it meanwhile.
+        self.must_rewrite = False
         self._reset()
 
     def _reset(self) -> None:
@@ -85,10 +87,9 @@ class TrackOnDisk:
         self.hot_count = 0
         #: Fields that later lines of the hot file set, by index; not yet in `pieces`.
         self.changes: Changes = {}
-        #: Bytes and lines of the hot file that count, and whether it has to be written anew.
+        #: Bytes and lines of the hot file that count.
         self.size = 0
         self.lines = 0
-        self.must_rewrite = False
         self.max_ts = self._segments_max_ts = -inf
         self._hot_index: dict[float, int] | None = None
         self._columns: dict[SegmentName, tuple[list[float], bool]] = {}
@@ -183,11 +184,11 @@ class TrackOnDisk:
             elif index >= self.start:
                 self.changes.setdefault(index, {}).update(fields)
         size = self.size + len(data)
+        if new:
+            self._take_points(list(new.values()))
         self.size = lines.end
         self.lines += len(lines.indices)
         self._cut_torn_tail(size)
-        if new:
-            self._take_points(list(new.values()))
 
     def _take_points(self, points: list[dict[str, Any]]) -> None:
         """Keep hot points that were read from the file."""
@@ -252,11 +253,23 @@ class TrackOnDisk:
     def write(self, rows: Sorted, whole_segments_only: bool) -> None:
         """Write what a flush has sorted, and take out of `rows` what is on disk; the rest is left there.
 
-        Raises OSError when the disk fails. What was committed before stays, and stays out of `rows`.
+        Raises OSError when the disk fails. What was committed before stays, and stays out of `rows`. Raises
+        CorruptTrackError after all else was written, when late fields belong to a damaged segment.
         """
+        self._write_late(rows)
+        self._write_new(rows, whole_segments_only)
+        if rows.damage is not None:
+            raise rows.damage
+
+    def _write_late(self, rows: Sorted) -> None:
         for name in list(rows.late):
-            self._write_next_generation(name, rows.late[name])
-            del rows.late[name]
+            try:
+                self._write_next_generation(name, rows.late[name])
+                del rows.late[name]
+            except CorruptTrackError as error:
+                rows.damage = error
+
+    def _write_new(self, rows: Sorted, whole_segments_only: bool) -> None:
         if self.must_rewrite:
             self._rewrite_hot()
         # All rows become Arrow before anything is written: rows that cannot be kept for the roll must not be lines yet.

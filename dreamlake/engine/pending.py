@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from dreamlake.clock import SessionClock
 from dreamlake.engine.hotpath import shape_key
-from dreamlake.engine.rows import ColumnRows, MixedRow, Rows
+from dreamlake.engine.rows import ColumnRows, MixedRow, Rows, held_bytes
 from dreamlake.format.point import check_ts, take
 
 #: Rows of a block before it is sealed and encoded. Above 1,000, so that fewer than one append in a thousand encodes.
@@ -31,7 +31,7 @@ class Block:
     (``rows`` is set) takes any row. A *ready* block (``ready`` is set) came from `append_batch`, encoded.
     """
 
-    __slots__ = ("before", "explicit", "flat", "key", "limit", "names", "ready", "result", "rows", "size")
+    __slots__ = ("awaited", "before", "explicit", "flat", "key", "limit", "names", "ready", "result", "rows", "size")
 
     def __init__(self, before: "Block | None" = None) -> None:
         self.before = before
@@ -44,6 +44,8 @@ class Block:
         self.limit = 0
         self.rows: list[MixedRow] | None = None
         self.ready: Rows | None = None
+        #: Whether `append_batch` waits for it to be written.
+        self.awaited = False
         #: Bytes held by values that are not scalars, estimated.
         self.size = 0
         #: The half-open range of indices that its rows got; None until they are written.
@@ -166,8 +168,10 @@ class Pending:
     def add(self, rows: Rows | list[MixedRow], max_ts: float) -> Block:
         """Append the rows of a batch as a block of their own, behind all earlier appends; the owner's lock is held."""
         block = Block(self.open if self.open.count else self.open.before)
+        block.awaited = True
         if isinstance(rows, list):
             block.rows = rows
+            block.size = held_bytes(rows)
         else:
             block.ready = rows
             block.size = rows.nbytes

@@ -7,6 +7,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from dreamlake.format.point import SCALARS
+
 if TYPE_CHECKING:  # pyarrow takes 190 ms to import; a training script appends before it is there
     from dreamlake.format.schema import Batch
 
@@ -95,7 +97,9 @@ class ColumnRows(Rows):
 
     @property
     def nbytes(self) -> int:
-        return 32 * (len(self.columns) + 1) * self.count
+        batch = 0 if self._batch is None else int(self._batch.data.nbytes)
+        held = sum(map(_held_by_column, self.columns, self.types))
+        return 32 * (len(self.columns) + 1) * self.count + held + batch
 
     def batch(self) -> "Batch":
         if self._batch is None:
@@ -214,6 +218,23 @@ class BatchRows(Rows):
         from dreamlake.format.schema import to_points
 
         return to_points(self._batch.data, self._batch.schema)
+
+
+def held_bytes(rows: Sequence[MixedRow]) -> int:
+    """Return what the values of these rows take in memory beside a place each, estimated."""
+    return sum(_held(value) for _, _, fields in rows for value in fields.values())
+
+
+def _held(value: Any) -> int:
+    if isinstance(value, (str, bytes)):
+        return len(value)
+    return 64 * len(value) if isinstance(value, (list, dict)) else 0
+
+
+def _held_by_column(column: Sequence[Any], kind: type | None) -> int:
+    if kind in SCALARS:
+        return 0
+    return sum(map(len, column)) if kind is str or kind is bytes else sum(map(_held, column))
 
 
 def one_type(column: Sequence[Any]) -> type | None:

@@ -3,7 +3,8 @@
 from typing import TYPE_CHECKING, Any
 
 from dreamlake.engine.pending import Block
-from dreamlake.engine.rows import MixedRow, PointRows, Rows
+from dreamlake.engine.rows import MixedRow, PointRows, Rows, held_bytes
+from dreamlake.errors import CorruptTrackError
 
 if TYPE_CHECKING:
     from dreamlake.engine.ondisk import TrackOnDisk
@@ -59,6 +60,9 @@ class Sorted:
         self.hot: Changes = {}
         #: Fields for points in segments.
         self.late: dict[SegmentName, Changes] = {}
+        #: Rows that may belong to a point of a damaged segment, and the damage; they wait until it is repaired.
+        self.stuck: list[MixedRow] = []
+        self.damage: CorruptTrackError | None = None
 
     def rest(self) -> Block | None:
         """Return what is left as a chain of blocks, or None when all is written."""
@@ -67,14 +71,20 @@ class Sorted:
             block = Block(last)
             if isinstance(rows, PointRows):
                 block.rows = rows.mixed()
+                block.size = held_bytes(block.rows)
             else:
                 block.ready = rows
                 block.size = rows.nbytes
             last = block
+        if self.stuck:
+            last = Block(last)
+            last.rows = list(self.stuck)
+            last.size = held_bytes(last.rows)
         changes = [fields for late in self.late.values() for fields in late.values()] + list(self.hot.values())
         if changes:
             last = Block(last)
             last.rows = [(fields["_ts"], True, without_ts(fields)) for fields in changes]
+            last.size = held_bytes(last.rows)
         return last
 
 
@@ -144,7 +154,12 @@ class Sorter:
 
     def _merge(self, ts: float, fields: dict[str, Any]) -> int:
         """Add the fields to the point with this timestamp, wherever it is; make one when there is none."""
-        place = self.disk.find_in_segments(ts)
+        try:
+            place = self.disk.find_in_segments(ts)
+        except CorruptTrackError as error:
+            self.out.stuck.append((ts, True, fields))
+            self.out.damage = error
+            return self.next_index
         if place is not None:
             name, index = place
             self._change(self.out.late.setdefault(name, {}), index, ts, fields)

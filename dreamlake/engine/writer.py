@@ -106,6 +106,9 @@ class TrackWriter:
 
         options, lock = self.writer.options, self.writer.session_lock
         chain = self.pending.take()
+        if any(block.awaited for block in chain):
+            whole_segments_only = False  # a batch's caller waits for all of it, and wants to know its indices
+        lock.cover(self.writer.clock.last)  # points that were appended since the lock was taken are among these
         if self._disk is None:
             self._disk = TrackOnDisk(
                 self.folder, self.name, options.segment_points, options.fsync, lock.announce_rewrite
@@ -142,7 +145,7 @@ class TrackWriter:
                 raise
             finally:
                 if chain:
-                    if rows.new.count or rows.hot or rows.late:
+                    if rows.new.count or rows.hot or rows.late or rows.stuck:
                         for block in chain:
                             block.result = None
                     rest = rows.rest()
@@ -280,8 +283,13 @@ class Writer:
                 found = self.tracks.setdefault(name, TrackWriter(self, name))
         return found
 
-    def flush(self, track: TrackWriter | None = None, timeout: float | None = None) -> None:
+    def flush(self, track: TrackWriter | None = None, timeout: float | None = None, tell: bool = True) -> None:
         """Write what is pending, of one track or of all, and return when it is written.
+
+        Parameters
+        ----------
+        tell
+            Whether to raise PointsDroppedError; otherwise that is left to the next flush.
 
         Raises
         ------
@@ -293,7 +301,8 @@ class Writer:
         tracks = [track] if track is not None else list(self.tracks.values())
         if any(t.needs_flush() for t in tracks) or (track is None and self.logs.pending):
             self.call(lambda: self._flush(tracks, CALLER_LOCK, logs=track is None), timeout)
-        self.tell_dropped()
+        if tell:
+            self.tell_dropped()
 
     def tell_dropped(self) -> None:
         """Raise PointsDroppedError when points were dropped that no error has told of yet."""
@@ -438,20 +447,24 @@ class Writer:
         if not waiting and not logs:
             return
         errors: list[Exception] = []
-        with self.session_lock.hold(lock_timeout, self.clock.last):
-            self._mark_running()
-            for track in waiting:
-                try:
-                    track.flush(whole_segments_only)
-                except Exception as error:
-                    errors.append(error)
-            if logs:
-                if self.logs.dropped:
-                    self.notices.warn("log", "%s: %d log records were dropped", self.folder, self.logs.dropped)
-                try:
-                    self.logs.flush(self.session_lock.tail_epoch)
-                except Exception as error:
-                    errors.append(error)
+        try:
+            with self.session_lock.hold(lock_timeout, self.clock.last):
+                self._mark_running()
+                for track in waiting:
+                    try:
+                        track.flush(whole_segments_only)
+                    except Exception as error:
+                        errors.append(error)
+                if logs:
+                    if self.logs.dropped:
+                        self.notices.warn("log", "%s: %d log records were dropped", self.folder, self.logs.dropped)
+                    try:
+                        self.logs.flush(self.session_lock.tail_epoch)
+                    except Exception as error:
+                        errors.append(error)
+        except Exception:
+            self._count_pending(waiting, give_up=True)
+            raise
         self._count_pending(waiting, give_up=bool(errors))
         if errors:
             for other in errors[1:]:
