@@ -1,0 +1,545 @@
+"""What the crash and disk tests share: writes whose every outcome is known, stopped or failed at the n-th disk call.
+
+A *history* is a list of operations on one track, numbered by their place. An even simpler database would do the same:
+what was acknowledged must be there once, what was not may be there once, and nothing else.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from support import ROOT, run_python
+
+import dreamlake.storage.local as local
+import dreamlake.storage.lock as lock
+from dreamlake import Lake, Session
+
+NAME, WORKSPACE, TRACK = "s", "w", "a/b"
+STOPPED = 77
+#: PYTHONPATH of a snippet that imports this module.
+PATH = f"{ROOT}{os.pathsep}{ROOT / 'tests'}"
+
+
+def wait_for(condition: Callable[[], object], timeout: float = 60.0) -> None:
+    """Wait until something holds; that it ever does is what is tested, not how soon."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, "it never came about"
+        time.sleep(0.002)
+
+
+def blocks(pending: Any) -> list[Any]:
+    """The blocks of a track that wait for a flush, with the open one."""
+    found = []
+    block = pending.open
+    while block is not None:
+        found.append(block)
+        block = block.before
+    return found
+
+
+class Plan:
+    """A history to be: operations with what each must leave in the track."""
+
+    def __init__(self) -> None:
+        #: The fields given to `append`, in order; a point's own number is its ``id``, late fields have none.
+        self.ops: list[dict[str, Any]] = []
+
+    def new(self, ts: float | None = None) -> dict[str, Any]:
+        """A point of its own; with an explicit timestamp it can be added to later."""
+        number = len(self.ops)
+        fields: dict[str, Any] = {"id": number, "v": number / 7}
+        if number % 3 == 1:
+            fields["text"] = f"é{number}\n"
+        if ts is not None:
+            fields["_ts"] = ts
+        self.ops.append(fields)
+        return fields
+
+    def late(self, target: Mapping[str, Any]) -> dict[str, Any]:
+        """One more field for an earlier point."""
+        number = len(self.ops)
+        fields = {f"late{number % 5}": number, "_ts": target["_ts"]}
+        self.ops.append(fields)
+        return fields
+
+
+def check(root: str | Path, ops: Sequence[Mapping[str, Any]], acknowledged: int, track: str = TRACK) -> list[int]:
+    """Hold the stored track against the operations, of which the first `acknowledged` ones were flushed.
+
+    Returns the ids found, in the order of their indices.
+    """
+    data = Lake(root).session(NAME, WORKSPACE).track(track).read(limit=None)["data"] if _exists(root, track) else []
+    assert [row["index"] for row in data] == list(range(len(data))), [row["index"] for row in data]
+    found = [row["data"] for row in data]
+    ids = [point.get("id") for point in found]
+    assert None not in ids, [point for point in found if "id" not in point]
+    doubled = sorted({i for i in ids if ids.count(i) > 1})
+    assert not doubled, f"doubled: {doubled}"
+    missing = {op["id"] for op in ops[:acknowledged] if "id" in op} - set(ids)
+    assert not missing, f"lost: {sorted(missing)} of {acknowledged}"
+    by_ts = {op["_ts"]: op["id"] for op in ops if "id" in op and "_ts" in op}
+    by_id = {point["id"]: point for point in found}
+    for number, point in by_id.items():
+        _check_point(point, ops, acknowledged, number, by_ts)
+    return ids
+
+
+def _exists(root: str | Path, track: str) -> bool:
+    try:
+        return track in Lake(root).session(NAME, WORKSPACE).tracks.list()
+    except FileNotFoundError:
+        return False
+
+
+def _check_point(
+    point: Mapping[str, Any], ops: Sequence[Mapping[str, Any]], acknowledged: int, number: int, by_ts: dict[float, int]
+) -> None:
+    own = ops[number]
+    surely = dict(own)
+    perhaps: dict[str, list[Any]] = {}
+    for place, op in enumerate(ops):
+        if "id" not in op and by_ts[op["_ts"]] == number:
+            name, value = next((k, v) for k, v in op.items() if k != "_ts")
+            if place < acknowledged:
+                surely[name] = value
+            else:
+                perhaps.setdefault(name, []).append(value)
+    if "_ts" not in own:
+        surely["_ts"] = point["_ts"]
+    for name, value in point.items():
+        allowed = ([surely[name]] if name in surely else []) + perhaps.get(name, [])
+        assert any(type(value) is type(a) and value == a for a in allowed), (number, name, value, allowed)
+    lacking = set(surely) - set(point)
+    assert not lacking, f"the point {number} lacks {lacking}"
+
+
+# -- scenarios -----------------------------------------------------------------------------------------------------
+
+
+def session(root: str | Path, **options: Any) -> Session:
+    """The session of the scenarios, which flushes when it is told to and rolls early."""
+    return Session(NAME, WORKSPACE, root, **{"segment_points": 10, "flush_interval": 3600.0, **options})
+
+
+class Scene:
+    """Operations done by one process of a scenario; what was acknowledged goes through a pipe at once."""
+
+    def __init__(self, root: str, plan: Plan, tell: Callable[[int], None], retry: bool) -> None:
+        self.root = root
+        self.plan = plan
+        self.tell = tell
+        #: Whether errors of the disk are waited out, as a training script does, or end the scene.
+        self.retry = retry
+        self.heal: Callable[[], None] = lambda: None
+
+    def flush(self, session: Session) -> None:
+        """Flush; the disk may fail once, and then works again."""
+        try:
+            session.flush()
+        except OSError:
+            if not self.retry:
+                raise
+            self.heal()
+            session.flush()
+        self.tell(len(self.plan.ops))
+
+    def append(self, session: Session, count: int, explicit: bool = False) -> None:
+        """Append points to the track of the scenario."""
+        track = session.track(TRACK)
+        for _ in range(count):
+            ts = 1000.0 + len(self.plan.ops) if explicit else None
+            track.append(**self.plan.new(ts))
+
+    def late(self, session: Session, number: int) -> None:
+        """Add a field to the point of this number."""
+        session.track(TRACK).append(**self.plan.late(self.plan.ops[number]))
+
+    def open(self, **options: Any) -> Session:
+        """Open the session; where the disk fails at that, once more."""
+        opened = session(self.root, **options)
+        try:
+            return opened.open()
+        except OSError:
+            if not self.retry:
+                raise
+            self.heal()
+            return opened.open()
+
+    def close(self, session: Session) -> None:
+        """Close the session; an error is seen to by the flush before."""
+        try:
+            session.close()
+        except OSError:
+            if not self.retry:
+                raise
+
+
+def _nothing(scene: Scene) -> None:
+    pass
+
+
+def _hot(scene: Scene) -> None:
+    opened = scene.open()
+    scene.append(opened, 7, explicit=True)
+    scene.flush(opened)
+    scene.close(opened)
+
+
+def _rolled(scene: Scene) -> None:
+    opened = scene.open()
+    for _ in range(5):
+        scene.append(opened, 7, explicit=True)
+        scene.flush(opened)
+    scene.close(opened)
+
+
+def _begin(scene: Scene) -> None:
+    opened = scene.open(description="d", tags=["x"])
+    opened.track(TRACK, metadata={"unit": "m"})
+    scene.append(opened, 4)
+    scene.flush(opened)
+    scene.append(opened, 2, explicit=True)
+    scene.flush(opened)
+    scene.close(opened)
+
+
+def _flushes(scene: Scene) -> None:
+    opened = scene.open()
+    for count in (1, 0, 1):
+        scene.append(opened, count + 1, explicit=bool(count))
+        scene.flush(opened)
+    scene.close(opened)
+
+
+def _roll(scene: Scene) -> None:
+    opened = scene.open()
+    scene.append(opened, 4, explicit=True)
+    scene.late(opened, 5)
+    scene.flush(opened)
+    scene.append(opened, 1)
+    scene.late(opened, 2)
+    scene.flush(opened)
+    scene.close(opened)
+
+
+def _roll_many(scene: Scene) -> None:
+    opened = scene.open()
+    scene.append(opened, 37, explicit=True)
+    scene.flush(opened)
+    scene.append(opened, 1)
+    scene.flush(opened)
+    scene.close(opened)
+
+
+def _late(scene: Scene) -> None:
+    opened = scene.open()
+    scene.late(opened, 3)
+    scene.late(opened, 13)
+    scene.late(opened, 33)
+    scene.append(opened, 1)
+    scene.flush(opened)
+    scene.late(opened, 3)
+    scene.flush(opened)
+    scene.close(opened)
+
+
+def _rewrite(scene: Scene) -> None:
+    opened = scene.open()
+    for number in (1, 2, 3, 4, 5):
+        for _ in range(2):
+            scene.late(opened, number)
+            scene.flush(opened)
+    scene.append(opened, 1)
+    scene.flush(opened)
+    scene.close(opened)
+
+
+def _torn(scene: Scene) -> None:
+    path = track_folder(scene.root) / "data.jsonl"
+    with path.open("ab") as file:
+        file.write(b'{"index":7,"data":{"id":7,"v"')
+    opened = scene.open()
+    scene.late(opened, 6)
+    scene.append(opened, 2)
+    scene.flush(opened)
+    scene.close(opened)
+
+
+def _batches(scene: Scene) -> None:
+    opened = scene.open()
+    track = opened.track(TRACK)
+    scene.append(opened, 2)
+    track.append_batch([scene.plan.new() for _ in range(33)])
+    scene.flush(opened)
+    track.append_batch([scene.plan.new(1000.0 + len(scene.plan.ops)) for _ in range(4)])
+    scene.flush(opened)
+    scene.close(opened)
+
+
+#: What stands there before, and what is done then.
+SCENES: dict[str, tuple[Callable[[Scene], None], Callable[[Scene], None]]] = {
+    "begin": (_nothing, _begin),
+    "flush": (_hot, _flushes),
+    "roll": (_hot, _roll),
+    "roll many": (_hot, _roll_many),
+    "late": (_rolled, _late),
+    "rewrite": (_hot, _rewrite),
+    "torn": (_hot, _torn),
+    "batches": (_hot, _batches),
+}
+
+
+def track_folder(root: str | Path, track: str = TRACK) -> Path:
+    """The folder of a track."""
+    return Path(root, WORKSPACE, NAME, "tracks", *track.split("/"))
+
+
+# -- faults --------------------------------------------------------------------------------------------------------
+
+
+class Seam:
+    """Stands in for ``os`` where the library changes the disk: counts the calls, and lets the n-th one go wrong."""
+
+    def __init__(self, when: int, wrong: Callable[[str, Callable[[], Any], tuple[Any, ...]], Any]) -> None:
+        self.when = when
+        self.count = 0
+        self._wrong = wrong
+
+    def install(self) -> None:
+        """Put it in the place of the modules that the library calls."""
+        local.os_ = lock.os_ = self  # type: ignore[assignment]
+
+    def __getattr__(self, name: str) -> Any:
+        real = getattr(os, name)
+        if not callable(real) or isinstance(real, type):
+            return real
+
+        def call(*args: Any) -> Any:
+            self.count += 1
+            return self._wrong(name, lambda: real(*args), args) if self.is_due() else real(*args)
+
+        return call
+
+    def is_due(self) -> bool:
+        """Whether this call is to go wrong."""
+        return self.count == self.when
+
+
+class Lasting(Seam):
+    """Every call from the n-th on goes wrong, until `when` is set out of reach."""
+
+    def is_due(self) -> bool:
+        return self.count >= self.when
+
+
+def stop(name: str, real: Callable[[], Any], args: tuple[Any, ...]) -> Any:
+    """The process ends before the call."""
+    os._exit(STOPPED)
+
+
+def stop_half(name: str, real: Callable[[], Any], args: tuple[Any, ...]) -> Any:
+    """The process ends in the middle of a write; before any other call."""
+    if name in ("pwrite", "write"):
+        fd, data, *offset = args
+        getattr(os, name)(fd, bytes(data)[: len(data) // 2], *offset)
+    os._exit(STOPPED)
+
+
+def fail(name: str, real: Callable[[], Any], args: tuple[Any, ...]) -> Any:
+    """The call fails and does nothing; a file that fails to close is closed all the same, as Linux has it."""
+    if name == "close":
+        real()
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+def fail_half(name: str, real: Callable[[], Any], args: tuple[Any, ...]) -> Any:
+    """A write gets half-way, and its continuation fails; any other call is done, but reported as failed."""
+    if name in ("pwrite", "write"):
+        fd, data, *offset = args
+        getattr(os, name)(fd, bytes(data)[: max(len(data) // 2, 1)], *offset)
+    elif name in ("fsync", "close", "ftruncate"):
+        real()
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+FAULTS = {"stop": (Seam, stop), "stop half": (Seam, stop_half), "fail": (Seam, fail), "fail half": (Seam, fail_half),
+          "dead": (Lasting, fail)}  # fmt: skip
+
+
+# -- the sweep -----------------------------------------------------------------------------------------------------
+
+
+def sweep(folder: str, scene: str, fault: str) -> tuple[int, list[str]]:
+    """Let the scene go wrong at its first disk call, its second, and so on, until it passes unharmed.
+
+    Each try is a forked process. Returns how many calls there were, and what was found wrong.
+    """
+    import pyarrow  # noqa: F401
+
+    import dreamlake.engine.ondisk  # noqa: F401
+
+    prepare, act = SCENES[scene]
+    template = os.path.join(folder, "template")
+    plan = Plan()
+    prepare(Scene(template, plan, lambda count: None, False))
+    wrong: list[str] = []
+    when = 0
+    while True:
+        when += 1
+        root = os.path.join(folder, str(when))
+        if os.path.isdir(template):
+            shutil.copytree(template, root)
+        copied = Plan()
+        copied.ops = list(plan.ops)
+        status, plan_now, acknowledged = _try(root, copied, act, fault, when)
+        problem = _judge(root, plan_now, acknowledged)
+        if problem or status not in (0, STOPPED, 1):
+            wrong.append(f"{scene}, {fault} at call {when} (status {status}): {problem}")
+        shutil.rmtree(root, ignore_errors=True)
+        if status == 0 or when > 400:
+            return when - 1, wrong
+
+
+def _try(
+    root: str, plan: Plan, act: Callable[[Scene], None], fault: str, when: int
+) -> tuple[int, list[dict[str, Any]], int]:
+    """Run the scene in a child that goes wrong at one call; return its end, all it tried, and what was acknowledged."""
+    acknowledged = len(plan.ops)
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(reading)
+        _run_child(root, plan, act, fault, when, writing)
+    os.close(writing)
+    lines = b"".join(iter(lambda: os.read(reading, 1 << 16), b"")).splitlines()
+    os.close(reading)
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    ops = list(plan.ops)
+    for line in lines:
+        told = json.loads(line)
+        if isinstance(told, int):
+            acknowledged = told
+        else:
+            ops.append(told)
+    return status, ops, acknowledged
+
+
+class TellingPlan(Plan):
+    """A plan that writes each operation to a pipe before it is done."""
+
+    def __init__(self, ops: list[dict[str, Any]], fd: int) -> None:
+        self.fd = fd
+        self.ops = _TellingList(ops, fd)
+
+
+class _TellingList(list[dict[str, Any]]):
+    def __init__(self, items: list[dict[str, Any]], fd: int) -> None:
+        super().__init__(items)
+        self.fd = fd
+
+    def append(self, item: dict[str, Any]) -> None:
+        os.write(self.fd, json.dumps(item).encode() + b"\n")
+        super().append(item)
+
+
+def _run_child(root: str, plan: Plan, act: Callable[[Scene], None], fault: str, when: int, pipe: int) -> None:
+    """Act with the fault installed. Exit status 0: it never came up; 1: it came up and was dealt with."""
+    import logging
+
+    logging.getLogger("dreamlake").setLevel(logging.CRITICAL)
+    try:
+        kind, wrong = FAULTS[fault]
+        seam = kind(when, wrong)
+
+        def heal() -> None:
+            if isinstance(seam, Lasting):
+                seam.when = 1 << 60
+
+        def tell(count: int) -> None:
+            os.write(pipe, b"%d\n" % count)
+
+        scene = Scene(root, TellingPlan(list(plan.ops), pipe), tell, retry=not fault.startswith("stop"))
+        scene.heal = heal
+        seam.install()
+        act(scene)
+        os._exit(0 if seam.count < when else 1)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(2)
+
+
+def _judge(root: str, ops: list[dict[str, Any]], acknowledged: int) -> str:
+    """Look at what is left as a reader, then as the next writer, in a child; return what is wrong, or nothing."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            _look(root, ops, acknowledged)
+            os._exit(0)
+        except BaseException as error:
+            frames = traceback.extract_tb(error.__traceback__)[-1]
+            os.write(writing, f"{type(error).__name__}: {error} [{frames.name}:{frames.lineno}]".encode()[:4000])
+            os._exit(1)
+    os.close(writing)
+    said = b"".join(iter(lambda: os.read(reading, 1 << 16), b"")).decode()
+    os.close(reading)
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return said or (f"status {status}" if status else "")
+
+
+def _look(root: str, ops: list[dict[str, Any]], acknowledged: int) -> None:
+    import logging
+
+    logging.getLogger("dreamlake").setLevel(logging.CRITICAL)
+    before = check(root, ops, acknowledged)
+    stamps = [ts for ts in _stamps(root) if ts > 1e6]
+    ops = list(ops)
+    with session(root, resume="allow") as resumed:
+        resumed.writer.clock.now = lambda: 5000.0  # a clock that was set back: the stored counter has to hold
+        fresh = {"id": len(ops), "v": 0.5}
+        ops.append(fresh)
+        resumed.track(TRACK).append(**fresh)
+        present = [op for op in ops if op.get("id") in before and "_ts" in op]
+        for target in (present[:1] + present[-1:]) if present else []:
+            ops.append({"mark": 1.5, "_ts": target["_ts"]})
+            resumed.track(TRACK).append(mark=1.5, _ts=target["_ts"])
+        resumed.flush()
+    # What was not acknowledged may be missing: it is no part of what is expected now.
+    kept = [op if op.get("id") in before or "id" not in op or op is fresh else None for op in ops]
+    after = Lake(root).session(NAME, WORKSPACE).track(TRACK).read(limit=None)["data"]
+    assert [row["index"] for row in after] == list(range(len(before) + 1)), "indices after the resume"
+    assert [row["data"]["id"] for row in after] == [*before, fresh["id"]], "order after the resume"
+    marked = {op["_ts"] for op in kept if op is not None and "mark" in op}
+    assert {row["data"]["_ts"] for row in after if "mark" in row["data"]} == marked
+    if stamps:
+        assert after[-1]["data"]["_ts"] > max(stamps), "an automatic timestamp fell behind"
+    left = [name for name in os.listdir(track_folder(root)) if not name.startswith(".tmp-")]
+    assert all(name in ("data.jsonl", "metadata.json") or name.endswith(".parquet") for name in left), left
+
+
+def _stamps(root: str) -> Iterator[float]:
+    if _exists(root, TRACK):
+        for row in Lake(root).session(NAME, WORKSPACE).track(TRACK).read(limit=None)["data"]:
+            yield row["data"]["_ts"]
+
+
+def run_sweep(folder: Path, scene: str, fault: str) -> tuple[int, list[str]]:
+    """`sweep` in a fresh interpreter, since it forks."""
+    code = "import crashlib, json, sys; print(json.dumps(crashlib.sweep(*sys.argv[1:])))"
+    done = run_python(code, folder, scene, fault, timeout=300, PYTHONPATH=PATH)
+    calls, wrong = json.loads(done.stdout)
+    return calls, wrong + [done.stderr] * bool(done.stderr.strip())
+
+
+if __name__ == "__main__":
+    print(*sweep(*sys.argv[1:])[1], sep="\n")

@@ -1,0 +1,738 @@
+"""Disks that are full, dead, read-only or damaged: the loop goes on, flush says so, and nothing is lost or doubled."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import crashlib
+import pyarrow.parquet as pq
+import pytest
+from crashlib import session, track_folder
+from support import Faulty, python_environment, run_python
+
+import dreamlake.storage.local as local
+import dreamlake.storage.lock as lock
+from dreamlake import Lake, Session
+from dreamlake.errors import CorruptTrackError, PointsDroppedError
+
+EIO = OSError(errno.EIO, "Input/output error")
+ENOSPC = OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.fixture
+def faulty(monkeypatch: pytest.MonkeyPatch) -> Faulty:
+    """The disk, with calls that can be made to fail."""
+    disk = Faulty(os)
+    monkeypatch.setattr(local, "os_", disk)
+    monkeypatch.setattr(lock, "os_", disk)
+    return disk
+
+
+@pytest.fixture
+def opened(lake_dir: Path) -> Iterator[Session]:
+    """An open session that flushes when told to."""
+    with session(lake_dir) as it:
+        yield it
+
+
+def dead(
+    disk: Faulty, name: str = "pwrite", ending: str = ".jsonl", error: OSError = ENOSPC, always: bool = True
+) -> None:
+    """Let a call fail on the files of this ending: a full disk takes what replaces the content of a file in place."""
+    real = getattr(os, name)
+    failed = []
+
+    def call(fd: int, *args: Any) -> Any:
+        path = fd if isinstance(fd, str) else os.readlink(f"/proc/self/fd/{fd}")
+        if path.endswith(ending) and (always or not failed):
+            failed.append(True)
+            raise error
+        return real(fd, *args)
+
+    disk.fail(name, call, always=True)
+
+
+def heal(disk: Faulty) -> None:
+    """Let everything work again."""
+    disk._plans.clear()
+
+
+def stored(root: Path, track: str = crashlib.TRACK) -> list[dict[str, Any]]:
+    """The points of a track as a reader finds them, without their automatic timestamps."""
+    data = Lake(root).session(crashlib.NAME, crashlib.WORKSPACE).track(track).read(limit=None)["data"]
+    assert [row["index"] for row in data] == list(range(len(data)))
+    return [{k: v for k, v in row["data"].items() if k != "_ts"} for row in data]
+
+
+def numbers(root: Path, field: str = "i", track: str = crashlib.TRACK) -> list[Any]:
+    """One field of all points."""
+    return [point.get(field) for point in stored(root, track)]
+
+
+# -- every disk call fails once, or is the last that works ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("scene", list(crashlib.SCENES))
+@pytest.mark.parametrize("fault", ["fail", "fail half", "dead"])
+def test_a_failing_call_costs_nothing(tmp_path: Path, scene: str, fault: str) -> None:
+    calls, wrong = crashlib.run_sweep(tmp_path, scene, fault)
+    assert calls > 4
+    assert not wrong, "\n".join(wrong)
+
+
+# -- bytes that were written, and the ones that were not -----------------------------------------------------------
+
+
+def short(keep: Callable[[bytes], int], error: OSError) -> Callable[..., Any]:
+    """A pwrite that takes some bytes; the next call for the rest fails."""
+    failing = []
+
+    def pwrite(fd: int, data: Any, offset: int) -> int:
+        part = bytes(data)[: keep(bytes(data))]
+        if failing or not part:
+            raise error
+        failing.append(True)
+        return os.pwrite(fd, part, offset)
+
+    return pwrite
+
+
+@pytest.mark.parametrize("lines", [0, 1, 2, 3])
+@pytest.mark.parametrize("extra", [0, 9])
+def test_whole_lines_of_a_short_write_stay(
+    lake_dir: Path, opened: Session, faulty: Faulty, lines: int, extra: int
+) -> None:
+    track = opened.track(crashlib.TRACK)
+    track.append(i=0)
+    track.flush()
+    before = (track_folder(lake_dir) / "data.jsonl").stat().st_size
+
+    def keep(data: bytes) -> int:
+        return sum(len(line) for line in data.splitlines(keepends=True)[:lines]) + extra
+
+    for i in range(1, 5):
+        track.append(i=i)
+    partial = short(keep, ENOSPC)
+    calls = faulty.calls.count("pwrite")
+    faulty.fail("pwrite", partial, when=2, always=True)  # the first is that of the lock
+    with pytest.raises(OSError, match="No space"):
+        track.flush()
+    assert faulty.calls.count("pwrite") > calls + 1
+    assert numbers(lake_dir) == list(range(1 + lines))
+    left = (track_folder(lake_dir) / "data.jsonl").read_bytes()
+    assert left.endswith(b"\n")
+    assert len(left) >= before
+    heal(faulty)
+    track.append(i=5)
+    track.flush()
+    assert numbers(lake_dir) == list(range(6))
+
+
+def test_after_a_failed_fsync_the_rows_are_written_to_a_new_file(lake_dir: Path, faulty: Faulty) -> None:
+    with session(lake_dir, fsync=True) as opened:
+        track = opened.track(crashlib.TRACK)
+        track.append(i=0)
+        track.flush()
+        path = track_folder(lake_dir) / "data.jsonl"
+        with path.open("rb") as old:
+            track.append(i=1)
+            faulty.fail("fsync", EIO)
+            with pytest.raises(OSError, match="Input/output"):
+                track.flush()
+            track.flush()  # has nothing pending, and yet something to do
+            assert not os.path.samestat(os.fstat(old.fileno()), path.stat())
+        assert numbers(lake_dir) == [0, 1]
+        track.append(i=2)
+    assert numbers(lake_dir) == [0, 1, 2]
+
+
+def test_a_failed_fsync_is_not_forgotten_when_another_process_rolls(lake_dir: Path, faulty: Faulty) -> None:
+    with session(lake_dir, fsync=True) as opened:
+        track = opened.track(crashlib.TRACK)
+        track.append(i=0)
+        dead(faulty, "fsync", "data.jsonl", EIO)
+        with pytest.raises(OSError, match="Input/output"):
+            track.flush()
+        heal(faulty)
+        path = track_folder(lake_dir) / "data.jsonl"
+        with path.open("rb") as old:
+            # Another process rolls another track of the session: everything is read again.
+            run_python(
+                "import crashlib, sys\nwith crashlib.session(sys.argv[1]) as s:\n"
+                "    s.track('other').append_batch([{'i': i} for i in range(25)])",
+                lake_dir,
+                PYTHONPATH=crashlib.PATH,
+            )
+            track.append(i=1)
+            track.flush()
+            assert not os.path.samestat(os.fstat(old.fileno()), path.stat()), "the rows are in the file that failed"
+    assert numbers(lake_dir) == [0, 1]
+
+
+def test_log_records_of_a_short_write_are_not_doubled(lake_dir: Path, opened: Session, faulty: Faulty) -> None:
+    for i in range(4):
+        opened.log(f"m{i}")
+    partial = short(lambda data: data.index(b"\n", data.index(b"\n") + 1) + 5, ENOSPC)
+    faulty.fail("pwrite", partial, when=2, always=True)
+    with pytest.raises(OSError, match="No space"):
+        opened.flush()
+    heal(faulty)
+    opened.flush()
+    lines = (Path(opened.path) / "logs" / "logs.jsonl").read_text().splitlines()
+    assert [json.loads(line)["message"] for line in lines] == ["m0", "m1", "m2", "m3"]
+    assert [json.loads(line)["sequenceNumber"] for line in lines] == [0, 1, 2, 3]
+
+
+def test_log_records_whose_fsync_failed_are_not_doubled(lake_dir: Path, faulty: Faulty) -> None:
+    with session(lake_dir, fsync=True) as opened:
+        opened.flush()
+        opened.log("m0")
+        opened.flush()
+        opened.log("m1")
+        faulty.fail("fsync", EIO)
+        with pytest.raises(OSError, match="Input/output"):
+            opened.flush()
+        opened.log("m2")
+        opened.flush()
+        lines = (Path(opened.path) / "logs" / "logs.jsonl").read_text().splitlines()
+    assert [json.loads(line)["message"] for line in lines] == ["m0", "m1", "m2"]
+
+
+# -- a disk that stays dead ----------------------------------------------------------------------------------------
+
+
+def test_dropped_points_are_told_once_with_their_number(
+    lake_dir: Path, faulty: Faulty, caplog: pytest.LogCaptureFixture
+) -> None:
+    limit = 1 << 20
+    with session(lake_dir, max_pending_bytes=limit, segment_points=1_000_000) as opened:
+        track = opened.track(crashlib.TRACK)
+        track.append(i=-1)
+        track.flush()
+        dead(faulty)
+        count = 60_000
+        for i in range(count):
+            track.append(i=i, value=i * 0.5)  # never raises
+        with pytest.raises(OSError, match="No space"):
+            track.flush()
+        pending = track_pending(opened)
+        assert pending.waiting_bytes() <= limit
+        heal(faulty)
+        track.append(i=count, value=0.0)
+        with pytest.raises(PointsDroppedError) as caught:
+            track.flush()
+        track.flush()
+        kept = numbers(lake_dir)
+        assert caught.value.dropped == count + 2 - len(kept)
+        assert str(caught.value.dropped) in str(caught.value)
+        assert kept[0] == -1
+        assert kept[-1] == count
+        # The oldest are kept, in order, and at least what fits by the estimate of 32 bytes a value.
+        assert kept[1:-1] == sorted(set(kept[1:-1]))
+        assert kept[1:1000] == list(range(999))
+        assert len(kept) > limit // (3 * 32) // 2
+    assert caplog.records  # said while it happened, too
+
+
+def track_pending(opened: Session) -> Any:
+    """What is pending of the scenario's track."""
+    return opened.writer.track(crashlib.TRACK).pending
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ""], ids=["data", "all"])
+@pytest.mark.parametrize("shape", ["flat", "mixed", "batch"])
+def test_large_values_count_in_what_is_pending(lake_dir: Path, faulty: Faulty, shape: str, ending: str) -> None:
+    limit = 4 << 20
+    with session(lake_dir, max_pending_bytes=limit, segment_points=1_000_000) as opened:
+        track = opened.track(crashlib.TRACK)
+        track.append(i=-1, text="")
+        track.flush()
+        dead(faulty, ending=ending)
+        for i in range(2000):  # 20 MB
+            extra = {"odd": 1} if shape == "mixed" and i % 2 else {}
+            row = {"i": i, "text": f"{i:<10000}", **extra}
+            if shape != "batch":
+                track.append(**row)
+            elif i % 50 == 49:
+                track.append_batch([{"i": j, "text": f"{j:<10000}"} for j in range(i - 49, i + 1)])
+            if i % 50 == 49:
+                with pytest.raises(OSError, match="No space"):
+                    track.flush()
+        held = sum(_text_bytes(block) for block in crashlib.blocks(track_pending(opened)))
+        assert held < 2 * limit
+        assert held > limit // 4
+        heal(faulty)
+        with pytest.raises(PointsDroppedError) as caught:
+            opened.flush()
+        kept = numbers(lake_dir)
+        assert len(kept) + caught.value.dropped == 2001
+        assert kept[1:100] == list(range(99))
+
+
+def _text_bytes(block: Any) -> int:
+    rows = block.encode()
+    points = [fields for _, _, fields in block.rows or []] if rows is None else rows.points()
+    return sum(len(point.get("text", "")) for point in points)
+
+
+def test_merging_on_a_dead_disk_drops_only_what_is_too_much(lake_dir: Path, faulty: Faulty) -> None:
+    limit = 1 << 20
+    with session(lake_dir, max_pending_bytes=limit, segment_points=1_000_000) as opened:
+        track = opened.track(crashlib.TRACK)
+        track.append(i=-1, _ts=1.0)
+        track.flush()
+        dead(faulty)
+        for i in range(12_000):
+            track.append(i=i, _ts=10.0 + i)
+            track.append(more=i, _ts=10.0 + i)
+            if i % 500 == 499:
+                with pytest.raises(OSError, match="No space"):
+                    track.flush()
+        heal(faulty)
+        with pytest.raises(PointsDroppedError):
+            track.flush()
+        kept = numbers(lake_dir)
+        assert len(kept) > 1000, "nearly everything was dropped, where a little was too much"
+
+
+def test_batches_stay_bounded_where_not_even_the_lock_can_be_had(lake_dir: Path, faulty: Faulty) -> None:
+    limit = 1 << 20
+    with session(lake_dir, max_pending_bytes=limit, segment_points=1_000_000) as opened:
+        track = opened.track(crashlib.TRACK)
+        track.append(i=-1)
+        track.flush()
+        faulty.fail("open", OSError(errno.EROFS, "Read-only file system"), always=True)
+        for start in range(0, 100_000, 2000):
+            result = track.append_batch([{"i": i} for i in range(start, start + 2000)])
+            assert result == {"count": 2000, "startIndex": None, "endIndex": None}
+        assert track_pending(opened).waiting_bytes() <= limit
+        heal(faulty)
+        with pytest.raises(PointsDroppedError) as caught:
+            track.flush()
+        assert len(numbers(lake_dir)) + caught.value.dropped == 100_001
+
+
+def test_a_batch_does_not_swallow_the_news_of_dropped_points(lake_dir: Path, faulty: Faulty) -> None:
+    with session(lake_dir, max_pending_bytes=1 << 18, segment_points=1_000_000) as opened:
+        track = opened.track(crashlib.TRACK)
+        dead(faulty)
+        for i in range(20_000):
+            track.append(i=i)
+        with pytest.raises(OSError, match="No space"):
+            track.flush()
+        heal(faulty)
+        told = 0
+        try:
+            result = track.append_batch([{"i": -2}])
+            assert result["startIndex"] is not None, "the batch was written, and says that it was not"
+        except PointsDroppedError as error:
+            told = error.dropped
+        if not told:
+            with pytest.raises(PointsDroppedError) as caught:
+                track.flush()
+            told = caught.value.dropped
+        assert told + len(numbers(lake_dir)) == 20_001
+
+
+def test_a_batch_on_a_dead_disk_stays_pending_without_indices(lake_dir: Path, opened: Session, faulty: Faulty) -> None:
+    track = opened.track(crashlib.TRACK)
+    track.append(i=0)
+    track.flush()
+    dead(faulty, ending="")
+    rows = [{"i": i} for i in range(1, 35)]
+    assert track.append_batch(rows) == {"count": 34, "startIndex": None, "endIndex": None}
+    assert numbers(lake_dir) == [0]
+    with pytest.raises(OSError, match="No space"):
+        track.read()
+    heal(faulty)
+    assert track.append_batch([{"i": 35}]) == {"count": 1, "startIndex": 35, "endIndex": 36}
+    assert numbers(lake_dir) == list(range(36))
+
+
+def test_a_batch_that_the_background_wrote_half_of_knows_its_indices(lake_dir: Path) -> None:
+    with session(lake_dir, segment_points=3000) as opened:
+        track = opened.track(crashlib.TRACK)
+        track.append(i=0)
+        track.flush()
+        gate = threading.Event()
+        held = threading.Thread(target=opened.writer.call, args=(gate.wait,))
+        held.start()
+        results: list[Any] = []
+        try:
+            for i in range(1, 4097):  # two blocks, enough for a segment: the thread is asked to roll
+                track.append(i=i)
+            rows = [{"i": i} for i in range(4097, 6200)]
+            batch = threading.Thread(target=lambda: results.append(track.append_batch(rows)))
+            batch.start()
+            crashlib.wait_for(lambda: track_pending(opened).open.before.count == len(rows))
+        finally:
+            gate.set()
+            held.join()
+        batch.join()
+        assert numbers(lake_dir) == list(range(6200))
+        assert results == [{"count": len(rows), "startIndex": 4097, "endIndex": 6200}]
+
+
+# -- damage --------------------------------------------------------------------------------------------------------
+
+
+def write_hot(root: Path, count: int) -> Path:
+    """A finished session whose track has `count` hot points."""
+    with session(root, segment_points=1000) as opened:
+        for i in range(count):
+            opened.track(crashlib.TRACK).append(i=i, text="é\n")
+    return track_folder(root) / "data.jsonl"
+
+
+def test_a_torn_tail_is_cut_at_any_byte(lake_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = write_hot(lake_dir, 3)
+    whole = path.read_bytes()
+    last = whole.rindex(b"\n", 0, -1) + 1
+    for cut in range(last, len(whole)):
+        path.write_bytes(whole[:cut])
+        caplog.clear()
+        with session(lake_dir, segment_points=1000) as opened:
+            track = opened.track(crashlib.TRACK)
+            track.append(i=10)
+            track.flush()
+            assert path.read_bytes().startswith(whole[:last])
+            assert numbers(lake_dir) == [0, 1, 10]
+        assert [r for r in caplog.records if "torn" in r.message] or cut == last
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda line: b"x" + line[1:],
+        lambda line: line.replace(b'"i"', b'"i'),
+        lambda line: b"\0" * (len(line) - 1) + b"\n",
+        lambda line: b"\n",
+        lambda line: line.replace(b'"index":1', b'"index":7'),
+        lambda line: line.replace(b'"index":1', b'"index":-1'),
+    ],
+    ids=["garbage", "quote", "zeros", "empty", "gap", "negative"],
+)
+def test_a_damaged_line_is_an_error_and_stays(lake_dir: Path, damage: Callable[[bytes], bytes]) -> None:
+    path = write_hot(lake_dir, 3)
+    lines = path.read_bytes().splitlines(keepends=True)
+    assert damage(lines[1]) != lines[1]
+    path.write_bytes(lines[0] + damage(lines[1]) + lines[2])
+    before = path.read_bytes()
+    opened = session(lake_dir, segment_points=1000).open()
+    opened.track(crashlib.TRACK).append(i=10)
+    opened.track("other").append(i=1)
+    with pytest.raises(CorruptTrackError, match=r"data\.jsonl"):
+        opened.flush()
+    assert path.read_bytes() == before
+    assert numbers(lake_dir, track="other") == [1]  # one track's damage does not hold the others up
+    path.write_bytes(b"".join(lines))  # repaired: the session goes on
+    opened.close()
+    assert numbers(lake_dir) == [0, 1, 2, 10]
+
+
+@pytest.mark.parametrize("column", ["_ts", "i"])
+def test_a_late_field_for_a_damaged_segment_does_not_hold_new_points_up(lake_dir: Path, column: str) -> None:
+    with session(lake_dir) as opened:
+        track = opened.track(crashlib.TRACK)
+        for i in range(25):
+            track.append(i=i, _ts=100.0 + i)
+    path = next(iter(sorted(track_folder(lake_dir).glob("*.parquet"))))
+    data = path.read_bytes()
+    chunks = pq.ParquetFile(path).metadata.row_group(0)
+    chunk = next(c for c in map(chunks.column, range(chunks.num_columns)) if c.path_in_schema == column)
+    middle = chunk.data_page_offset + chunk.total_compressed_size - 3
+    path.write_bytes(data[:middle] + bytes([data[middle] ^ 0xFF]) + data[middle + 1 :])
+    opened = session(lake_dir).open()
+    try:
+        track = opened.track(crashlib.TRACK)
+        track.append(late=1, _ts=103.0)
+        track.append(i=25)
+        with pytest.raises(CorruptTrackError):
+            track.flush()
+        hot = (track_folder(lake_dir) / "data.jsonl").read_bytes()
+        assert b'"i":25' in hot, "a new point waits for ever behind a late field for a damaged segment"
+    finally:
+        path.write_bytes(data)
+        opened.close()
+    assert numbers(lake_dir) == list(range(26))
+    assert stored(lake_dir)[3]["late"] == 1
+
+
+def test_a_torn_tail_that_cannot_be_cut_at_first(lake_dir: Path, faulty: Faulty) -> None:
+    """Another process wrote and died in the middle of a line; cutting the torn bytes off fails once."""
+    with session(lake_dir, segment_points=1000) as opened:
+        track = opened.track(crashlib.TRACK)
+        track.append(i=0)
+        track.flush()
+        run_python(
+            "import crashlib, sys\nwith crashlib.session(sys.argv[1], segment_points=1000) as s:\n"
+            "    s.track(crashlib.TRACK).append(i=1).append(i=2)",
+            lake_dir,
+            PYTHONPATH=crashlib.PATH,
+        )
+        with (track_folder(lake_dir) / "data.jsonl").open("ab") as file:
+            file.write(b'{"index":3,"da')
+        dead(faulty, "ftruncate", error=EIO, always=False)
+        track.append(i=3)
+        with pytest.raises(OSError, match="Input/output"):
+            track.flush()
+        track.flush()
+        assert numbers(lake_dir) == [0, 1, 2, 3]
+
+
+# -- the clock ----------------------------------------------------------------------------------------------------
+
+
+def test_the_stored_clock_covers_points_appended_while_the_lock_was_awaited(lake_dir: Path, faulty: Faulty) -> None:
+    """The process dies after the flush; the next one starts with a clock that was set back."""
+    opened = session(lake_dir).open()
+    try:
+        track = opened.track(crashlib.TRACK)
+        track.append(i=0)
+        lock_file = opened.writer.session_lock.path
+
+        def open_slowly(path: str, *args: Any) -> int:
+            assert path == lock_file
+            track.append(i=1)  # as another thread may
+            return os.open(path, *args)
+
+        faulty.fail("open", open_slowly)
+        track.flush()
+        highest = track.read()["data"][-1]["data"]["_ts"]
+        copy = lake_dir.parent / "copy"  # what a kill would leave now
+        shutil.copytree(lake_dir, copy)
+    finally:
+        opened.close()
+    with session(copy) as resumed:
+        resumed.writer.clock.now = lambda: 1000.0
+        resumed.track(crashlib.TRACK).append(i=2)
+        assert resumed.track(crashlib.TRACK).read()["data"][-1]["data"]["_ts"] > highest
+
+
+def test_the_lock_file_can_be_read_after_a_stop_between_its_calls(lake_dir: Path, faulty: Faulty) -> None:
+    """Its content is replaced in place: a shorter one must not leave the end of a longer one behind."""
+    with session(lake_dir) as opened:
+        track = opened.track(crashlib.TRACK)
+        path = Path(opened.writer.session_lock.path)
+        opened.writer.clock.now = lambda: 1000.123456789012
+        track.append(i=0)
+        track.flush()
+        opened.writer.clock.now = lambda: 2000.5
+        track.append(i=1)
+        seen: list[bytes] = []
+
+        def stopped(*args: Any) -> None:
+            seen.append(path.read_bytes())
+            os.ftruncate(*args)
+
+        faulty.fail("ftruncate", stopped, always=True)
+        track.flush()
+        for content in [*seen, path.read_bytes()]:
+            assert json.loads(content)["lastTs"] == 2000.5
+
+
+# -- real disks ----------------------------------------------------------------------------------------------------
+
+FULL = """
+import crashlib, errno, os, sys
+from dreamlake.errors import PointsDroppedError
+root = sys.argv[1]
+filler = os.path.join(root, "filler")
+with crashlib.session(root, segment_points=500, max_pending_bytes=8 << 20) as s:
+    track = s.track(crashlib.TRACK)
+    for i in range(700):
+        track.append(i=i, value=i / 3)
+    track.flush()
+    with open(filler, "wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(4096))
+        except OSError as error:
+            assert error.errno == errno.ENOSPC, error
+    failures = 0
+    for i in range(700, 6000):
+        track.append(i=i, value=i / 3)
+        if i % 100 == 0:
+            try:
+                track.flush()
+            except PointsDroppedError:
+                raise
+            except OSError as error:
+                assert error.errno == errno.ENOSPC, error
+                failures += 1
+    assert failures > 20, failures
+    assert track.append_batch([{"i": i} for i in range(6000, 6700)])["startIndex"] is None
+    os.unlink(filler)
+    track.flush()
+    rows = track.read(limit=None)["data"]
+    assert [row["data"]["i"] for row in rows] == list(range(6700)), len(rows)
+    assert [row["index"] for row in rows] == list(range(6700))
+rows = crashlib.Lake(root).session(crashlib.NAME, crashlib.WORKSPACE).track(crashlib.TRACK).read(limit=None)["data"]
+assert [row["data"]["i"] for row in rows] == list(range(6700))
+print("whole")
+"""
+
+READ_ONLY = """
+import crashlib, errno, subprocess, sys
+root = sys.argv[1]
+with crashlib.session(root) as s:
+    track = s.track(crashlib.TRACK)
+    for i in range(13):
+        track.append(i=i)
+    track.flush()
+    subprocess.run(["mount", "-o", "remount,ro", root], check=True)
+    for i in range(13, 40):
+        track.append(i=i)
+        try:
+            track.flush()
+        except OSError as error:
+            assert error.errno == errno.EROFS, error
+        else:
+            raise AssertionError("a flush on a read-only disk returned")
+    assert len(crashlib.Lake(root).session(crashlib.NAME, crashlib.WORKSPACE).track(crashlib.TRACK)) == 13
+    try:
+        crashlib.Session("other", "w", root).open()
+    except OSError as error:
+        assert error.errno == errno.EROFS, error
+    else:
+        raise AssertionError("a session opened on a read-only disk")
+    subprocess.run(["mount", "-o", "remount,rw", root], check=True)
+    track.flush()
+    assert [row["data"]["i"] for row in track.read(limit=None)["data"]] == list(range(40))
+print("whole")
+"""
+
+
+@pytest.fixture(scope="module")
+def own_mounts() -> list[str]:
+    """The command that runs another one with mounts of its own."""
+    command = ["unshare", "-m"]
+    probe = [*command, "sh", "-c", "mount -t tmpfs -o size=64k t /mnt"]
+    if not shutil.which("unshare") or subprocess.run(probe, capture_output=True, timeout=60).returncode:
+        pytest.skip("mounting a tmpfs takes unshare and the rights to it")
+    return command
+
+
+@pytest.mark.parametrize(("code", "size"), [(FULL, "1m"), (READ_ONLY, "4m")], ids=["full", "read-only"])
+def test_a_disk_that_is_really(tmp_path: Path, own_mounts: list[str], code: str, size: str) -> None:
+    mount = f'mount -t tmpfs -o size={size} t "$0" && exec "$@"'
+    done = subprocess.run(
+        [*own_mounts, "sh", "-c", mount, str(tmp_path), sys.executable, "-W", "error", "-c", code, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=python_environment(PYTHONPATH=crashlib.PATH),
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout == "whole\n"
+
+
+LIMITED = """
+import crashlib, errno, resource, sys
+root = sys.argv[1]
+with crashlib.session(root, segment_points=10_000) as s:
+    track = s.track(crashlib.TRACK)
+    track.append(i=0, text="x" * 50)
+    track.flush()
+    for limit in range(700, 1500, 100):
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+        for i in range(20):
+            track.append(i=None, text="x" * 50)
+        try:
+            track.flush()
+        except OSError as error:
+            assert error.errno == errno.EFBIG, error
+        else:
+            raise AssertionError("the limit was not met")
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        size = (crashlib.track_folder(root) / "data.jsonl").stat().st_size
+        assert limit - 150 < size <= limit, (limit, size)
+    track.flush()
+    rows = track.read(limit=None)["data"]
+    assert len(rows) == 161, len(rows)
+    assert [row["index"] for row in rows] == list(range(161))
+    assert len({row["data"]["_ts"] for row in rows}) == 161
+print("whole")
+"""
+
+
+def test_short_writes_at_the_limit_of_a_files_size(tmp_path: Path) -> None:
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)
+    assert run_python(LIMITED, tmp_path, PYTHONPATH=crashlib.PATH).stdout == "whole\n"
+
+
+NO_DESCRIPTORS = """
+import crashlib, errno, os, resource, sys
+root = sys.argv[1]
+fsync = sys.argv[2] == "fsync"
+with crashlib.session(root, fsync=fsync) as s:
+    track = s.track(crashlib.TRACK)
+    track.append(i=0)
+    track.flush()
+    number = 1
+    for free in (0, 1, 2, 0, 1, 2):
+        held = []
+        try:
+            while True:
+                held.append(os.open("/dev/null", os.O_RDONLY))
+        except OSError as error:
+            assert error.errno == errno.EMFILE, error
+        for _ in range(free):
+            os.close(held.pop())
+        for _ in range(7):
+            track.append(i=number)
+            number += 1
+        other = s.track(f"other{number}")
+        other.append(i=number)
+        try:
+            s.flush()
+        except OSError as error:
+            assert error.errno == errno.EMFILE, error
+        else:
+            assert free
+        for fd in held:
+            os.close(fd)
+        s.flush()
+        rows = track.read(limit=None)["data"]
+        assert [row["data"]["i"] for row in rows] == list(range(number)), (free, len(rows), number)
+        assert len(other) == 1
+print("whole")
+"""
+
+
+@pytest.mark.parametrize("fsync", ["plain", "fsync"])
+def test_without_a_free_descriptor(tmp_path: Path, fsync: str) -> None:
+    code = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))\n" + NO_DESCRIPTORS
+    assert run_python(code, tmp_path, fsync, PYTHONPATH=crashlib.PATH).stdout == "whole\n"
+
+
+def test_trouble_is_logged_but_never_raised_by_append(
+    lake_dir: Path, faulty: Faulty, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "dreamlake")
+    with session(lake_dir, flush_interval=0.01) as opened:
+        track = opened.track(crashlib.TRACK)
+        track.append(i=0)
+        track.flush()
+        faulty.fail("pwrite", ENOSPC, always=True)
+        track.append(i=1)
+        crashlib.wait_for(lambda: any("No space" in record.getMessage() for record in caplog.records))
+        seen = faulty.calls.count("pwrite")
+        track.append(i=2)
+        crashlib.wait_for(lambda: faulty.calls.count("pwrite") > seen + 3)
+        assert sum("No space" in record.getMessage() for record in caplog.records) == 1  # at most once a minute
+        heal(faulty)
+        crashlib.wait_for(lambda: any("works again" in record.getMessage() for record in caplog.records))
+        assert numbers(lake_dir) == [0, 1, 2]
