@@ -39,7 +39,10 @@ def varint(data: bytes | memoryview, at: int) -> tuple[int, int]:
 
 def count(data: bytes | memoryview, at: int) -> tuple[int, int]:
     """The zigzag number at ``at``, which must not be negative, and where it ends."""
-    value, at = varint(data, at)
+    value = data[at]
+    at += 1
+    if value >= 0x80:
+        value, at = varint(data, at - 1)
     if value & 1:
         raise ThriftError
     return value >> 1, at
@@ -78,10 +81,6 @@ def fields(data: bytes | memoryview, at: int, readers: Mapping[int, tuple[int, R
             if reader[0] != kind or field in found:
                 raise ThriftError
             found[field], at = reader[1](data, at)
-        elif kind in (INT32, INT64):
-            while data[at] >= 0x80:
-                at += 1
-            at += 1
         else:
             at = skip(data, at, kind)
     return found, at + 1
@@ -114,10 +113,10 @@ def skip(data: bytes | memoryview, at: int, kind: int, depth: int = 0) -> int:
         return at + length
     if kind == STRUCT:
         return _skip_struct(data, at, depth + 1)
-    if kind in (_TRUE, _FALSE):
-        return at
     if kind in (LIST, _SET):
         return _skip_list(data, at, depth + 1)
+    if kind in (_TRUE, _FALSE):
+        return at
     if kind in (_BYTE, _DOUBLE):
         return at + (1 if kind == _BYTE else 8)
     raise ThriftError
@@ -126,24 +125,34 @@ def skip(data: bytes | memoryview, at: int, kind: int, depth: int = 0) -> int:
 def _skip_struct(data: bytes | memoryview, at: int, depth: int) -> int:
     if depth > _MAX_DEPTH:
         raise ThriftError
-    while True:
-        head = data[at]
+    while head := data[at]:
         at += 1
-        if not head:
-            return at
         kind = head & 0x0F
         if head < 0x10:
             at = varint(data, at)[1]
-        if kind in (INT32, INT64):  # most fields
+        if kind in (INT32, INT64):  # the most of all fields: without a call
             while data[at] >= 0x80:
                 at += 1
             at += 1
+        elif kind == BINARY and data[at] < 0x80:
+            at += 1 + data[at]
         elif kind not in (_TRUE, _FALSE):
             at = skip(data, at, kind, depth)
+    return at + 1
 
 
 def _skip_list(data: bytes | memoryview, at: int, depth: int) -> int:
     kind, length, at = _list_head(data, at)
+    if kind == STRUCT:
+        for _ in range(length):
+            at = _skip_struct(data, at, depth + 1)
+        return at
+    if kind in (INT32, INT64):
+        for _ in range(length):
+            while data[at] >= 0x80:
+                at += 1
+            at += 1
+        return at
     if kind in (_TRUE, _FALSE, _BYTE):
         return at + length
     for _ in range(length):
