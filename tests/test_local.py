@@ -531,3 +531,12 @@ def test_repr_and_describe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.chdir("/")
     store.put("x", b"1")
     assert (tmp_path / "lake" / "x").read_bytes() == b"1"
+
+
+def test_names_are_those_of_the_files_in_the_listing(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    assert store.names("missing") == []
+    store.put("a/one", b"1")
+    store.put("a/two", b"22")
+    store.put("a/below/three", b"333")
+    assert store.names("a") == ["one", "two"] == [entry.name for entry in store.list("a") if not entry.is_dir]

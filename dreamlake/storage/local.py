@@ -365,6 +365,10 @@ class LocalStore:
             found.append(Entry(entry.name, 0 if is_dir else status.st_size, status.st_mtime, is_dir))
         return sorted(found, key=lambda entry: entry.name)
 
+    def names(self, path: str = "") -> builtins.list[str]:
+        """The names of the files in one folder, sorted: `list` without a system call for each file."""
+        return sorted(entry.name for entry in _scan(self._folder(path)) if not entry.is_dir(follow_symlinks=False))
+
     def walk(self, path: str = "") -> builtins.list[str]:
         """The paths, from the root on, of all files in ``path`` and the folders below, sorted."""
         self._folder(path)

@@ -73,7 +73,7 @@ class FileLock:
                     f"{path} was locked by another process or thread, and still is after {timeout:g} s"
                 )
             time.sleep(min(pause, left))
-            pause = min(pause * 1.5, 0.02)
+            pause = min(pause * 1.5, 0.002)  # short: a busy writer lets go for about as long
         return lock
 
     def read(self) -> bytes:
