@@ -1,0 +1,263 @@
+"""Pending points: blocks of rows, what fits where, what is given up when memory is full."""
+
+from __future__ import annotations
+
+from threading import Lock, Thread
+from typing import Any
+
+import pytest
+from model import Time
+
+from dreamlake.clock import SessionClock
+from dreamlake.engine.hotpath import bind
+from dreamlake.engine.pending import BLOCK_BYTES, BLOCK_ROWS, Block, Pending, chain_of, is_inherited
+from dreamlake.errors import SessionClosedError
+
+
+class Owner:
+    """What pending points need of a writer, and a note of what they asked."""
+
+    def __init__(self, room: float = float("inf")) -> None:
+        self.lock = Lock()
+        self.clock = SessionClock(Time())
+        self.room = room
+        self.closed = False
+        self.dropped = 0
+        self.sealed: list[Block] = []
+        self.woken = 0
+
+    def admit(self) -> None:
+        if self.closed:
+            raise SessionClosedError("closed")
+
+    def wake(self) -> None:
+        self.woken += 1
+
+    def has_room(self, nbytes: int) -> bool:
+        return nbytes <= self.room
+
+    def count_dropped(self, points: int) -> None:
+        self.dropped += points
+
+    def on_sealed(self, pending: Pending, block: Block) -> None:
+        self.sealed.append(block)
+
+
+class Bound:
+    """A track as `bind` sees one."""
+
+    def __init__(self, pending: Pending) -> None:
+        self.append: Any = bind(self, pending, self.install)
+        self.installed = 0
+
+    def install(self, append: Any) -> None:
+        self.append = append
+        self.installed += 1
+
+
+def rows_of(chain: list[Block]) -> list[tuple[float, bool, dict[str, Any]]]:
+    rows = []
+    for block in chain:
+        made = block.encode()
+        rows += made.mixed() if made is not None else block.rows or []
+    return rows
+
+
+def both_ways(pending: Pending) -> list[Any]:
+    """The general append, and the generated one of a track."""
+    bound = Bound(pending)
+
+    def general(**fields: Any) -> None:
+        pending.append(fields)
+
+    def generated(**fields: Any) -> None:
+        bound.append(**fields)  # another one once points of a shape have come
+
+    return [general, generated]
+
+
+@pytest.mark.parametrize("way", [0, 1])
+def test_rows_come_back_in_their_order_with_their_kind(way: int) -> None:
+    owner = Owner()
+    pending = Pending(owner)
+    append = both_ways(pending)[way]
+    for step in range(5):
+        append(a=step, b=0.5)
+    append(c="other", _ts=3.0)
+    append(c="again", _ts=3.0)
+    append(a=5, b=1.5)
+    append(b=2.5, a=6)
+    append(q=[1, 2], _ts=-1)
+    got = rows_of(pending.take())
+    assert [(explicit, fields) for _, explicit, fields in got] == [
+        *((False, {"a": step, "b": 0.5}) for step in range(5)),
+        (True, {"c": "other"}),
+        (True, {"c": "again"}),
+        (False, {"a": 5, "b": 1.5}),
+        (False, {"b": 2.5, "a": 6}),
+        (True, {"q": [1, 2]}),
+    ]
+    automatic = [ts for ts, explicit, _ in got if not explicit]
+    assert automatic == sorted(set(automatic))
+    assert [got[5][0], got[6][0]] == [3.0, 3.0]
+    assert got[9][0] == got[8][0], "-1 takes the latest"
+    assert owner.woken > 0
+
+
+def test_one_shape_stays_in_one_flat_block_and_is_sealed_when_full() -> None:
+    owner = Owner()
+    pending = Pending(owner)
+    bound = Bound(pending)
+    for step in range(BLOCK_ROWS + 1):
+        bound.append(a=step)
+    assert [block.count for block in owner.sealed] == [BLOCK_ROWS]
+    assert bound.installed == 1
+    chain = pending.take()
+    assert [block.count for block in chain] == [BLOCK_ROWS, 1]
+    assert [fields["a"] for _, _, fields in rows_of(chain)] == list(range(BLOCK_ROWS + 1))
+
+
+def test_an_explicit_block_rises_and_a_timestamp_not_above_goes_to_a_mixed_one() -> None:
+    pending = Pending(Owner())
+    bound = Bound(pending)
+    for ts in (1.0, 2.0, 3.0, 2.5, 9.0):
+        bound.append(a=0, _ts=ts)
+    chain = pending.take()
+    assert [block.rows is None for block in chain] == [True, False]
+    assert [ts for ts, _, _ in rows_of(chain)] == [1.0, 2.0, 3.0, 2.5, 9.0]
+
+
+def test_an_explicit_timestamp_below_an_earlier_block_is_not_taken_for_a_new_point() -> None:
+    """A flat explicit block is written without a look-up; so its first row must lie above all that came before."""
+    pending = Pending(Owner())
+    bound = Bound(pending)
+    bound.append(a=0, _ts=5.0)
+    pending.take()
+    bound.append(a=1, _ts=5.0)
+    (_, second) = pending.take()
+    assert second.rows is not None
+
+
+@pytest.mark.parametrize("way", [0, 1])
+def test_large_values_seal_a_block_early(way: int) -> None:
+    owner = Owner()
+    pending = Pending(owner)
+    append = both_ways(pending)[way]
+    for _ in range(3):
+        append(text="x" * (BLOCK_BYTES // 2))
+    assert [block.count for block in owner.sealed] == [2]
+
+
+def test_memory_that_is_full_drops_whole_blocks_and_counts_points() -> None:
+    owner = Owner(room=0)
+    pending = Pending(owner)
+    bound = Bound(pending)
+    for step in range(BLOCK_ROWS + 10):
+        bound.append(a=step)
+    assert owner.dropped == BLOCK_ROWS
+    assert owner.sealed == []
+    assert [fields["a"] for _, _, fields in rows_of(pending.take())] == list(range(BLOCK_ROWS, BLOCK_ROWS + 10))
+
+
+def test_the_newest_blocks_are_given_up_first() -> None:
+    owner = Owner()
+    pending = Pending(owner)
+    for step in range(3):
+        pending.append({"a": step})
+        pending.take()
+    freed = pending.drop_newest(1)
+    assert freed > 0
+    assert owner.dropped == 1
+    assert [fields["a"] for _, _, fields in rows_of(pending.take())] == [0, 1]
+    assert pending.drop_newest(10**9) > 0
+    assert pending.is_empty()
+    assert owner.dropped == 3
+
+
+def test_what_arrives_during_a_write_stays_behind_what_is_left_of_it() -> None:
+    pending = Pending(Owner())
+    pending.append({"a": 0})
+    pending.append({"a": 1})
+    chain = pending.take()
+    pending.append({"a": 2})
+    rest = Block()
+    rest.rows = [(1.0, False, {"a": 1})]
+    pending.replace(chain[-1], rest)
+    assert [fields["a"] for _, _, fields in rows_of(pending.take())] == [1, 2]
+    pending.replace(chain[-1], None)
+    assert not pending.is_empty(), "a chain that is no longer there takes nothing away"
+
+
+@pytest.mark.parametrize("way", [0, 1])
+def test_a_closed_owner_takes_no_more(way: int) -> None:
+    owner = Owner()
+    pending = Pending(owner)
+    append = both_ways(pending)[way]
+    append(a=1)
+    append(a=2)
+    owner.closed = True
+    with owner.lock:
+        pending.shut()
+    with pytest.raises(SessionClosedError):
+        append(a=3)
+    assert len(rows_of(pending.take())) == 2
+
+
+@pytest.mark.parametrize("way", [0, 1])
+def test_a_refused_point_leaves_nothing_behind(way: int) -> None:
+    owner = Owner()
+    pending = Pending(owner)
+    append = both_ways(pending)[way]
+    append(a=1, b=2)
+    append(a=1, b=2)
+    last = owner.clock.last
+    for bad in ({"a": object(), "b": 1}, {"a": 1, "_x": 1}, {"a": 1, "b": 1, "_ts": float("nan")}):
+        with pytest.raises((TypeError, ValueError)):
+            append(**bad)
+    assert owner.clock.last == last
+    assert owner.clock.latest == last
+    assert len(rows_of(pending.take())) == 2
+
+
+def test_appends_of_many_threads_are_all_there_in_the_order_of_their_timestamps() -> None:
+    owner = Owner()
+    pending = Pending(owner)
+    bound = Bound(pending)
+
+    def work(number: int) -> None:
+        for step in range(3000):
+            if step % 7:
+                bound.append(thread=number, step=step)
+            else:
+                bound.append(thread=number, step=step, extra=[step])
+
+    threads = [Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    rows = rows_of(pending.take())
+    assert len(rows) == 12_000
+    stamps = [ts for ts, _, _ in rows]
+    assert stamps == sorted(set(stamps))
+    for number in range(4):
+        assert [f["step"] for _, _, f in rows if f["thread"] == number] == list(range(3000))
+
+
+def test_memory_is_estimated_for_every_form() -> None:
+    pending = Pending(Owner())
+    pending.append({"a": 1})
+    pending.append({"b": "x" * 1000, "_ts": 0.0})
+    flat, mixed = pending.take()
+    assert flat.nbytes >= 64
+    assert mixed.nbytes >= 1000
+    assert pending.waiting_rows() == 2
+    assert pending.waiting_bytes() == flat.nbytes + mixed.nbytes
+    assert chain_of(None) == []
+
+
+def test_only_the_number_minus_one_is_inherited() -> None:
+    import numpy as np
+
+    assert all(map(is_inherited, (-1, -1.0, np.float64(-1), np.int64(-1))))
+    assert not any(map(is_inherited, (True, "-1", b"-1", None, 1, -1.5, float("nan"), [-1], np.array([1, 2]))))

@@ -1,0 +1,543 @@
+"""Sessions: opening, resuming, closing, sharing a folder, names, options, and what session.json says."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+from model import points_of
+from support import run_python
+
+from dreamlake import Lake, Session, dreamlake_session
+from dreamlake.errors import SessionClosedError, SessionExistsError, SessionNotFoundError
+
+HOUR = 3600.0
+
+
+@pytest.fixture
+def make(lake_dir: Path) -> Callable[..., Session]:
+    """A session in `lake_dir` that flushes only when asked to."""
+
+    def make(name: str = "s", workspace: str = "w", **options: Any) -> Session:
+        return Session(name, workspace, lake_dir, **{"flush_interval": HOUR, **options})
+
+    return make
+
+
+def run_file(session: Session) -> Any:
+    return json.loads((Path(session.path) / "session.json").read_text())
+
+
+def fail(session: Session, error: Any) -> None:
+    """Leave the session by an error, after a point."""
+    kind = error if isinstance(error, type) else type(error)
+    try:
+        with session:
+            session.track("loss").append(value=1)
+            raise error
+    except kind:
+        return
+    raise AssertionError(f"{error!r} was swallowed")
+
+
+# ------------------------------------------------------------------------------------------------ opening, closing
+
+
+def test_a_session_is_two_folders_down(make: Any, lake_dir: Path) -> None:
+    with make("s", "w", description="d", tags=["x"], folder="f", metadata={"seed": 1}) as session:
+        assert Path(session.path) == lake_dir / "w" / "s"
+        session.track("loss").append(value=1)
+    about = run_file(session)
+    created, updated = about.pop("createdAt"), about.pop("updatedAt")
+    assert created <= updated
+    assert about.pop("lastTs") > 0
+    assert about == {
+        "name": "s",
+        "workspace": "w",
+        "description": "d",
+        "tags": ["x"],
+        "folder": "f",
+        "metadata": {"seed": 1},
+        "status": "finished",
+        "format_version": 1,
+    }
+    assert sorted(path.name for path in (lake_dir / "w" / "s" / "tracks" / "loss").iterdir()) == [
+        "data.jsonl",
+        "metadata.json",
+    ]
+
+
+def test_making_a_session_touches_nothing(make: Any, lake_dir: Path) -> None:
+    session = make()
+    session.track("loss")
+    assert not session.is_open
+    assert not session.is_closed
+    session.flush()
+    session.close()
+    assert session.tracks.list() == []
+    assert points_of(session.track("loss")) == []
+    assert list(lake_dir.iterdir()) == []
+
+
+@pytest.mark.parametrize("first", ["append", "append_batch", "log", "parameters", "describe"])
+def test_the_first_write_opens(make: Any, first: str) -> None:
+    session = make()
+    track = session.track("loss")
+    if first == "append":
+        track.append(value=1)
+    elif first == "append_batch":
+        assert track.append_batch([{"value": 1}]) == {"count": 1, "startIndex": 0, "endIndex": 1}
+    elif first == "log":
+        session.log("hello")
+    elif first == "parameters":
+        session.parameters().set(lr=0.1)
+    else:
+        session.track("loss", description="d")
+    assert session.is_open
+    session.close()
+    assert run_file(session)["status"] == "finished"
+
+
+def test_a_closed_session_takes_nothing_and_says_what_to_do(make: Any) -> None:
+    session = make()
+    with session:
+        track = session.track("loss").append(value=1).append(value=2)
+        untouched = session.track("untouched")
+    assert session.is_closed
+    append = track.append
+    calls: list[Callable[[], Any]] = [
+        lambda: track.append(value=3),
+        lambda: append(value=3),
+        lambda: untouched.append(value=3),
+        lambda: session.track("new").append(value=3),
+        lambda: track.append_batch([{"value": 3}]),
+        lambda: session.log("late"),
+        lambda: session.parameters().set(a=1),
+        lambda: session.track("loss", description="late"),
+    ]
+    for call in calls:
+        with pytest.raises(SessionClosedError, match=r"'s' is closed.*open\(\)"):
+            call()
+    session.close()
+    session.flush()
+    assert [point["value"] for point in points_of(track)] == [1, 2], "reading goes on"
+    assert session.tracks.list() == ["loss"]
+    assert len(session.logs()) == 0
+
+
+def test_an_append_kept_from_before_the_close_is_refused(make: Any) -> None:
+    session = make()
+    with session:
+        track = session.track("loss").append(value=1).append(value=2)
+        append = track.append
+    with pytest.raises(SessionClosedError):
+        append(value=3)
+
+
+def test_a_closed_session_opens_again(make: Any) -> None:
+    session = make(resume="never")
+    track = session.open().track("loss")
+    track.append(value=1)
+    session.close()
+    assert session.open() is session
+    assert session.open() is session
+    track.append(value=2)
+    session.close()
+    assert [point["value"] for point in points_of(track)] == [1, 2]
+
+
+def test_a_session_resumes_in_a_new_object(make: Any) -> None:
+    for run in range(3):
+        with make(segment_points=7) as session:
+            for step in range(5):
+                session.track("loss").append(run=run, step=step)
+    points = points_of(make().track("loss"))
+    assert [(point["run"], point["step"]) for point in points] == [(run, step) for run in range(3) for step in range(5)]
+    stamps = [point["_ts"] for point in points]
+    assert stamps == sorted(set(stamps))
+
+
+def test_resume_says_whether_there_may_be_one(make: Any, lake_dir: Path) -> None:
+    with pytest.raises(SessionNotFoundError, match="holds no session"):
+        make(resume="must").open()
+    assert list(lake_dir.iterdir()) == [], "nothing was made"
+    with make(resume="never") as session:
+        session.track("loss").append(value=1)
+        with pytest.raises(SessionExistsError, match="open in this process"):
+            make(resume="never").open()
+    with pytest.raises(SessionExistsError, match="resume='never'"):
+        make(resume="never").open()
+    with make(resume="must") as session:
+        assert len(session.track("loss")) == 1
+    with pytest.raises(ValueError, match=r"allow, never, must.*'perhaps'"):
+        make(resume="perhaps")
+
+
+def test_a_refused_open_leaves_no_hook_behind(make: Any) -> None:
+    before = sys.exit, signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SessionNotFoundError):
+        make(resume="must").open()
+    with make():
+        pass
+    assert (sys.exit, signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_an_open_that_writes_nothing_leaves_the_status(make: Any) -> None:
+    session = make()
+    fail(session, ZeroDivisionError)
+    assert run_file(session)["status"] == "failed"
+    with make() as session:
+        assert len(session.track("loss")) == 1
+    assert run_file(session)["status"] == "failed"
+    with make() as session:
+        session.track("loss").append(value=2).flush()
+        assert run_file(session)["status"] == "running"
+    assert run_file(session)["status"] == "finished"
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (ValueError, "failed"),
+        (KeyboardInterrupt, "interrupted"),
+        (SystemExit(0), "finished"),
+        (SystemExit(None), "finished"),
+        (SystemExit(3), "failed"),
+        (SystemExit("no"), "failed"),
+    ],
+)
+def test_the_status_says_how_the_run_ended(make: Any, error: Any, status: str) -> None:
+    session = make()
+    fail(session, error)
+    assert run_file(session)["status"] == status
+    assert len(session.track("loss")) == 1
+
+
+def test_what_describes_a_session_is_merged_when_given_again(make: Any) -> None:
+    with make(description="old", tags=["a"], metadata={"a": 1, "b": 1}):
+        pass
+    with make(metadata={"b": 2, "c": float("nan")}, folder="f") as session:
+        pass
+    about = run_file(session)
+    assert about["description"] == "old"
+    assert about["tags"] == ["a"]
+    assert about["folder"] == "f"
+    assert about["metadata"] == {"a": 1, "b": 2, "c": {"$numberDouble": "NaN"}}
+    with make() as one, make(description="new", tags=[]) as other:
+        assert one.writer is other.writer
+    assert run_file(session)["description"] == "new"
+    assert run_file(session)["tags"] == []
+
+
+# ------------------------------------------------------------------------------------------------ sharing a folder
+
+
+def test_two_sessions_of_one_name_share_a_writer(make: Any) -> None:
+    first, second = make().open(), make().open()
+    first.track("loss").append(value=1)
+    second.track("loss").append(value=2)
+    first.track("loss").append(value=3, _ts=-1)
+    assert [point["value"] for point in points_of(second.track("loss"))] == [1, 3]
+    first.close()
+    assert run_file(first)["status"] == "running", "the other one is open"
+    with pytest.raises(SessionClosedError):
+        first.track("loss").append(value=4)
+    second.track("loss").append(value=5)
+    second.close()
+    assert run_file(first)["status"] == "finished"
+    assert [point["value"] for point in points_of(first.track("loss"))] == [1, 3, 5]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"segment_points": 5},
+        {"fsync": True},
+        {"flush_interval": 2.0},
+        {"max_pending_bytes": 5},
+        {"single_writer": True},
+    ],
+)
+def test_conflicting_options_in_one_process_are_refused(make: Any, other: dict[str, Any]) -> None:
+    (option,) = other
+    with make():
+        with pytest.raises(ValueError, match=rf"{option}=.*open both with the same options"):
+            make(**other).open()
+        with make():
+            pass
+    with make(**other):
+        pass
+
+
+def test_one_folder_by_two_paths_is_one_folder(lake_dir: Path) -> None:
+    link = lake_dir.parent / "link"
+    link.symlink_to(lake_dir)
+    with Session("s", "w", lake_dir) as one, Session("s", "w", str(link)) as other:
+        assert one.writer is other.writer
+
+
+def test_threads_may_open_close_and_append_at_once(make: Any) -> None:
+    session = make(segment_points=100)
+    errors = []
+
+    def work(number: int) -> None:
+        try:
+            mine = make(segment_points=100)
+            for step in range(200):
+                session.track("shared").append(thread=number, step=step)
+                mine.track("shared").append(thread=-number, step=step)
+                session.track(f"own/{number}").append(step=step)
+            session.flush()
+            mine.close()
+        except Exception as error:
+            errors.append(error)
+
+    threads = [Thread(target=work, args=(number,)) for number in range(1, 5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    session.close()
+    assert errors == []
+    points = points_of(session.track("shared"))
+    assert len(points) == 1600
+    for number in (*range(1, 5), *range(-4, 0)):
+        assert [p["step"] for p in points if p["thread"] == number] == list(range(200))
+    stamps = [point["_ts"] for point in points]
+    assert stamps == sorted(set(stamps))
+    for number in range(1, 5):
+        assert [p["step"] for p in points_of(session.track(f"own/{number}"))] == list(range(200))
+
+
+# ------------------------------------------------------------------------------------------------ names and options
+
+BAD_NAMES = ["", ".", "..", "../x", "/abs", "a//b", "a/../b", "a/", "nul\0", "line\n", "x" * 256, "\ud800"]
+ODD_NAMES = [
+    "漢字/é",
+    "a%b",
+    "a:b",
+    "a[b]",
+    " lead",
+    "trail ",
+    "trail.",
+    ".hidden",
+    "con",
+    "a=b",
+    "%2F",
+    "e\u0301",
+    "a\\b",
+]
+
+
+@pytest.mark.parametrize("name", BAD_NAMES)
+@pytest.mark.parametrize("kind", ["session", "workspace", "track"])
+def test_a_bad_name_is_refused_and_nothing_is_made(make: Any, lake_dir: Path, kind: str, name: str) -> None:
+    with pytest.raises(ValueError, match=f"{kind} name .*cannot be stored: "):
+        make(name) if kind == "session" else make("s", name) if kind == "workspace" else make().track(name)
+    assert list(lake_dir.iterdir()) == []
+    assert not (lake_dir.parent / "x").exists()
+
+
+@pytest.mark.parametrize("name", ["data.jsonl", "metadata.json", "a/Data.JSONL", "x.parquet", ".tmp-1"])
+def test_a_track_cannot_be_called_like_a_file_of_a_track(make: Any, name: str) -> None:
+    with pytest.raises(ValueError, match="collides with a file"):
+        make().track(name)
+
+
+@pytest.mark.parametrize("kind", ["session", "workspace", "track"])
+@pytest.mark.parametrize("name", [None, 5, b"a", ["a"]])
+def test_a_name_that_is_no_string_is_a_type_error(make: Any, kind: str, name: Any) -> None:
+    with pytest.raises(TypeError, match=f"a {kind} name is a string, not {type(name).__name__}"):
+        make(name) if kind == "session" else make("s", name) if kind == "workspace" else make().track(name)
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_an_odd_name_comes_back_from_every_listing(make: Any, lake_dir: Path, name: str) -> None:
+    with make(name, name) as session:
+        session.track(name).append(value=1)
+        assert session.tracks.list() == [name]
+    lake = Lake(lake_dir)
+    assert lake.workspaces() == [name]
+    assert [info["name"] for info in lake.sessions()] == [name]
+    assert lake.session(name, name).tracks.list() == [name]
+    assert lake.scan(name).collect()["_session"].to_list() == [name]
+    inside = [path.relative_to(lake_dir).parts for path in lake_dir.rglob("*")]
+    assert all(".." not in parts for parts in inside)
+
+
+def test_a_folder_of_another_name_is_never_mixed_in(make: Any, lake_dir: Path) -> None:
+    """As a disk that folds case would hand it out."""
+    with make() as session:
+        session.track("Loss").append(value=1)
+    tracks = lake_dir / "w" / "s" / "tracks"
+    (tracks / "Loss").rename(tracks / "loss")
+    session = make().open()
+    track = session.track("loss").append(value=2)
+    session.track("other").append(value=3)
+    for call in (track.flush, track.read, session.flush, session.tracks.list, session.close):
+        with pytest.raises(ValueError, match=r"'loss'.*'Loss'"):
+            call()
+    lines = (tracks / "loss" / "data.jsonl").read_text().splitlines()
+    assert [json.loads(line)["data"]["value"] for line in lines] == [1]
+    assert [point["value"] for point in points_of(make().track("other"))] == [3], "other tracks do not suffer"
+    (tracks / "loss").rename(tracks / "Loss")
+    session.close()
+    assert [point["value"] for point in points_of(make().track("loss"))] == [2]
+    assert [point["value"] for point in points_of(make().track("Loss"))] == [1]
+
+
+def test_a_session_folder_of_another_name_is_refused(make: Any, lake_dir: Path) -> None:
+    with make():
+        pass
+    (lake_dir / "w" / "s").rename(lake_dir / "w" / "S")
+    with pytest.raises(ValueError, match=r"'w'/'S'.*'w'/'s'.*rename one"):
+        make("S").open()
+
+
+@pytest.mark.parametrize(
+    "url", ["s3://user:SECRET@bucket/p?token=SECRET", "https://SECRET@host/x", "memory://", "gs://bucket?SECRET"]
+)
+def test_a_url_as_local_path_points_to_remote_and_keeps_secrets(url: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="remote=") as caught:
+        Session("s", "w", url)
+    assert "SECRET" not in str(caught.value)
+    assert f"{url.partition(':')[0]}://" in str(caught.value)
+
+
+def test_secrets_in_remote_options_are_not_shown() -> None:
+    options = {"secret": "SECRET"}
+    with pytest.raises(NotImplementedError) as caught:
+        Session("s", "w", remote="s3://user:SECRET@bucket/p?t=SECRET", storage_options=options)
+    assert "SECRET" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"segment_points": 0}, "segment_points is a whole number.*not 0"),
+        ({"segment_points": True}, "segment_points is a whole number.*not True"),
+        ({"segment_points": 1.5}, "segment_points is a whole number.*not 1.5"),
+        ({"flush_interval": 0}, "flush_interval is a number of seconds above 0, not 0"),
+        ({"flush_interval": -1.0}, "flush_interval is a number of seconds above 0"),
+        ({"flush_interval": float("nan")}, "flush_interval is a number of seconds above 0, not nan"),
+        ({"flush_interval": "1"}, "flush_interval is a number of seconds above 0, not '1'"),
+        ({"flush_interval": None}, "flush_interval is a number of seconds above 0, not None"),
+        ({"max_pending_bytes": 0}, "max_pending_bytes is a number of bytes above 0, not 0"),
+        ({"max_pending_bytes": float("inf")}, "max_pending_bytes is a number of bytes above 0, not inf"),
+        ({"max_pending_bytes": "x"}, "max_pending_bytes is a number of bytes above 0, not 'x'"),
+        ({"tags": "abc"}, "tags is a list of strings, not 'abc'"),
+        ({"tags": 5}, "tags is a list of strings, not 5"),
+        ({"tags": [1]}, r"tags is a list of strings, not \[1\]"),
+        ({"description": 5}, "description is a string, not int"),
+        ({"folder": 5}, "folder is a string, not int"),
+        ({"metadata": [1]}, "metadata is a dict, not list"),
+        ({"metadata": {1: 2}}, "keys are strings, not int"),
+        ({"metadata": {"a": {1, 2}}}, "set"),
+        ({"description": "\ud800"}, "lone surrogate"),
+    ],
+)
+def test_bad_options_say_what_came_and_what_is_wanted(make: Any, options: dict[str, Any], message: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=message):
+        make(**options)
+
+
+@pytest.mark.parametrize("path", [5, None, b"x"])
+def test_a_local_path_is_a_path(path: Any) -> None:
+    with pytest.raises(TypeError, match=r"not (int|NoneType|bytes)"):
+        Session("s", "w", path)
+
+
+def test_an_infinite_flush_interval_never_flushes_by_itself(make: Any) -> None:
+    with make(flush_interval=float("inf")) as session:
+        session.track("loss").append(value=1).flush()
+        session.track("loss").append(value=2)
+        assert len(session.track("loss")) == 2
+
+
+def test_what_was_given_is_copied(make: Any) -> None:
+    tags, metadata = ["a"], {"list": [1]}
+    session = make(tags=tags, metadata=metadata)
+    tags.append("b")
+    metadata["list"].append(2)
+    with session:
+        pass
+    assert run_file(session)["tags"] == ["a"]
+    assert run_file(session)["metadata"] == {"list": [1]}
+
+
+def test_repr_says_where_and_whether_it_is_open(make: Any) -> None:
+    session = make()
+    assert "w/s" in repr(session)
+    assert "not open" in repr(session)
+    with session:
+        assert repr(session).endswith("(open)>")
+    assert repr(session).endswith("(closed)>")
+
+
+# ------------------------------------------------------------------------------------------------ the decorator
+
+
+def test_the_decorator_runs_a_function_inside_a_session(lake_dir: Path) -> None:
+    @dreamlake_session(name="s", workspace="w", local_path=lake_dir, tags=["t"])
+    def train(steps: int, *, lr: float, session: Session) -> str:
+        """Trains."""
+        assert session.is_open
+        for step in range(steps):
+            session.track("loss").append(step=step, lr=lr)
+        return "done"
+
+    assert train.__name__ == "train"
+    assert train.__doc__ == "Trains."
+    assert train(2, lr=0.1) == "done"
+    assert train(steps=1, lr=0.2) == "done"
+    view = Lake(lake_dir).session("s", "w")
+    assert [point["data"]["lr"] for point in view.track("loss").read()["data"]] == [0.1, 0.1, 0.2]
+    assert view.info["status"] == "finished"
+    assert view.info["tags"] == ["t"]
+
+
+def test_the_decorator_passes_errors_on(lake_dir: Path) -> None:
+    @dreamlake_session(name="s", workspace="w", local_path=lake_dir)
+    def train(session: Session) -> None:
+        session.track("loss").append(value=1)
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        train()
+    assert Lake(lake_dir).session("s", "w").info["status"] == "failed"
+
+
+def test_a_bad_decoration_is_told_at_the_call_at_the_latest() -> None:
+    def train(session: Session) -> None:
+        raise AssertionError("not called")
+
+    with pytest.raises(ValueError, match="session name"):
+        dreamlake_session(name="", workspace="w")(train)()
+
+
+# ------------------------------------------------------------------------------------------------ two processes
+
+
+def test_minus_one_works_across_modules_and_objects_of_one_process(lake_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "camera.py").write_text(
+        "import sys\nfrom dreamlake import Session\n"
+        "def shoot():\n    Session('s', 'w', sys.argv[1]).track('camera').append(frame=1, _ts=-1)\n"
+    )
+    code = """
+    import sys
+    sys.path.insert(0, "")
+    from dreamlake import Session
+    import camera
+    with Session("s", "w", sys.argv[1]) as session:
+        session.track("pose").append(x=1)
+        camera.shoot()
+        stamps = [session.track(name).read()["data"][0]["data"]["_ts"] for name in ("pose", "camera")]
+    print(stamps[0] == stamps[1])
+    """
+    assert run_python(code, lake_dir, cwd=tmp_path).stdout == "True\n"
