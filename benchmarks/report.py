@@ -45,8 +45,8 @@ def busy() -> str:
     if load() <= cores / 4:
         return ""
     return (
-        f"WARNING: other work is running (load {load():.2f} on {cores} cores). dreamlake writes and reads on two threads "
-        "and its floors on one, so its ratios suffer most; run again on an idle machine."
+        f"WARNING: other work is running (load {load():.2f} on {cores} cores). dreamlake uses a second thread where "
+        "its floors mostly use one, so the ratios suffer most; run again on an idle machine."
     )
 
 
