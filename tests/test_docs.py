@@ -1,0 +1,167 @@
+"""The pages of docs/: their Python blocks run and print what stands below them, and their links lead somewhere.
+
+The blocks of a page run in order, in one fresh interpreter, in an empty folder, with warnings as errors, and share
+their names. A block of ``text`` right after one is what it prints, ``...`` standing for anything. A block that cannot
+run has ``<!-- not run: why -->`` above it.
+"""
+
+from __future__ import annotations
+
+import doctest
+import re
+import shlex
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import pytest
+from support import ROOT, run_python
+
+from dreamlake.cli import build_parser
+
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.rglob("*.md"))
+MARK = "\x1e"  # parts what the blocks print
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block: its language, its first line's number in the page (from 1), its text, and the line above."""
+
+    language: str
+    line: int
+    text: str
+    above: str
+
+    @property
+    def end(self) -> int:
+        """The number of the line of its closing fence."""
+        return self.line + self.text.count("\n")
+
+
+@cache
+def blocks(page: Path) -> list[Block]:
+    source = page.read_text(encoding="utf-8")
+    found = []
+    for match in re.finditer(r"(?ms)^```(\w*)\n(.*?)^```$", source):
+        above = source[: match.start()].rstrip().rpartition("\n")[2]
+        found.append(Block(match[1], source.count("\n", 0, match.start(2)) + 1, match[2], above))
+    return found
+
+
+def reason(block: Block) -> str | None:
+    """Why the block is not run; None when it is."""
+    comment = re.fullmatch(r"<!-- not run:(.*)-->", block.above)
+    return None if comment is None else comment[1].strip()
+
+
+def python_blocks(page: Path) -> list[Block]:
+    return [block for block in blocks(page) if block.language == "python" and reason(block) is None]
+
+
+def script(page: Path) -> str:
+    """The blocks of a page as one program, each on the lines that it has in the page; a mark at each closing fence."""
+    lines = [""] * page.read_text(encoding="utf-8").count("\n")
+    for block in python_blocks(page):
+        lines[block.line - 1 : block.end - 1] = block.text.splitlines()
+        lines[block.end - 1] = f"print({MARK!r})"
+    return "\n".join(lines)
+
+
+def name_of(page: Path) -> str:
+    return page.relative_to(DOCS).as_posix()
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if python_blocks(page)], ids=name_of)
+def test_the_blocks_run_and_print_what_they_say(page: Path, tmp_path: Path) -> None:
+    program = tmp_path / f"{page.stem}.py"
+    program.write_text(script(page), encoding="utf-8")
+    folder = tmp_path / "newcomer"
+    folder.mkdir()
+    run = f"import runpy; runpy.run_path({str(program)!r}, run_name='__main__')"
+    printed = run_python(run, cwd=folder).stdout.split(f"{MARK}\n")
+    assert len(printed) == len(python_blocks(page)) + 1
+    following = dict(zip(blocks(page), blocks(page)[1:], strict=False))
+    for block, got in zip(python_blocks(page), printed, strict=False):
+        shown = following.get(block)
+        if shown is not None and shown.language == "text" and shown.line == block.end + 3:
+            assert same_text(shown.text, got), f"{name_of(page)}, line {shown.line}: it prints\n{got}"
+        else:
+            assert got == "", f"{name_of(page)}, line {block.line}: what it prints is not shown:\n{got}"
+
+
+def same_text(shown: str, got: str) -> bool:
+    return doctest.OutputChecker().check_output(shown, got, doctest.ELLIPSIS)
+
+
+def test_the_pages_have_blocks_that_run() -> None:
+    with_blocks = {name_of(page): len(python_blocks(page)) for page in PAGES}
+    assert with_blocks["quickstart.md"] >= 4
+    assert with_blocks["guide/tracks.md"] >= 20
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_a_block_that_is_not_run_says_why(page: Path) -> None:
+    assert [block.line for block in blocks(page) if reason(block) == ""] == []
+    assert "<!--" not in page.read_text(encoding="utf-8").replace("<!-- not run:", "")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_fence_is_part_of_a_block(page: Path) -> None:
+    fences = re.findall(r"(?m)^\s*```", page.read_text(encoding="utf-8"))
+    assert len(fences) == 2 * len(blocks(page))
+    assert {block.language for block in blocks(page)} <= {"python", "text", "json", "bash"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_commands_exist(page: Path) -> None:
+    for block in blocks(page):
+        for line in block.text.splitlines() if block.language == "bash" else ():
+            if line.startswith("dreamlake "):
+                build_parser().parse_args(shlex.split(line, comments=True)[1:])
+
+
+def anchors(page: Path) -> set[str]:
+    headings = re.findall(r"(?m)^#+ (.*)$", page.read_text(encoding="utf-8"))
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_lead_somewhere(page: Path) -> None:
+    broken = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if "://" in link:
+            continue
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        if not target.is_file() or (anchor and anchor not in anchors(target)):
+            broken.append(link)
+    assert broken == []
+
+
+def test_every_page_is_listed() -> None:
+    index = (DOCS / "README.md").read_text(encoding="utf-8")
+    assert [name_of(page) for page in PAGES if page.name != "README.md" and f"({name_of(page)})" not in index] == []
+
+
+def test_the_map_of_the_house_names_every_module() -> None:
+    found = re.findall(r"(?m)^\| `([\w/]+\.py)` \| \S", (DOCS / "contributing.md").read_text(encoding="utf-8"))
+    modules = {path.relative_to(ROOT / "dreamlake").as_posix() for path in (ROOT / "dreamlake").rglob("*.py")}
+    assert sorted(found) == sorted(set(found)), "named twice"
+    assert modules - set(found) == set(), "not on the map of docs/contributing.md"
+    assert set(found) - modules == set(), "on the map of docs/contributing.md, and no longer there"
+
+
+# ------------------------------------------------------------------------------------------------ the checks themselves
+
+
+def test_a_wrong_output_a_failing_block_and_a_warning_are_noticed(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("```python\nprint(1)\n```\n\n```text\n1\n```\n\n```python\nraise OSError\n```\n", encoding="utf-8")
+    assert [block.language for block in blocks(page)] == ["python", "text", "python"]
+    assert not same_text("1\n", "2\n")
+    assert same_text("[1, ...]\n", "[1, 2.5]\n")
+    with pytest.raises(AssertionError, match=r"line 10"):
+        run_python(script(page))
+    with pytest.raises(AssertionError, match="UserWarning"):
+        run_python("import warnings; warnings.warn('x')")
