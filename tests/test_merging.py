@@ -1,0 +1,217 @@
+"""Points with equal timestamps are one point, wherever the earlier one lies and whenever flushes happen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from model import ModelTrack, points_of
+from support import run_python, start_python
+
+from dreamlake import Lake, Session
+
+HOUR = 3600.0
+
+
+@pytest.fixture
+def make(lake_dir: Path) -> Callable[..., Session]:
+    def make(**options: Any) -> Session:
+        return Session("s", "w", lake_dir, **{"flush_interval": HOUR, "segment_points": 7, **options})
+
+    return make
+
+
+# ------------------------------------------------------------------------------------------------ wherever it lies
+
+STEPS: dict[str, Callable[[Session], Any]] = {
+    "pending": lambda session: None,
+    "hot": lambda session: session.flush(),
+    "in a segment": lambda session: session.track("t").append_batch([{"n": n} for n in range(7)]),
+    "in a later run": lambda session: (session.close(), session.open()),
+}
+
+
+@pytest.mark.parametrize("between", STEPS)
+@pytest.mark.parametrize("explicit_first", [True, False])
+def test_a_later_field_reaches_its_point(make: Any, between: str, explicit_first: bool) -> None:
+    with make() as session:
+        track = session.track("t")
+        track.append(a=1, b=1, **({"_ts": 5.0} if explicit_first else {}))
+        ts = 5.0 if explicit_first else session.writer.clock.last
+        STEPS[between](session)
+        track.append(b=2, c=[1.0], _ts=ts)
+        STEPS[between](session)
+        track.append(d=None, _ts=ts)
+        assert points_of(track)[0] == {"a": 1, "b": 2, "c": [1.0], "d": None, "_ts": ts}
+        assert len(track) == (15 if between == "in a segment" else 1)
+
+
+def test_a_late_field_makes_the_next_generation(make: Any, lake_dir: Path) -> None:
+    folder = lake_dir / "w" / "s" / "tracks" / "t"
+    with make() as session:
+        track = session.track("t")
+        track.append_batch([{"n": n, "_ts": float(n)} for n in range(14)])
+        track.append(late=1, _ts=3.0).append(late=2, _ts=3.0).append(late=3, _ts=5.0).flush()
+        names = sorted(path.name for path in folder.glob("*.parquet"))
+        assert names == [
+            "000000000000-000000000007.1.parquet",
+            "000000000000-000000000007.parquet",
+            "000000000007-000000000014.parquet",
+        ], "the late fields of one flush make one generation"
+        track.append(late=3, _ts=5.0).flush()
+        assert sorted(path.name for path in folder.glob("*.parquet")) == names, "nothing new, nothing written"
+        assert [p.get("late") for p in points_of(track)[:7]] == [None, None, None, 2, None, 3, None]
+
+
+def test_late_fields_of_several_segments_are_all_in_the_frame(make: Any) -> None:
+    """A footer that knows the generations before it knows their columns too."""
+    for order in ((1.0, 9.0), (9.0, 1.0)):
+        with make() as session:
+            track = session.track(f"t{order[0]}")
+            track.append_batch([{"loss": n / 2, "_ts": float(n)} for n in range(14)])
+            track.append(first=1, _ts=order[0])
+            track.append(second=1, loss={"k": 1}, _ts=order[1])
+            track.flush()
+            for view in (track, Lake(session.store().root).session("s", "w").track(track.name)):
+                frame = view.to_polars()
+                assert frame.columns[:3] == ["_index", "_ts", "loss"]
+                assert set(frame.columns[3:]) == {"first", "second"}
+                assert frame["first"].drop_nulls().to_list() == frame["second"].drop_nulls().to_list() == [1]
+                assert frame["loss"].to_list()[int(order[1])] == '{"k":1}'
+                assert set(view.stats()["fields"]) == {"loss", "first", "second"}
+            track.append(third=3, _ts=100.0)
+            track.append_batch([{"n": n} for n in range(7)])
+            assert {"first", "second", "third", "n"} <= set(track.to_polars().columns)
+
+
+def test_a_segment_is_asked_only_within_its_bounds(make: Any) -> None:
+    with make() as session:
+        track = session.track("t")
+        track.append_batch([{"n": n, "_ts": 10.0 * n} for n in range(14)])
+        track.append(n=100, _ts=45.0)
+        track.append(n=101, _ts=65.0)
+        points = points_of(track)
+    assert [point["n"] for point in points] == [*range(14), 100, 101], "the index is the order of first arrival"
+    assert [point["_ts"] for point in points[-2:]] == [45.0, 65.0]
+
+
+def test_merging_goes_to_the_lowest_index_across_tiers(make: Any) -> None:
+    with make() as session:
+        clock = session.writer.clock
+        track = session.track("t")
+        for tier in range(3):  # three automatic points of one timestamp, one in a segment and two hot
+            now, last = clock.now, clock.last
+            clock.now, clock.last = (lambda: 50.0), float("-inf")
+            track.append_batch([{"tier": tier}])
+            clock.now, clock.last = now, max(last, 50.0)
+            if tier == 0:
+                track.append_batch([{"n": n} for n in range(6)])
+        assert [p["tier"] for p in points_of(track) if p["_ts"] == 50.0] == [0, 1, 2]
+        track.append(x=1, _ts=50.0)
+        assert [p.get("x") for p in points_of(track) if p["_ts"] == 50.0] == [1, None, None]
+
+
+# ------------------------------------------------------------------------------------------------ whenever it happens
+
+rows = st.lists(
+    st.tuples(
+        st.integers(0, 12),
+        st.dictionaries(st.sampled_from("abc"), st.one_of(st.integers(0, 3), st.none(), st.just(0.5)), max_size=2),
+        st.sampled_from(["", "", "", "flush", "reopen", "batch"]),
+    ),
+    max_size=40,
+)
+
+
+@settings(max_examples=60)
+@given(rows)
+def test_merging_does_not_depend_on_flushes(tmp_path_factory: pytest.TempPathFactory, rows: list[Any]) -> None:
+    root = tmp_path_factory.mktemp("lake")
+    model = ModelTrack()
+    sessions = [Session(name, "w", root, flush_interval=HOUR, segment_points=5).open() for name in ("lazy", "eager")]
+    for ts, fields, then in rows:
+        model.add(fields, float(ts), automatic=False)
+        for session in sessions:
+            track = session.track("t")
+            if then == "batch":
+                track.append_batch([{**fields, "_ts": ts}])
+            else:
+                track.append(**fields, _ts=ts)
+        eager = sessions[1]
+        if then == "flush":
+            eager.flush()
+        elif then == "reopen":
+            eager.close()
+            eager.open()
+    for session in sessions:
+        model.assert_read(session.track("t").read(limit=None))
+        session.close()
+        model.assert_read(session.track("t").read(limit=None))
+
+
+# ------------------------------------------------------------------------------------------------ processes
+
+WRITE = """
+    import sys
+    from dreamlake import Session
+    me, folder = sys.argv[1:]
+    session = Session("s", "w", folder, segment_points=50, flush_interval=3600).open()
+    track = session.track("t")
+    print("ready", flush=True)
+    sys.stdin.readline()
+    for step in range(300):
+        track.append(**{me: step}, _ts=float(step))
+        session.track("log").append(me=me, step=step)
+        if step % 23 == 0:
+            session.flush()
+    session.close()
+"""
+
+
+def test_processes_add_fields_to_the_same_points(lake_dir: Path) -> None:
+    with start_python(WRITE, "one", lake_dir) as one, start_python(WRITE, "two", lake_dir) as two:
+        for process in (one, two):
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+        results = []
+        for process in (one, two):
+            assert process.stdin is not None
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        for process in (one, two):
+            results.append(process.communicate(timeout=120))
+            assert process.returncode == 0, results
+    view = Lake(lake_dir).session("s", "w")
+    points = points_of(view.track("t"))
+    assert sorted(point["_ts"] for point in points) == [float(step) for step in range(300)]
+    assert all(point["one"] == point["two"] == point["_ts"] for point in points)
+    assert view.track("t").to_polars()["one"].null_count() == 0
+    log = points_of(view.track("log"))
+    for me in ("one", "two"):
+        assert [point["step"] for point in log if point["me"] == me] == list(range(300))
+
+
+def test_a_point_of_another_process_is_found_without_a_reopen(lake_dir: Path, make: Any) -> None:
+    with make() as session:
+        track = session.track("t")
+        for step in range(3):
+            track.append(mine=step, _ts=float(step))
+        track.flush()
+        code = """
+        import sys
+        from dreamlake import Session
+        with Session("s", "w", sys.argv[1], segment_points=7, flush_interval=3600) as session:
+            for step in range(2, 20):
+                session.track("t").append(theirs=step, _ts=float(step))
+        """
+        run_python(code, lake_dir)
+        track.append(late=1, _ts=10.0).append(late=2, _ts=19.0).append(new=1, _ts=20.0)
+        points = points_of(track)
+        assert [point["_ts"] for point in points] == [float(step) for step in range(21)]
+        assert points[2] == {"mine": 2, "theirs": 2, "_ts": 2.0}
+        assert points[10] == {"theirs": 10, "late": 1, "_ts": 10.0}
+        assert points[19] == {"theirs": 19, "late": 2, "_ts": 19.0}
