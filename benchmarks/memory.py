@@ -60,11 +60,11 @@ def child(root: str, tracks: int) -> None:
         empty = _resident()
         session.track("warm-up").append(value=0.5, step=0, epoch=0).flush()
         one = _trimmed()
-        appends = [session.track(name).append for name in names]
+        handles = [session.track(name) for name in names]
         for step in range(POINTS):
             value = 1.0 / (step + 3.0)
-            for append in appends:
-                append(value=value, step=step, epoch=step // STEPS_PER_EPOCH)
+            for track in handles:
+                track.append(value=value, step=step, epoch=step // STEPS_PER_EPOCH)
             if (step + 1) % STEPS_PER_FLUSH == 0:
                 session.flush()
         session.flush()
