@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from columnar import HOSTILE_TEXT
 from hypothesis import given
 from hypothesis import strategies as st
 from support import ROOT
@@ -226,6 +227,14 @@ def test_names_as_folders(lake_dir: Path) -> None:
             assert same(reader.read_track(track_folder(lake_dir, folder)), session.track(name).read()["data"])
 
 
+def test_text_that_looks_like_the_checksum_is_not_taken_for_it(lake_dir: Path) -> None:
+    with open_session(lake_dir) as session:
+        for number in range(5):
+            session.track("t").append(**{HOSTILE_TEXT: number, "text": HOSTILE_TEXT})
+        assert len(assert_read_alike(session, lake_dir)) == 5
+        assert session.track("t").stats()["totalChunks"] == 1
+
+
 # ------------------------------------------------------------------------------------------------ damage
 
 
@@ -262,6 +271,12 @@ def test_no_flipped_byte_of_a_page_gives_wrong_values(segment: Path) -> None:
             raised += 1
         data[place] ^= 0x04
     assert raised > 20
+
+
+def test_overlaps_show(segment: Path) -> None:
+    (segment.parent / "000000000003-000000000007.parquet").write_bytes(b"")
+    with pytest.raises(ValueError, match="do not tile at index 3"):
+        reader.read_track(segment.parent)
 
 
 def test_holes_show(lake_dir: Path) -> None:
