@@ -1,0 +1,282 @@
+"""Batches of every form give the points of single appends: whole or not at all, in order, with their indices."""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pytest
+from model import Time, points_of, spy_on, without_ts
+from values import same
+
+from dreamlake import Session
+from dreamlake.errors import PointsDroppedError
+
+HOUR = 3600.0
+MAKE: dict[str, Callable[[dict[str, list[Any]]], Any]] = {
+    "dicts": lambda columns: [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)],
+    "tuple of dicts": lambda columns: tuple(MAKE["dicts"](columns)),
+    "generator of dicts": lambda columns: (row for row in MAKE["dicts"](columns)),
+    "columns": lambda columns: columns,
+    "arrays": lambda columns: {name: np.array(column) for name, column in columns.items()},
+    "series": lambda columns: {name: pl.Series(column) for name, column in columns.items()},
+    "polars": pl.DataFrame,
+    "pandas": pd.DataFrame,
+    "arrow table": pa.table,
+    "arrow batch": pa.RecordBatch.from_pydict,
+    "arrow chunks": lambda columns: pa.concat_tables([pa.table(columns).slice(0, 1), pa.table(columns).slice(1)]),
+}
+FRAMES = ["polars", "pandas", "arrow table", "arrow batch", "arrow chunks"]
+
+
+@pytest.fixture
+def session(lake_dir: Path) -> Iterator[Session]:
+    with Session("s", "w", lake_dir, flush_interval=HOUR, segment_points=7) as session:
+        yield session
+
+
+def numbers(count: int) -> dict[str, list[Any]]:
+    return {
+        "value": [n / 2 for n in range(count)],
+        "step": list(range(count)),
+        "ok": [n % 2 == 0 for n in range(count)],
+    }
+
+
+# ------------------------------------------------------------------------------------------------ every form
+
+
+@pytest.mark.parametrize("count", [1, 3, 7, 30])
+@pytest.mark.parametrize("form", MAKE)
+def test_every_form_gives_the_same_points(session: Session, form: str, count: int) -> None:
+    columns = numbers(count)
+    track = session.track("t").append(before=1)
+    assert track.append_batch(MAKE[form](columns)) == {"count": count, "startIndex": 1, "endIndex": count + 1}
+    points = points_of(track)
+    assert without_ts(points) == [{"before": 1}, *MAKE["dicts"](columns)]
+    assert all(same(got, given) for got, given in zip(without_ts(points)[1:], MAKE["dicts"](columns), strict=True))
+    assert all(a["_ts"] < b["_ts"] for a, b in pairwise(points))
+    track.append(after=1)
+    assert points_of(track)[-1]["_ts"] > points[-1]["_ts"]
+
+
+@pytest.mark.parametrize("stamps", [[5.0, 6.0, 7.0], [5.0, 5.0, 7.0], [7.0, 6.0, 5.0], [1.0, 9.0, 1.0], [3, 4, 5]])
+@pytest.mark.parametrize("form", MAKE)
+def test_explicit_timestamps_merge_as_single_appends_do(session: Session, form: str, stamps: list[Any]) -> None:
+    batched, single = session.track("batched"), session.track("single")
+    for track in (batched, single):
+        track.append(old=1, _ts=1.0).append(old=7, _ts=7.0).flush()
+        track.append(old=9, _ts=9.0)
+    columns = {**numbers(3), "_ts": stamps}
+    result = batched.append_batch(MAKE[form](columns))
+    for row in MAKE["dicts"](columns):
+        single.append(**row)
+    assert points_of(batched) == points_of(single)
+    touched = [n for n, point in enumerate(points_of(single)) if "value" in point]
+    assert result == {"count": 3, "startIndex": min(touched), "endIndex": max(touched) + 1}
+
+
+@pytest.mark.parametrize("first", [None, 100.0])
+@pytest.mark.parametrize("form", [form for form in MAKE if form != "generator of dicts"])
+def test_minus_one_takes_the_previous_row_s(session: Session, form: str, first: float | None) -> None:
+    spy_on(session, Time(1000.0))
+    if first is not None:
+        session.track("other").append(x=1, _ts=first)
+    stamps = [-1.0, -1.0, 5.0, -1.0, 3.0, -1.0]
+    session.track("t").append_batch(MAKE[form]({"n": list(range(6)), "_ts": stamps}))
+    points = points_of(session.track("t"))
+    assert [(point["n"], point["_ts"]) for point in points] == [(1, first or 1000.0), (3, 5.0), (5, 3.0)]
+
+
+@pytest.mark.parametrize("form", ["dicts", "columns", "polars", "arrow table"])
+@pytest.mark.parametrize("stamps", [[-1.0], [-1.0, 5.0, 6.0], [-5.0, -1.0, 3.0], [-1, -1]])
+def test_minus_one_is_never_a_time(session: Session, form: str, stamps: list[Any]) -> None:
+    """Rising floats look like timestamps that need no look."""
+    session.track("other").append(x=1, _ts=100.0)
+    session.track("t").append_batch(MAKE[form]({"n": list(range(len(stamps))), "_ts": stamps}))
+    assert -1.0 not in [point["_ts"] for point in points_of(session.track("t"))]
+    assert points_of(session.track("t"))[0]["_ts"] == (100.0 if stamps[0] == -1 else -5.0)
+
+
+@pytest.mark.parametrize("form", ["dicts", "columns", "polars", "arrow table"])
+def test_a_row_without_a_timestamp_gets_one_of_its_own(session: Session, form: str) -> None:
+    spy_on(session, Time(1000.0))
+    session.track("t").append_batch(MAKE[form]({"n": [0, 1, 2, 3], "_ts": [5.0, None, -1.0, None]}))
+    points = points_of(session.track("t"))
+    assert [point["n"] for point in points] == [0, 2, 3]
+    assert points[0]["_ts"] == 5.0
+    assert points[1]["_ts"] == 1000.0
+    assert points[2]["_ts"] > 1000.0
+
+
+@pytest.mark.parametrize("form", FRAMES)
+def test_in_a_frame_null_is_absent_and_nan_stays(session: Session, form: str) -> None:
+    columns = {"a": [float("nan"), 1.0, 2.0], "b": [None, "x", None]}
+    session.track("t").append_batch(MAKE[form](columns))
+    points = without_ts(points_of(session.track("t")))
+    assert same(points, [{"a": float("nan")}, {"a": 1.0, "b": "x"}, {"a": 2.0}])
+
+
+@pytest.mark.parametrize("form", ["dicts", "columns"])
+def test_in_python_values_none_is_explicit(session: Session, form: str) -> None:
+    session.track("t").append_batch(MAKE[form]({"a": [None, 1], "b": [None, None]}))
+    assert without_ts(points_of(session.track("t"))) == [{"a": None, "b": None}, {"a": 1, "b": None}]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        ["a", "", "漢字", "\x00"],
+        [[1.0], [], [2.0, float("nan")], [3.0]],
+        [{"k": 1}, {"k": 2}, {"k": 3}, {"k": 4}],
+        [{"k": 1}, {}, {"other": [1]}, {"k": "x"}],
+        [1, "a", None, 2.5],
+        [2**70, -1, 0, 2**53 + 1],
+        [b"", b"\x00\xff", b"a", b"b"],
+        [datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 2, 3, 4, 5, 6, UTC)] * 2,
+        [np.float32(0.5), np.int8(3), np.bool_(True), np.str_("s")],
+        [True, 1, 1.5, False],
+    ],
+    ids=lambda values: repr(values)[:30],
+)
+def test_values_of_any_kind_come_as_from_single_appends(session: Session, values: list[Any]) -> None:
+    single, dicts, columns = (session.track(name) for name in ("single", "dicts", "columns"))
+    for value in values:
+        single.append(x=value)
+    dicts.append_batch([{"x": value} for value in values])
+    columns.append_batch({"x": values})
+    expected = without_ts(points_of(single))
+    assert same(without_ts(points_of(dicts)), expected)
+    assert same(without_ts(points_of(columns)), expected)
+
+
+def test_rows_of_many_shapes(session: Session) -> None:
+    rows = [{"a": 1}, {}, {"b": [1], "a": None}, {"c": {"d": 1}, "_ts": 5.0}, {"_ts": 6.0}, {"b": [1], "a": 2}] * 4
+    assert session.track("t").append_batch(rows) == {"count": 24, "startIndex": 0, "endIndex": 18}
+    assert len(points_of(session.track("t"))) == 18
+
+
+@pytest.mark.parametrize("empty", [[], (), {}, {"a": []}, pl.DataFrame(), pl.DataFrame({"a": []}), pa.table({})])
+def test_an_empty_batch_appends_nothing(session: Session, empty: Any) -> None:
+    assert session.track("t").append_batch(empty) == {"count": 0, "startIndex": None, "endIndex": None}
+    assert session.tracks.list() == []
+
+
+def test_rows_without_fields(session: Session) -> None:
+    track = session.track("t")
+    assert track.append_batch([{}] * 9)["endIndex"] == 9
+    assert track.append_batch([{"_ts": float(n)} for n in range(9)])["endIndex"] == 18
+    assert track.append_batch({"_ts": [20.0, 21.0]})["endIndex"] == 20
+    assert track.append_batch(pl.DataFrame({"_ts": [30.0]}))["endIndex"] == 21
+    assert without_ts(points_of(track)) == [{}] * 21
+
+
+# ------------------------------------------------------------------------------------------------ whole or not at all
+
+
+@pytest.mark.parametrize(
+    ("batch", "error", "message"),
+    [
+        (5, TypeError, "list of dicts, a dict of columns, or a Polars, pandas or Arrow frame, not int"),
+        ("abc", TypeError, "not str"),
+        (b"abc", TypeError, "not bytes"),
+        (None, TypeError, "not NoneType"),
+        ([1], TypeError, "row 0 of the batch is a int, not a dict"),
+        ([{"a": 1}, None], TypeError, "row 1 of the batch is a NoneType"),
+        ([{"a": 1}, {"a": object()}], TypeError, "row 1 of the batch: field 'a'"),
+        ([{"a": 1}, {"b": "\ud800"}], ValueError, "row 1 of the batch: field 'b'.*surrogate"),
+        ([{"a": 1}, {5: 1}], TypeError, "field name is a string, not int"),
+        ([{5: 1}], TypeError, "field name is a string, not int"),
+        ({"a": [1], "b": [1, 2]}, ValueError, "differ in length: 'a' has 1, 'b' has 2"),
+        ({"a": 5}, TypeError, "column 'a' is a int"),
+        ({"a": "abc"}, TypeError, "column 'a' is a str"),
+        ({5: [1]}, TypeError, "field name is a string, not int"),
+        ({"a": [1, object()]}, TypeError, "field 'a'"),
+        (pl.DataFrame({"_x": [1]}), ValueError, "'_x' is reserved"),
+        (pl.DataFrame({"a": [1]}).lazy(), TypeError, "LazyFrame"),
+        (pl.DataFrame({"_ts": ["x"]}), TypeError, "_ts"),
+        (pl.DataFrame({"_ts": [1.0, float("nan")]}), ValueError, "'_ts' holds NaN or an infinity"),
+        (pl.DataFrame({"a": [datetime(2026, 1, 1).date()]}), TypeError, "'a'"),
+        (pa.table([pa.array([1]), pa.array([2])], names=["a", "a"]), ValueError, "there twice: 'a'"),
+    ],
+    ids=lambda value: repr(value)[:40] if not isinstance(value, type) else value.__name__,
+)
+def test_a_batch_that_cannot_be_stored_leaves_nothing(
+    session: Session, batch: Any, error: type[Exception], message: str
+) -> None:
+    track = session.track("t").append(a=0)
+    with pytest.raises(error, match=message):
+        track.append_batch(batch)
+    assert without_ts(points_of(track)) == [{"a": 0}]
+
+
+# ------------------------------------------------------------------------------------------------ order and flushing
+
+
+def test_a_batch_stands_behind_earlier_appends_and_is_flushed(session: Session, lake_dir: Path) -> None:
+    track = session.track("t")
+    for n in range(3):
+        track.append(n=n)
+    assert track.append_batch([{"n": 3}])["startIndex"] == 3
+    assert (lake_dir / "w" / "s" / "tracks" / "t" / "data.jsonl").read_bytes().count(b"\n") == 4
+    track.append_batch(pl.DataFrame({"n": range(4, 40)}))
+    segments = sorted(path.name for path in (lake_dir / "w" / "s" / "tracks" / "t").glob("*.parquet"))
+    assert len(segments) == 5
+    assert [point["n"] for point in points_of(track)] == list(range(40))
+
+
+def test_a_batch_on_a_dead_disk_stays_pending(
+    session: Session, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    track = session.track("t")
+
+    def dead(*_: Any) -> int:
+        raise OSError(errno.EIO, "input/output error")
+
+    with monkeypatch.context() as patch, caplog.at_level(logging.WARNING, "dreamlake"):
+        patch.setattr("dreamlake.storage.local.append_at", dead)
+        assert track.append_batch([{"n": 0}, {"n": 1}]) == {"count": 2, "startIndex": None, "endIndex": None}
+        assert track.append_batch(pl.DataFrame({"n": [2]})) == {"count": 1, "startIndex": None, "endIndex": None}
+        with pytest.raises(OSError, match="input/output"):
+            track.flush()
+    assert "2 points for 't' stays pending" in caplog.text
+    assert track.append_batch({"n": [3]}) == {"count": 1, "startIndex": 3, "endIndex": 4}
+    assert [point["n"] for point in points_of(track)] == [0, 1, 2, 3]
+
+
+def test_a_batch_does_not_swallow_that_points_were_dropped(session: Session) -> None:
+    track = session.track("t")
+    with session.writer.lock:
+        session.writer.count_dropped(5)
+    track.append_batch([{"n": 0}])
+    with pytest.raises(PointsDroppedError, match="5 points") as caught:
+        session.flush()
+    assert caught.value.dropped == 5
+
+
+def test_the_indices_are_told_though_another_thread_had_a_part_rolled(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole segments go to disk as soon as they are there; what is left is written a moment later."""
+    writer = session.writer
+    track = session.track("t").append(n=-1)
+    session.flush()
+    wake = writer.wake
+
+    def wake_and_roll() -> None:
+        wake()
+        monkeypatch.setattr(writer, "wake", wake)
+        writer.call(writer._roll_whole_segments)
+
+    monkeypatch.setattr(writer, "wake", wake_and_roll)
+    assert track.append_batch([{"n": n} for n in range(10)]) == {"count": 10, "startIndex": 1, "endIndex": 11}
+    assert [point["n"] for point in points_of(track)] == list(range(-1, 10))
