@@ -28,6 +28,8 @@ class _Process:
         #: Open writers and the number of sessions that hold each, by the real path of their folder.
         self.writers: dict[str, tuple[Writer, int]] = {}
         self.terminated = False
+        #: Whether the exit hooks are flushing: a SIGTERM then is no news, and must not cut that short.
+        self.exiting = False
         self.exit_code: Any = None
         self.finalizer: Any = None
 
@@ -136,23 +138,30 @@ def _at_exit() -> None:
     """Flush what no close() has; on the writers' own threads, since the exiting one could hang on a dead disk."""
     deadline = time.monotonic() + EXIT_DEADLINE
     status = _status_at_exit() if _process.pid == os.getpid() else None
+    _process.exiting = True
     for writer, _ in list(_process.writers.values()):
         try:
-            writer.close(status, max(0.1, deadline - time.monotonic()))
+            writer.close(status, max(0.1, deadline - time.monotonic()), last=True)
         except Exception as error:
             log().error("at exit: %s: %s", writer.folder, error)
     _process.writers.clear()
+    _disarm()
+    _process.exiting = False
 
 
 def _exit(code: Any = None) -> None:
     """Stand in for sys.exit while a session is open: notes the code, which an exit hook cannot see otherwise."""
-    _process.exit_code = code
+    if threading.current_thread() is threading.main_thread():  # in another thread it ends no more than that
+        _process.exit_code = code
     _plain_exit(code)
 
 
 def _on_sigterm(signum: int, frame: FrameType | None) -> None:
     """End the program by SystemExit, so that `with` blocks and exit hooks flush. Takes no lock, does no I/O."""
-    if os.getpid() != _process.pid:  # a child that was forked round the hooks below: this handler is not its own
+    if _process.exiting:
+        return
+    # A child that was forked round the hooks below, or the last session was closed in a thread, which cannot disarm.
+    if os.getpid() != _process.pid or not _process.writers:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGTERM)
         return

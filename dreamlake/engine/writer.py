@@ -194,6 +194,7 @@ class Writer:
         self._roll: Request | None = None
         self._inbox: SimpleQueue[Request | None] = SimpleQueue()
         self._thread: Thread | None = None
+        self._ended = False
         self._starting = Lock()
 
     # -- opening ---------------------------------------------------------------------------------------------------
@@ -322,9 +323,7 @@ class Writer:
         Raises TimeoutError when it has not ended after `timeout` seconds; it goes on then.
         """
         request = Request(work)
-        if self._start():
-            self._inbox.put(request)
-        else:  # no thread can be started any more: the interpreter is ending
+        if not self._start(request):  # no thread can be started any more: the session or the interpreter has ended
             with self.busy:
                 request.run()
         if not request.wait(timeout):
@@ -343,28 +342,39 @@ class Writer:
 
         return self.call(locked, timeout)
 
-    def close(self, status: str | None, timeout: float | None = None) -> None:
+    def close(self, status: str | None, timeout: float | None = None, last: bool = False) -> None:
         """Write everything, say in session.json how the run ended, and end the thread; then appends are refused.
 
-        When the disk fails, the error is raised and the writer stays open: what is pending is not given up.
+        When the disk fails, the error is raised and the writer stays open: what is pending is not given up. With `last`
+        there is no later try, so how the run ended is said all the same.
         """
         with self.lock:
             self.closed = True
             for track in self.tracks.values():
                 track.pending.shut()
         try:
-            self.call(lambda: self._finish(status), timeout)
+            self.call(lambda: self._finish(status, last), timeout)
         except BaseException:
             self.closed = False
             raise
-        thread, self._thread = self._thread, None
-        if thread is not None:
+        with self._starting:
+            thread, self._thread = self._thread, None
+            self._ended = True
             self._inbox.put(None)
+        if thread is not None:
             thread.join(timeout if timeout is not None else 10.0)
         self.tell_dropped()
 
-    def _finish(self, status: str | None) -> None:
-        self._flush(list(self.tracks.values()), CALLER_LOCK, logs=True)
+    def _finish(self, status: str | None, last: bool) -> None:
+        try:
+            self._flush(list(self.tracks.values()), CALLER_LOCK, logs=True)
+        except Exception:
+            if last:
+                self._say(status)
+            raise
+        self._say(status)
+
+    def _say(self, status: str | None) -> None:
         if status is not None and self.wrote and os.getpid() == self.opener:
             with self.session_lock.hold(CALLER_LOCK, self.clock.last):
                 last = self.clock.last
@@ -372,41 +382,44 @@ class Writer:
 
     # -- the thread ------------------------------------------------------------------------------------------------
 
-    def _start(self) -> bool:
-        """See that the thread runs; False when none can be started."""
-        if self._thread is not None:
-            return True
+    def _start(self, request: Request | None = None) -> bool:
+        """See that the thread runs, and give it a request; False when no thread can be started."""
         with self._starting:
+            if self._ended:
+                return False
             if self._thread is None:
                 self._arm()
-                thread = Thread(target=self._run, name="dreamlake-writer", daemon=True)
+                thread = Thread(target=self._run, args=(self._inbox,), name="dreamlake-writer", daemon=True)
                 try:
                     thread.start()
                 except RuntimeError:
                     return False
                 self._thread = thread
+            if request is not None:
+                self._inbox.put(request)
         return True
 
-    def _run(self) -> None:
-        inbox = self._inbox
+    def _run(self, inbox: "SimpleQueue[Request | None]") -> None:
         try:
             with self.busy:
                 self._warm_up()
             self._serve(inbox)
         finally:
-            if self._inbox is inbox:
-                self._thread = None
+            with self._starting:  # what was put there before this is refused, what comes later finds another thread
+                if self._inbox is inbox:
+                    self._thread = None
             _refuse_all(inbox)  # those who wait must not wait for ever, whatever ended this thread
 
     def _serve(self, inbox: "SimpleQueue[Request | None]") -> None:
         due = time.monotonic() + self.options.flush_interval
         while True:
-            try:
-                request = inbox.get(timeout=max(0.0, due - time.monotonic()))
-            except Empty:
+            if time.monotonic() >= due:  # also when one request follows another
                 with self.busy:
                     self._attempt(list(self.tracks.values()), whole_segments_only=False)
                 due = time.monotonic() + self.options.flush_interval
+            try:
+                request = inbox.get(timeout=max(0.0, due - time.monotonic()))
+            except Empty:
                 continue
             if request is None:
                 return
