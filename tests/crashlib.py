@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,6 +36,13 @@ def wait_for(condition: Callable[[], object], timeout: float = 60.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it never came about"
         time.sleep(0.002)
+
+
+def in_thread(work: Callable[[], Any]) -> threading.Thread:
+    """Run something in a thread of its own that does not outlive the tests."""
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    return thread
 
 
 def blocks(pending: Any) -> list[Any]:
