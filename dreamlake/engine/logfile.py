@@ -87,22 +87,20 @@ class LogFile:
         self._lines = data.count(b"\n")
         if len(data) > self._size:
             local.truncate(self.path, self._size)
-        last = data[data.rfind(b"\n", 0, max(self._size - 1, 0)) + 1 : self._size]
-        if not last:
-            last = self._last_line_put_aside()
-        self._next = _sequence_number(last) + 1
+        last = _last_number(data[: self._size])
+        self._next = (self._last_number_put_aside() if last is None else last) + 1
 
     def _archives(self) -> list[int]:
         numbers = (layout.parse_log_archive(name) for name in os.listdir(self.folder))
         return sorted(number for number in numbers if number is not None)
 
-    def _last_line_put_aside(self) -> bytes:
-        archives = self._archives()
-        if not archives:
-            return b""
-        with open(os.path.join(os.path.dirname(self.folder), layout.log_archive(archives[-1])), "rb") as file:
-            lines = file.read().splitlines()
-        return lines[-1] if lines else b""
+    def _last_number_put_aside(self) -> int:
+        for number in reversed(self._archives()):
+            with open(os.path.join(os.path.dirname(self.folder), layout.log_archive(number)), "rb") as file:
+                last = _last_number(file.read())
+            if last is not None:
+                return last
+        return -1
 
     def _put_aside(self) -> None:
         archives = self._archives()
@@ -117,6 +115,6 @@ def _line(number: int, record: dict[str, Any]) -> bytes:
     return msgspec.json.encode({"sequenceNumber": number, **point.to_json(record)}) + b"\n"
 
 
-def _sequence_number(line: bytes) -> int:
-    found = re.match(rb'\{"sequenceNumber": ?(\d+)', line)
-    return int(found[1]) if found else -1
+def _last_number(data: bytes) -> int | None:
+    """Return the highest sequence number in these lines: the last one's, unless that line is damaged."""
+    return max(map(int, re.findall(rb'^\{"sequenceNumber": ?(\d{1,18})\b', data, re.MULTILINE)), default=None)
