@@ -1,0 +1,251 @@
+"""The log of a session: records in order, levels, metadata, full files put aside, several processes, a failing disk."""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+from support import run_python, start_python
+
+import dreamlake.engine.logfile as logfile
+import dreamlake.storage.local as local
+from dreamlake import Lake, Session
+from dreamlake.errors import CorruptTrackError
+
+LEVELS = ["debug", "info", "warn", "error", "fatal"]
+
+
+@pytest.fixture
+def session(lake_dir: Path) -> Iterator[Session]:
+    with Session("s", "w", lake_dir, flush_interval=3600.0) as session:
+        yield session
+
+
+def lines(session: Session, name: str = "logs.jsonl") -> list[Any]:
+    return [json.loads(line) for line in (Path(session.path) / "logs" / name).read_bytes().splitlines()]
+
+
+def test_records_are_lines_in_their_order(session: Session) -> None:
+    before = datetime.now(UTC)
+    session.log("Starting")
+    session.log("bad", "error", {"loss": float("nan"), "at": [1, {"k": None}]})
+    session.log("line\nbreak \u2028 漢字 \x00", level="debug", metadata={})
+    session.flush()
+    records = lines(session)
+    for record in records:
+        stamp = datetime.fromisoformat(record.pop("timestamp"))
+        assert before <= stamp <= datetime.now(UTC)
+        assert stamp.utcoffset() == timedelta(0)
+    assert records == [
+        {"sequenceNumber": 0, "level": "info", "message": "Starting"},
+        {
+            "sequenceNumber": 1,
+            "level": "error",
+            "message": "bad",
+            "metadata": {"loss": {"$numberDouble": "NaN"}, "at": [1, {"k": None}]},
+        },
+        {"sequenceNumber": 2, "level": "debug", "message": "line\nbreak \u2028 漢字 \x00", "metadata": {}},
+    ]
+
+
+def test_the_frame_shows_the_log_and_reading_flushes(session: Session, lake_dir: Path) -> None:
+    assert session.logs().columns == ["sequenceNumber", "timestamp", "level", "message", "metadata"]
+    assert len(session.logs()) == 0
+    for level in LEVELS:
+        session.log(f"a {level}", level, {"n": 1})  # type: ignore[arg-type]
+    frame = session.logs()
+    assert frame["level"].to_list() == LEVELS
+    assert frame["message"].to_list() == [f"a {level}" for level in LEVELS]
+    assert frame["metadata"].to_list() == ['{"n":1}'] * 5
+    for number, level in enumerate(LEVELS):
+        assert session.logs(level)["level"].to_list() == LEVELS[number:]  # type: ignore[arg-type]
+    assert Lake(lake_dir).session("s", "w").logs("error")["level"].to_list() == ["error", "fatal"]
+    with pytest.raises(ValueError, match=r"debug, info, warn, error, fatal, not 'loud'"):
+        session.logs("loud")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("args", "error", "message"),
+    [
+        ((5,), TypeError, r"a string, not int; use str\(\)"),
+        (("\ud800",), ValueError, "lone surrogate"),
+        (("a", "INFO"), ValueError, "debug, info, warn, error, fatal, not 'INFO'"),
+        (("a", 20), ValueError, "not 20"),
+        (("a", "info", 5), TypeError, "metadata is a dict, not int"),
+        (("a", "info", {"x": object()}), TypeError, "object"),
+        (("a", "info", {1: 1}), TypeError, "keys are strings"),
+        (("x" * 2_000_000,), ValueError, "1 MB"),
+    ],
+)
+def test_a_record_that_cannot_be_stored_is_refused(
+    session: Session, args: Any, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        session.log(*args)
+    assert len(session.logs()) == 0
+
+
+def test_metadata_is_a_snapshot(session: Session) -> None:
+    metadata = {"list": [1]}
+    session.log("a", metadata=metadata)
+    metadata["list"].append(2)
+    assert session.logs()["metadata"].to_list() == ['{"list":[1]}']
+
+
+def test_numbers_go_on_after_a_reopen(lake_dir: Path) -> None:
+    for run in range(3):
+        with Session("s", "w", lake_dir, flush_interval=3600.0) as session:
+            session.log(f"run {run}")
+    assert session.logs()["sequenceNumber"].to_list() == [0, 1, 2]
+    assert session.logs()["message"].to_list() == ["run 0", "run 1", "run 2"]
+
+
+def test_a_full_file_is_put_aside(session: Session, lake_dir: Path) -> None:
+    for number in range(9_999):
+        session.log(str(number))
+    session.flush()
+    folder = Path(session.path) / "logs"
+    assert [path.name for path in folder.iterdir()] == ["logs.jsonl"]
+    for number in range(9_999, 20_005):
+        session.log(str(number))
+    session.flush()
+    assert sorted(path.name for path in folder.iterdir()) == ["0.jsonl", "1.jsonl", "logs.jsonl"]
+    assert [record["sequenceNumber"] for record in lines(session, "0.jsonl")] == list(range(10_000))
+    assert [record["sequenceNumber"] for record in lines(session, "1.jsonl")] == list(range(10_000, 20_000))
+    session.close()
+    with Session("s", "w", lake_dir, flush_interval=3600.0) as again:
+        again.log("20005")
+        frame = again.logs()
+    assert frame["sequenceNumber"].to_list() == list(range(20_006))
+    assert frame["message"].to_list() == [str(number) for number in range(20_006)]
+
+
+def test_numbers_go_on_behind_a_file_that_was_just_put_aside(lake_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logfile, "FILE_LINES", 5)
+    for number in range(23):
+        with Session("s", "w", lake_dir, flush_interval=3600.0) as session:
+            session.log(str(number))
+    folder = Path(session.path) / "logs"
+    assert sorted(path.name for path in folder.iterdir()) == ["0.jsonl", "1.jsonl", "2.jsonl", "3.jsonl", "logs.jsonl"]
+    (folder / "logs.jsonl").unlink()
+    with Session("s", "w", lake_dir, flush_interval=3600.0) as session:
+        session.log("after")
+        assert session.logs()["sequenceNumber"].to_list() == list(range(21))
+
+
+def test_a_torn_line_is_cut_and_a_damaged_one_is_told(lake_dir: Path) -> None:
+    with Session("s", "w", lake_dir, flush_interval=3600.0) as session:
+        session.log("one")
+    path = Path(session.path) / "logs" / "logs.jsonl"
+    whole = path.read_bytes()
+    path.write_bytes(whole + b'{"sequenceNumber": 1, "mess')
+    assert session.logs()["message"].to_list() == ["one"]
+    with session.open():
+        session.log("two")
+    assert session.logs()["message"].to_list() == ["one", "two"]
+    assert session.logs()["sequenceNumber"].to_list() == [0, 1]
+    path.write_bytes(path.read_bytes() + b"damaged\n")
+    with pytest.raises(CorruptTrackError, match="line 3"):
+        session.logs()
+    assert session.logs(errors="skip")["message"].to_list() == ["one", "two"]
+
+
+def test_numbers_go_on_behind_a_damaged_line(lake_dir: Path) -> None:
+    for text in ("one", "two", "three"):
+        with Session("s", "w", lake_dir, flush_interval=3600.0) as session:
+            session.log(text)
+            session.flush()
+            path = Path(session.path) / "logs" / "logs.jsonl"
+            path.write_bytes(path.read_bytes() + b"damaged\n")
+    frame = session.logs(errors="skip")
+    assert frame["message"].to_list() == ["one", "two", "three"]
+    assert frame["sequenceNumber"].to_list() == [0, 1, 2]
+
+
+def test_records_stay_while_the_disk_fails_and_come_once(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A short write leaves whole lines in the file: these are not written again."""
+    for number in range(5):
+        session.log(str(number))
+    real = local.append_at
+
+    def short(path: str, offset: int, data: bytes, fsync: bool) -> int:
+        cut = data.index(b"\n", data.index(b"\n") + 1) + 10
+        real(path, offset, data[:cut], fsync)
+        raise local.PartialWriteError(OSError(errno.ENOSPC, "no space left on device"), path, cut)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(local, "append_at", short)
+        with pytest.raises(OSError, match="no space"):
+            session.flush()
+    session.log("5")
+    frame = session.logs()
+    assert frame["message"].to_list() == [str(number) for number in range(6)]
+    assert frame["sequenceNumber"].to_list() == list(range(6))
+    assert len(lines(session)) == 6
+
+
+def test_threads_lose_nothing(session: Session) -> None:
+    def work(number: int) -> None:
+        for step in range(200):
+            session.log(f"{number} {step}")
+            if step % 50 == 0:
+                session.flush()
+
+    threads = [Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    frame = session.logs()
+    assert frame["sequenceNumber"].to_list() == list(range(800))
+    for number in range(4):
+        mine = [message for message in frame["message"].to_list() if message.startswith(f"{number} ")]
+        assert mine == [f"{number} {step}" for step in range(200)]
+
+
+def test_two_processes_share_one_log(lake_dir: Path) -> None:
+    code = """
+    import sys
+    import dreamlake.engine.logfile as logfile
+    logfile.FILE_LINES = 30
+    from dreamlake import Session
+    with Session("s", "w", sys.argv[2], flush_interval=3600.0) as session:
+        print("ready", flush=True)
+        sys.stdin.readline()
+        for step in range(100):
+            session.log(f"{sys.argv[1]} {step}")
+            if step % 7 == 0:
+                session.flush()
+    """
+    with start_python(code, "one", lake_dir) as one, start_python(code, "two", lake_dir) as two:
+        for process in (one, two):
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+        for process in (one, two):
+            assert process.stdin is not None
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        for process in (one, two):
+            out = process.communicate(timeout=60)
+            assert process.returncode == 0, out
+    frame = Lake(lake_dir).session("s", "w").logs()
+    assert frame["sequenceNumber"].to_list() == list(range(200))
+    for me in ("one", "two"):
+        mine = [message for message in frame["message"].to_list() if message.startswith(me)]
+        assert mine == [f"{me} {step}" for step in range(100)]
+
+
+def test_logging_alone_survives_an_exit_without_close(lake_dir: Path) -> None:
+    code = """
+    import sys
+    from dreamlake import Session
+    Session("s", "w", sys.argv[1], flush_interval=3600.0).log("hello")
+    """
+    run_python(code, lake_dir)
+    assert Lake(lake_dir).session("s", "w").logs()["message"].to_list() == ["hello"]
