@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 RESUME = ("allow", "never", "must")
 #: Seconds that a thread can be asked to wait; infinity as a flush_interval comes to this.
 LONGEST_WAIT = 1e6
+#: Flags of the code of generators, coroutines and asynchronous generators.
+RUNS_LATER = 0x20 | 0x80 | 0x200
 
 
 class Session:
@@ -179,7 +181,7 @@ class Session:
         PointsDroppedError
             Points were dropped earlier because memory and disk were full.
         """
-        self._close("finished", timeout)
+        self._close("finished", None if timeout is None else min(timeout, LONGEST_WAIT))
 
     def _close(self, status: str, timeout: float | None = None) -> None:
         with self._lock:
@@ -353,10 +355,20 @@ def dreamlake_session(name: str, workspace: str, **options: Any) -> Callable[[Fu
     """Wrap a function so that it runs inside a session, which it gets as its keyword argument ``session``.
 
     Parameters are those of `Session`. Each call opens the session and closes it, also when the function raises.
+
+    Raises
+    ------
+    TypeError
+        A generator or an ``async`` function: the session would be closed before its body runs.
     """
 
     def wrap(function: Function) -> Function:
         import functools
+
+        if getattr(getattr(function, "__code__", None), "co_flags", 0) & RUNS_LATER:
+            raise TypeError(
+                f"{function.__name__}() runs after the call returned; open a session inside: with Session(…)"
+            )
 
         @functools.wraps(function)
         def inside(*args: Any, **kwargs: Any) -> Any:
