@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from model import ModelTrack, Spy, Time, spy_on
 
+import dreamlake.engine.lifecycle as lifecycle
 from dreamlake import Session
 
 TRACKS = ["a", "a/b", "漢字"]
@@ -260,5 +263,130 @@ class History(RuleBasedStateMachine):
                 twin.sessions.pop(0 if first else 1).close()
 
 
+class Process:
+    """A session that shares nothing with others in this interpreter, as one of another process would not."""
+
+    def __init__(self, time: Time, folder: str) -> None:
+        self.time = time
+        self.folder = folder
+        self.state = lifecycle._Process()
+        #: What was appended and not flushed, by track: fields, timestamp, whether that is an automatic one.
+        self.pending: dict[str, list[tuple[dict[str, Any], float, bool]]] = {name: [] for name in TRACKS}
+        self.open()
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        before, lifecycle._process = lifecycle._process, self.state
+        try:
+            yield
+        finally:
+            lifecycle._process = before
+
+    def open(self) -> None:
+        with self.running():
+            self.session = Session("s", "w", self.folder, segment_points=SEGMENT_POINTS, flush_interval=3600.0).open()
+        self.clock = spy_on(self.session, self.time)
+        self.latest: float | None = None
+
+    def close(self) -> None:
+        with self.running():
+            self.session.close()
+
+
+class TwoProcesses(RuleBasedStateMachine):
+    """Two writers take turns on one lake; what a flush of either wrote is there for both, in the order of flushes."""
+
+    @initialize()
+    def begin(self) -> None:
+        self.time = Time()
+        self.folder = tempfile.mkdtemp(prefix="dreamlake-test-")
+        self.processes = [Process(self.time, self.folder), Process(self.time, self.folder)]
+        self.tracks = {name: ModelTrack() for name in TRACKS}
+
+    def teardown(self) -> None:
+        if hasattr(self, "processes"):
+            try:
+                for process in self.processes:
+                    self.flushed(process, *TRACKS)
+                    process.close()
+                self.check(self.processes[0])
+            finally:
+                for process in self.processes:
+                    process.close()
+                shutil.rmtree(self.folder)
+
+    def flushed(self, process: Process, *names: str) -> None:
+        for name in names:
+            for row in process.pending[name]:
+                self.tracks[name].add(*row)
+            process.pending[name].clear()
+
+    def check(self, process: Process) -> None:
+        for name, model in self.tracks.items():
+            track = process.session.track(name)
+            model.assert_read(track.read(limit=None))
+            assert set(track.to_polars().columns) == {"_index", "_ts"}.union(*model.points)
+
+    @rule(
+        name=st.sampled_from(TRACKS[:2]), given=fields, stamp=stamps, which=st.integers(0, 1), count=st.integers(1, 9)
+    )
+    def append(self, name: str, given: dict[str, Any], stamp: Any, which: int, count: int) -> None:
+        process = self.processes[which]
+        for _ in range(count):
+            ts = self.stamp(stamp, name)
+            automatic = ts is None or (ts == -1 and process.latest is None)
+            process.session.track(name).append(**given, **({} if ts is None else {"_ts": ts}))
+            given_at = process.latest if ts == -1 else ts
+            process.latest = at = process.clock.last if automatic or given_at is None else given_at
+            process.pending[name].append((given, at, automatic))
+
+    def stamp(self, stamp: Any, name: str) -> float | None:
+        """The `_ts` to give; None for none."""
+        if isinstance(stamp, str):
+            return {"automatic": None, "inherited": -1.0, "ahead": self.time.now + 1}[stamp]
+        kind, number = stamp
+        points = self.tracks[name].points
+        return float(points[number % len(points)]["_ts"]) if kind == "known" and points else float(number % 10)
+
+    @rule(name=st.sampled_from(TRACKS[:2]), which=st.integers(0, 1), count=st.integers(1, 20), first=st.integers(0, 30))
+    def batch(self, name: str, which: int, count: int, first: int) -> None:
+        process = self.processes[which]
+        self.flushed(process, name)
+        rows = [{"n": n, "_ts": float(first + n)} for n in range(count)]
+        before = len(self.tracks[name].points)
+        result = process.session.track(name).append_batch(rows)
+        indices = [self.tracks[name].add({"n": row["n"]}, row["_ts"], False) for row in rows]
+        process.latest = rows[-1]["_ts"]
+        assert result == {"count": count, "startIndex": min(indices), "endIndex": max(indices) + 1}, before
+
+    @rule(name=st.sampled_from(TRACKS[:2]), which=st.integers(0, 1))
+    def flush_one(self, name: str, which: int) -> None:
+        self.processes[which].session.track(name).flush()
+        self.flushed(self.processes[which], name)
+
+    @rule(which=st.integers(0, 1))
+    def flush(self, which: int) -> None:
+        self.processes[which].session.flush()
+        self.flushed(self.processes[which], *TRACKS)
+
+    @rule(which=st.integers(0, 1))
+    def read(self, which: int) -> None:
+        self.flush(which)
+        self.check(self.processes[which])
+
+    @rule(which=st.integers(0, 1))
+    def close_and_open(self, which: int) -> None:
+        process = self.processes[which]
+        process.close()
+        self.flushed(process, *TRACKS)
+        process.open()
+
+    @rule(seconds=st.sampled_from([0.0, 1.0, 1.0, -5.0]))
+    def move_the_clock(self, seconds: float) -> None:
+        self.time.now += seconds
+
+
 TestHistory = History.TestCase
 TestHistory.settings = settings(max_examples=60, stateful_step_count=25)
+TestTwoProcesses = TwoProcesses.TestCase
+TestTwoProcesses.settings = settings(max_examples=60, stateful_step_count=25)

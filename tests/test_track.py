@@ -475,3 +475,11 @@ def test_reading_flushes_first(session: Session) -> None:
     for number, read in enumerate(reads, 1):
         track.append(n=number)
         assert read() == number
+
+
+def test_append_says_what_it_does_whatever_it_was_replaced_by(session: Session) -> None:
+    track = session.track("t")
+    for _ in range(3):
+        assert track.append.__doc__ == type(track).append.__doc__
+        assert track.append.__qualname__ == "Track.append"
+        track.append(a=1)
