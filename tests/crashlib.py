@@ -10,6 +10,7 @@ import errno
 import json
 import os
 import shutil
+import subprocess
 import sys
 import threading
 import time
@@ -43,6 +44,15 @@ def in_thread(work: Callable[[], Any]) -> threading.Thread:
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
     return thread
+
+
+def rest_of(process: subprocess.Popen[str]) -> tuple[str, str]:
+    """What a process that is ending has still said, and its errors; ``communicate`` would lose what was read ahead."""
+    assert process.stdout is not None
+    assert process.stderr is not None
+    said = process.stdout.read(), process.stderr.read()
+    process.wait(60)
+    return said
 
 
 def blocks(pending: Any) -> list[Any]:
@@ -81,10 +91,12 @@ class Plan:
         return fields
 
 
-def check(root: str | Path, ops: Sequence[Mapping[str, Any]], acknowledged: int, track: str = TRACK) -> list[int]:
+def check(
+    root: str | Path, ops: Sequence[Mapping[str, Any] | None], acknowledged: int, track: str = TRACK
+) -> list[int]:
     """Hold the stored track against the operations, of which the first `acknowledged` ones were flushed.
 
-    Returns the ids found, in the order of their indices.
+    An operation that is None must have left nothing. Returns the ids found, in the order of their indices.
     """
     data = Lake(root).session(NAME, WORKSPACE).track(track).read(limit=None)["data"] if _exists(root, track) else []
     assert [row["index"] for row in data] == list(range(len(data))), [row["index"] for row in data]
@@ -93,12 +105,17 @@ def check(root: str | Path, ops: Sequence[Mapping[str, Any]], acknowledged: int,
     assert None not in ids, [point for point in found if "id" not in point]
     doubled = sorted({i for i in ids if ids.count(i) > 1})
     assert not doubled, f"doubled: {doubled}"
-    missing = {op["id"] for op in ops[:acknowledged] if "id" in op} - set(ids)
+    missing = {op["id"] for op in ops[:acknowledged] if op is not None and "id" in op} - set(ids)
     assert not missing, f"lost: {sorted(missing)} of {acknowledged}"
-    by_ts = {op["_ts"]: op["id"] for op in ops if "id" in op and "_ts" in op}
-    by_id = {point["id"]: point for point in found}
-    for number, point in by_id.items():
-        _check_point(point, ops, acknowledged, number, by_ts)
+    by_ts = {op["_ts"]: op["id"] for op in ops if op is not None and "id" in op and "_ts" in op}
+    late: dict[int, list[tuple[bool, Mapping[str, Any]]]] = {}
+    for place, op in enumerate(ops):
+        if op is not None and "id" not in op:
+            late.setdefault(by_ts[op["_ts"]], []).append((place < acknowledged, op))
+    for point in found:
+        own = ops[point["id"]]
+        assert own is not None, f"the point {point['id']} came back"
+        _check_point(point, own, late.get(point["id"], []))
     return ids
 
 
@@ -110,25 +127,21 @@ def _exists(root: str | Path, track: str) -> bool:
 
 
 def _check_point(
-    point: Mapping[str, Any], ops: Sequence[Mapping[str, Any]], acknowledged: int, number: int, by_ts: dict[float, int]
+    point: Mapping[str, Any], own: Mapping[str, Any], late: Sequence[tuple[bool, Mapping[str, Any]]]
 ) -> None:
-    own = ops[number]
-    surely = dict(own)
+    surely = {"_ts": point["_ts"], **own}
     perhaps: dict[str, list[Any]] = {}
-    for place, op in enumerate(ops):
-        if "id" not in op and by_ts[op["_ts"]] == number:
-            name, value = next((k, v) for k, v in op.items() if k != "_ts")
-            if place < acknowledged:
-                surely[name] = value
-            else:
-                perhaps.setdefault(name, []).append(value)
-    if "_ts" not in own:
-        surely["_ts"] = point["_ts"]
+    for acknowledged, op in late:
+        name, value = next((k, v) for k, v in op.items() if k != "_ts")
+        if acknowledged:
+            surely[name] = value
+        else:
+            perhaps.setdefault(name, []).append(value)
     for name, value in point.items():
         allowed = ([surely[name]] if name in surely else []) + perhaps.get(name, [])
-        assert any(type(value) is type(a) and value == a for a in allowed), (number, name, value, allowed)
+        assert any(type(value) is type(a) and value == a for a in allowed), (point["id"], name, value, allowed)
     lacking = set(surely) - set(point)
-    assert not lacking, f"the point {number} lacks {lacking}"
+    assert not lacking, f"the point {point['id']} lacks {lacking}"
 
 
 # -- scenarios -----------------------------------------------------------------------------------------------------
@@ -410,7 +423,7 @@ def sweep(folder: str, scene: str, fault: str) -> tuple[int, list[str]]:
         copied = Plan()
         copied.ops = list(plan.ops)
         status, plan_now, acknowledged = _try(root, copied, act, fault, when)
-        problem = _judge(root, plan_now, acknowledged)
+        problem = judge(root, plan_now, acknowledged)
         if problem or status not in (0, STOPPED, 1):
             wrong.append(f"{scene}, {fault} at call {when} (status {status}): {problem}")
         shutil.rmtree(root, ignore_errors=True)
@@ -486,7 +499,7 @@ def _run_child(root: str, plan: Plan, act: Callable[[Scene], None], fault: str, 
         os._exit(2)
 
 
-def _judge(root: str, ops: list[dict[str, Any]], acknowledged: int) -> str:
+def judge(root: str, ops: list[dict[str, Any]], acknowledged: int) -> str:
     """Look at what is left as a reader, then as the next writer, in a child; return what is wrong, or nothing."""
     reading, writing = os.pipe()
     pid = os.fork()

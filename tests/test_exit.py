@@ -201,7 +201,7 @@ for i in range(start, 1_000_000):
             for _ in range(3 + turn):
                 last = int(process.stdout.readline())
             process.terminate()
-            out, err = process.communicate(timeout=60)
+            out, err = crashlib.rest_of(process)
         assert process.returncode == 143, err
         assert not err
         last = max([last, *map(int, out.split())])
