@@ -100,11 +100,11 @@ def release_writer(writer: Writer, status: str | None, timeout: float | None) ->
         raise
     finally:
         with _process.lock:
-            count = _process.writers[key][1] + kept if key in _process.writers else 0
-            if count:
-                _process.writers[key] = (writer, count)
-            else:
-                _process.writers.pop(key, None)
+            found, count = _process.writers.get(key, (None, 0))
+            if found is writer:  # another session may have closed it meanwhile, and a third opened a new one
+                _process.writers[key] = (writer, count + kept)
+                if not count + kept:
+                    del _process.writers[key]
             if not _process.writers:
                 _disarm()
             _process.lock.notify_all()
