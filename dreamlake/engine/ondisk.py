@@ -28,8 +28,8 @@ from dreamlake.notices import log
 ROLL_BYTES = 32 << 20
 #: A segment whose rows would take more than this in memory gets fewer of them.
 SEGMENT_BYTES = 64 << 20
-#: Segments that one roll writes beside before it commits them: their fsyncs overlap, and memory stays bounded.
-SIDE_BY_SIDE = 8
+#: Segments that a roll writes beside before it commits them: their fsyncs overlap, and memory stays bounded.
+SIDE_BY_SIDE = 32
 #: Superseded files stay this long, in seconds, for readers that have listed them.
 GRACE = 60.0
 #: More superseded files than this are not kept, grace or not: a reader that misses one lists again.
@@ -415,7 +415,11 @@ class TrackOnDisk:
         return Draft(name, batch, info, rows)
 
     def _write_segments(self, drafts: list["Draft"], rows: Sorted) -> None:
-        """Write segments beside, side by side, then commit them one after the other, so that no crash leaves a hole."""
+        """Write segments beside, side by side, then commit them one after the other, so that no crash leaves a hole.
+
+        Twice as many threads as cores, since half of them wait for an fsync. The commits follow when all are written:
+        on a journaling filesystem each fsync of the folder would wait for the files that are being written meanwhile.
+        """
         written: list[str] = []
 
         def write_beside(draft: Draft) -> str:
@@ -424,7 +428,7 @@ class TrackOnDisk:
             return written[-1]
 
         try:
-            beside = side_by_side(write_beside, drafts, local_width())
+            beside = side_by_side(write_beside, drafts, 2 * local_width())
             for draft, tmp in zip(drafts, beside, strict=True):
                 written.remove(tmp)
                 self._commit(draft, tmp, rows)
@@ -468,14 +472,17 @@ class TrackOnDisk:
         return schema.batch_from_points(with_changes(points, self.start, self.changes))
 
     def _rewrite_hot(self) -> None:
-        """Replace the hot file by one with a line for each hot point, fsynced: it takes the place of a durable one."""
+        """Replace the hot file by one with a line for each hot point, fsynced: it takes the place of a durable one.
+
+        An empty one needs no fsync: if a power loss brings the old lines back, they are below the segments' end.
+        """
         self._announce_rewrite()
         data = b""
         if self.hot_count:
             batch = self._hot_batch(self.hot_count)
             self.pieces, self.changes = [batch], {}
             data = point.encode_lines(enumerate(schema.to_points(batch.data, batch.schema), self.start))
-        local.atomic_write(self.hot_path, data, fsync=True)
+        local.atomic_write(self.hot_path, data, fsync=bool(data))
         self.size, self.lines, self.must_rewrite = len(data), self.hot_count, False
 
     # -- late fields -----------------------------------------------------------------------------------------------

@@ -89,7 +89,7 @@ class Owner(Protocol):
         """See that something will flush what is pending; called without the lock."""
 
     def has_room(self, nbytes: int) -> bool:
-        """Whether `nbytes` more may stay in memory; counted as pending if so."""
+        """Whether `nbytes` more may stay in memory; counted as pending if so. The lock is held."""
 
     def count_dropped(self, points: int) -> None:
         """Count points that were given up because memory and disk are full."""

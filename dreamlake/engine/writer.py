@@ -31,6 +31,8 @@ FEW_THOUSAND = 8192
 #: Sealed rows of one track above which `append` lets the thread catch up, for at most `PATIENCE` seconds a block.
 CROWDED = 12_288
 PATIENCE = 0.01
+#: Seconds that an append waits once for room in memory, before points are dropped: the disk works, but cannot keep up.
+LAST_PATIENCE = 1.0
 #: Seconds that a flush waits for another process's lock: in the background, and for a caller.
 BACKGROUND_LOCK, CALLER_LOCK = 5.0, 30.0
 
@@ -189,9 +191,11 @@ class Writer:
         self._pending_bytes = 0
         self._dropped = 0
         self._dropped_told = 0
-        self._failing = False
+        # The last flush failed; an append has waited for room in vain since the last flush that did not.
+        self._failing = self._overrun = False
         self._encoding = False
         self._roll: Request | None = None
+        self._relief: Request | None = None
         self._inbox: SimpleQueue[Request | None] = SimpleQueue()
         self._thread: Thread | None = None
         self._ended = False
@@ -238,8 +242,12 @@ class Writer:
             self._start()
 
     def has_room(self, nbytes: int) -> bool:
-        """Whether `nbytes` more may stay in memory; counted as pending if so. The lock is held."""
-        if self._pending_bytes + nbytes > self.options.max_pending_bytes:
+        """Whether `nbytes` more may stay in memory; counted as pending if so. The lock is held.
+
+        A disk that works makes room soon, and `on_sealed` waits for that; only one that does not costs points.
+        """
+        too_much = self._pending_bytes + nbytes > self.options.max_pending_bytes
+        if too_much and (self._failing or self._overrun):
             return False
         self._pending_bytes += nbytes
         return True
@@ -253,6 +261,9 @@ class Writer:
         if not self._encoding:
             return  # the first flush is still importing what encodes; the thread encodes this one
         block.encode()
+        if 2 * self._pending_bytes > self.options.max_pending_bytes:
+            self._make_room()
+            return
         rows = pending.waiting_rows()
         if rows + pending.hot_points < self.options.segment_points and rows < FEW_THOUSAND:
             return
@@ -262,6 +273,23 @@ class Writer:
             self._inbox.put(roll)
         if rows >= CROWDED and not self._failing:
             roll.wait(PATIENCE)
+
+    def _make_room(self) -> None:
+        """Have everything flushed, and wait for it: a moment, or longer where memory is full."""
+        relief = self._relief
+        if relief is None:
+            self._relief = relief = Request(self._relieve)
+            self._inbox.put(relief)
+        if self._failing or self._overrun:
+            return
+        if self._pending_bytes <= self.options.max_pending_bytes:
+            relief.wait(PATIENCE)
+        elif not relief.wait(LAST_PATIENCE):
+            self._overrun = True
+
+    def _relieve(self) -> None:
+        self._relief = None
+        self._attempt(list(self.tracks.values()), whole_segments_only=False)
 
     def _roll_whole_segments(self) -> None:
         self._roll = None
@@ -483,6 +511,7 @@ class Writer:
             for other in errors[1:]:
                 self.notices.warn("flush", "cannot write to %s: %s", self.folder, other)
             raise errors[0]
+        self._overrun = False
         if self._failing:
             self._failing = False
             self.notices.recovered("flush", "writing to %s works again", self.folder)
@@ -514,7 +543,8 @@ class Writer:
         self.busy, self._starting = Lock(), Lock()
         self._inbox = SimpleQueue()
         self._thread = None
-        self._roll = None
+        self._roll = self._relief = None
+        self._failing = self._overrun = False
         self._pending_bytes = self._dropped = self._dropped_told = 0
         self.logs.pending = []
         self.logs.forget()

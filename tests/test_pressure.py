@@ -1,0 +1,74 @@
+"""Memory for pending points: a disk that works costs no point however fast they come, one that hangs costs no hang."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+import dreamlake.storage.local as local
+from dreamlake import Session, errors
+
+
+def test_a_working_disk_drops_nothing_however_many_tracks_are_fed(tmp_path: Path) -> None:
+    # Far more than max_pending_bytes, spread so that no track ever has a whole segment.
+    with Session("run", "lab", tmp_path, max_pending_bytes=1 << 20, flush_interval=60) as session:
+        for number in range(60):
+            track = session.track(f"metric-{number}")
+            for step in range(4000):
+                track.append(value=step * 0.5, step=step)
+        session.flush()
+        for number in range(0, 60, 7):
+            track = session.track(f"metric-{number}")
+            assert len(track) == 4000
+            assert [point["data"]["step"] for point in track.read(limit=None)["data"]] == list(range(4000))
+
+
+class HangingOs:
+    """The os module with a pwrite that waits until it is let go."""
+
+    def __init__(self) -> None:
+        self.let_go = threading.Event()
+        self.hanging = threading.Event()
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(os, name)
+
+    def pwrite(self, fd: int, data: memoryview, offset: int) -> int:
+        self.hanging.set()
+        self.let_go.wait()
+        return os.pwrite(fd, data, offset)
+
+
+def test_a_hanging_disk_neither_stops_the_loop_nor_fills_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = Session("run", "lab", tmp_path, max_pending_bytes=1 << 20, flush_interval=0.05).open()
+    track = session.track("loss")
+    track.append(value=0.0)
+    track.flush()
+    disk = HangingOs()
+    monkeypatch.setattr(local, "os_", disk)
+    try:
+        track.append(value=1.0)
+        assert disk.hanging.wait(30)
+        for step in range(400_000):
+            track.append(value=step * 0.5)
+        writer = session.writer
+        assert track_bytes(session) < 4 << 20
+        with pytest.raises(TimeoutError, match="has not ended"):
+            writer.flush(timeout=0.05)
+    finally:
+        disk.let_go.set()
+    with pytest.raises(errors.PointsDroppedError) as told:
+        session.flush()
+    kept = len(track)
+    assert kept + told.value.dropped == 400_002
+    session.close()
+
+
+def track_bytes(session: Session) -> int:
+    """Memory that the pending points of the session's tracks take, estimated."""
+    return sum(track.pending.waiting_bytes() for track in session.writer.tracks.values())
