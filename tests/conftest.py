@@ -6,6 +6,7 @@ import gc
 import os
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from typing import Any
 import pytest
 import support
 from hypothesis import HealthCheck, settings
+from s3.proxy import Proxy
+from s3.server import BUCKET, S3Server
 
 # A shared machine makes times meaningless, so no deadline. CI draws the same examples every time.
 settings.register_profile("dev", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -27,6 +30,28 @@ def lake_dir(tmp_path: Path) -> Path:
     folder = tmp_path / "lake"
     folder.mkdir()
     return folder
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A real S3 server; one that does not start fails the tests that need it."""
+    server = S3Server(tmp_path_factory.mktemp("s3"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def s3_proxy(s3_server: S3Server) -> Iterator[Proxy]:
+    """A proxy before the server, for this test alone."""
+    proxy = Proxy(s3_server.port)
+    yield proxy
+    proxy.close()
+
+
+@pytest.fixture
+def s3_url() -> str:
+    """The URL of a prefix that nobody has used."""
+    return f"s3://{BUCKET}/{uuid.uuid4().hex}"
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ def open_store(url: str | os.PathLike[str], storage_options: Mapping[str, Any] |
     Parameters
     ----------
     url
-        A folder on this machine, as a path or a ``file://`` URL.
+        A folder on this machine, as a path or a ``file://`` URL; or any other URL that fsspec knows.
     storage_options
         Options for the filesystem of a URL; a local folder takes none.
 
@@ -36,12 +36,16 @@ def open_store(url: str | os.PathLike[str], storage_options: Mapping[str, Any] |
     TypeError
         `url` is neither text nor a path.
     ValueError
-        `url` is of a kind that cannot be read.
+        `url` is of a kind that cannot be read, or its filesystem does not take these options.
+    ImportError
+        The package that reads such URLs is not installed.
     """
     from dreamlake.storage.local import LocalStore
 
     scheme = scheme_of(url)
     if scheme is None:
+        if "::" in os.fspath(url) and "://" in os.fspath(url):
+            raise ValueError("chained URLs (with ::) cannot be read: what they cache goes stale")
         return LocalStore(url)
     if scheme == "file":
         from urllib.parse import urlsplit
@@ -51,5 +55,6 @@ def open_store(url: str | os.PathLike[str], storage_options: Mapping[str, Any] |
         if parts.netloc not in ("", "localhost"):
             raise ValueError("a file:// URL names a folder of this machine, as in file:///home/me/lake")
         return LocalStore(url2pathname(parts.path))
-    # The URL itself may hold a password, so the message does not show it.
-    raise ValueError(f"{scheme}:// URLs cannot be read by this version of dreamlake; give a folder of this machine")
+    from dreamlake.storage.remote import RemoteStore
+
+    return RemoteStore(os.fspath(url), storage_options)

@@ -29,6 +29,25 @@ class Entry:
     is_dir: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Stat:
+    """What a filesystem tells of one file.
+
+    Parameters
+    ----------
+    size
+        Bytes.
+    modified
+        Seconds since the epoch; 0.0 where the filesystem does not say.
+    version
+        A text that is another one when the file is: an ETag, or sizes and times.
+    """
+
+    size: int
+    modified: float
+    version: str
+
+
 class Store(Protocol):
     """Files below a root. Every ``path`` is relative to the root, with ``/`` between components; ``""`` is the root.
 
