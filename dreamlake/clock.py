@@ -62,5 +62,9 @@ class SessionClock:
         return self.draw() if latest is None else latest
 
     def resume(self, last: float) -> None:
-        """Start above `last`, the highest automatic timestamp that an earlier run of the session has used."""
+        """Start above `last`, the highest automatic timestamp that an earlier run of the session has used.
+
+        Nothing was appended by this process yet, so there is no timestamp to inherit.
+        """
         self.last = self._start = max(self.last, last)
+        self._explicit = None

@@ -6,7 +6,7 @@ import os
 from threading import RLock
 
 from dreamlake.engine.lifecycle import open_writer, release_writer, status_of
-from dreamlake.engine.writer import Options
+from dreamlake.engine.options import Options
 from dreamlake.errors import PointsDroppedError, SessionClosedError
 from dreamlake.format import layout
 from dreamlake.track import Track

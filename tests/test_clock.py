@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from itertools import pairwise
 from math import inf, nextafter
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from model import Time
 
+from dreamlake import Session
 from dreamlake.clock import SessionClock
 
 
@@ -123,3 +125,11 @@ def test_automatic_timestamps_rise_strictly(steps: list[tuple[str, float]]) -> N
                 latest = ts
             assert ts == latest
     assert all(a < b for a, b in pairwise(drawn))
+
+
+def test_an_inherited_timestamp_goes_on_over_a_close_in_one_process(lake_dir: Path) -> None:
+    with Session("run", "lab", lake_dir) as session:
+        session.track("pose").append(x=1.0, _ts=1234.5)
+    with Session("run", "lab", lake_dir) as session:
+        session.track("image").append(frame=1, _ts=-1)
+        assert session.track("image").read()["data"][0]["data"]["_ts"] == 1234.5

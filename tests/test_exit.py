@@ -420,21 +420,21 @@ def test_another_thread_that_flushes_while_the_session_closes_does_not_hang(lake
     track = session.track("t")
     track.append(i=0)
     writer = session.writer
-    real = writer._inbox
+    real = writer.thread._inbox
 
     class Inbox:
         """Between the look at the thread and the request to it, the session is closed, if that is possible."""
 
         def put(self, request: Any) -> None:
-            writer._inbox = real
+            writer.thread._inbox = real
             crashlib.in_thread(session.close)
             crashlib.wait_for(lambda: not session.is_open)
-            if writer._starting.acquire(timeout=0.5):  # nothing keeps the close from ending the thread
-                writer._starting.release()
-                crashlib.wait_for(lambda: writer._thread is None)
+            if writer.thread._starting.acquire(timeout=0.5):  # nothing keeps the close from ending the thread
+                writer.thread._starting.release()
+                crashlib.wait_for(lambda: writer.thread._thread is None)
             real.put(request)
 
-    writer._inbox = Inbox()
+    writer.thread._inbox = Inbox()
     done: list[Any] = []
 
     def flush() -> None:
@@ -449,7 +449,7 @@ def test_another_thread_that_flushes_while_the_session_closes_does_not_hang(lake
     assert not flushing.is_alive()
     assert done
     assert not isinstance(done[0], TimeoutError), "the request was left in the inbox of a thread that has ended"
-    crashlib.wait_for(lambda: session.is_closed and not writer._thread)
+    crashlib.wait_for(lambda: session.is_closed and not writer.thread._thread)
 
 
 @needs_signals

@@ -12,7 +12,8 @@ from dreamlake.format.point import MAX_POINT_BYTES, SCALARS, check_ts, take, tak
 
 if TYPE_CHECKING:
     from dreamlake.clock import SessionClock
-    from dreamlake.engine.writer import TrackWriter, Writer
+    from dreamlake.engine.trackwriter import TrackWriter
+    from dreamlake.engine.writer import Writer
     from dreamlake.format.frames import Frame
     from dreamlake.types import AppendResult
 

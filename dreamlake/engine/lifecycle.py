@@ -9,7 +9,8 @@ import time
 from types import FrameType
 from typing import Any
 
-from dreamlake.engine.writer import Options, Writer
+from dreamlake.engine.options import Options
+from dreamlake.engine.writer import Writer
 from dreamlake.errors import PointsDroppedError, SessionExistsError
 from dreamlake.notices import log
 
@@ -27,6 +28,8 @@ class _Process:
         self.lock = threading.Condition()
         #: Open writers and the number of sessions that hold each, by the real path of their folder.
         self.writers: dict[str, tuple[Writer, int]] = {}
+        #: The timestamp of this process's latest append to a session that was closed, which ``_ts=-1`` goes on from.
+        self.latest: dict[str, float] = {}
         self.terminated = False
         #: Whether the exit hooks are flushing: a SIGTERM then is no news, and must not cut that short.
         self.exiting = False
@@ -56,6 +59,8 @@ def open_writer(
         if writer is None:
             writer = Writer(folder, workspace, name, options, arm)
             writer.open(resume, described)
+            if key in _process.latest:
+                writer.clock.note(_process.latest[key])
         else:
             _check_same(writer, options, resume)
             given = {k: v for k, v in described.items() if v is not None}
@@ -105,6 +110,8 @@ def release_writer(writer: Writer, status: str | None, timeout: float | None) ->
                 _process.writers[key] = (writer, count + kept)
                 if not count + kept:
                     del _process.writers[key]
+                    if writer.clock.latest is not None:
+                        _process.latest[key] = writer.clock.latest
             if not _process.writers:
                 _disarm()
             _process.lock.notify_all()
@@ -209,13 +216,13 @@ def _before_fork() -> None:
     """Wait a moment for running flushes: what a child inherits half-done is their imports' locks."""
     deadline = time.monotonic() + FORK_PATIENCE
     for writer, _ in list(_process.writers.values()):
-        if writer.busy.acquire(timeout=max(0.0, deadline - time.monotonic())):
+        if writer.thread.busy.acquire(timeout=max(0.0, deadline - time.monotonic())):
             _busy.append(writer)
 
 
 def _after_fork() -> None:
     while _busy:
-        _busy.pop().busy.release()
+        _busy.pop().thread.busy.release()
 
 
 def _in_child() -> None:

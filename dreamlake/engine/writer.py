@@ -7,22 +7,22 @@ write half-way; and there is one place to wait for before a fork.
 
 import os
 import sys
-import time
-from _thread import allocate_lock
 from collections.abc import Callable
 from math import inf
-from queue import Empty, SimpleQueue
-from threading import Lock, Thread
-from typing import Any, NamedTuple, TypeVar
+from threading import Lock
+from typing import Any, TypeVar
 
 from dreamlake.clock import SessionClock
 from dreamlake.engine.logfile import LogFile
-from dreamlake.engine.pending import Block, Pending, chain_of
+from dreamlake.engine.options import Options
+from dreamlake.engine.pending import Block, Pending
 from dreamlake.engine.runfile import RunFile
 from dreamlake.engine.sessionlock import SessionLock
+from dreamlake.engine.thread import Request, WriterThread
+from dreamlake.engine.trackwriter import TrackWriter
 from dreamlake.errors import PointsDroppedError, SessionClosedError, SessionExistsError, SessionNotFoundError
 from dreamlake.format import layout
-from dreamlake.notices import Notices, log
+from dreamlake.notices import Notices
 
 T = TypeVar("T")
 
@@ -37,146 +37,16 @@ LAST_PATIENCE = 1.0
 BACKGROUND_LOCK, CALLER_LOCK = 5.0, 30.0
 
 
-class Options(NamedTuple):
-    """How a session is written; sessions on one folder in one process share a writer, so these must agree."""
-
-    flush_interval: float = 1.0
-    segment_points: int = 10_000
-    max_pending_bytes: int = 256 << 20
-    fsync: bool = False
-    single_writer: bool = False
-
-
-class Request:
-    """Something the writer's thread is asked to do, and how it went."""
-
-    __slots__ = ("_done", "error", "result", "work")
-
-    def __init__(self, work: Callable[[], Any]) -> None:
-        self.work = work
-        self.result: Any = None
-        self.error: BaseException | None = None
-        self._done = allocate_lock()
-        self._done.acquire()
-
-    def run(self) -> None:
-        """Do it; called on the writer's thread."""
-        try:
-            self.result = self.work()
-        except BaseException as error:
-            self.error = error
-        finally:
-            self._done.release()
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """Wait until it was done, for at most `timeout` seconds; return whether it was."""
-        done = self._done.acquire(timeout=-1 if timeout is None else max(0.0, timeout))
-        if done:
-            self._done.release()
-        return done
-
-
-class TrackWriter:
-    """One track of a writer: its pending points and, from the first flush on, what is known of it on disk."""
-
-    def __init__(self, writer: "Writer", name: str) -> None:
-        self.writer = writer
-        self.name = name
-        self.folder = os.path.join(writer.folder, *layout.track_dir(name).split("/"))
-        self.pending = Pending(writer)
-        #: A description, tags and metadata that no flush has written yet.
-        self.described: dict[str, Any] = {}
-        self._has_folder = False
-        self._disk: Any = None
-
-    def describe(self, **given: Any) -> None:
-        """Take a description, tags or metadata; merged into metadata.json by the next flush, later values win."""
-        for key, value in given.items():
-            if value is not None:
-                merged = {**self.described.get(key, {}), **value} if key == "metadata" else value
-                self.described = {**self.described, key: merged}
-
-    def needs_flush(self) -> bool:
-        """Whether a flush has anything to write."""
-        return (
-            bool(self.described) or not self.pending.is_empty() or (self._disk is not None and self._disk.must_rewrite)
-        )
-
-    def flush(self, whole_segments_only: bool) -> None:
-        """Write what is pending; the session's lock is held. What an error leaves unwritten stays pending."""
-        from dreamlake.engine.ondisk import TrackOnDisk
-
-        options, lock = self.writer.options, self.writer.session_lock
-        chain = self.pending.take()
-        if any(block.awaited for block in chain):
-            whole_segments_only = False  # a batch's caller waits for all of it, and wants to know its indices
-        lock.cover(self.writer.clock.last)  # points that were appended since the lock was taken are among these
-        if self._disk is None:
-            self._disk = TrackOnDisk(
-                self.folder, self.name, options.segment_points, options.fsync, lock.announce_rewrite
-            )
-        if not self._has_folder or self.described:
-            described = self.described
-            self._disk.make_folder(described)
-            self._has_folder = True
-            if self.described is described:
-                self.described = {}
-        if chain or self._disk.must_rewrite:
-            self._write(chain, whole_segments_only)
-
-    def _write(self, chain: list[Block], whole_segments_only: bool) -> None:
-        from dreamlake.engine.sorting import Sorter
-        from dreamlake.storage.local import SizeChanged
-
-        lock = self.writer.session_lock
-        for attempt in (1, 2):
-            self._disk.learn(lock.tail_epoch, lock.full_epoch)
-            rows = Sorter(self._disk).sort(chain)
-            try:
-                self._disk.write(rows, whole_segments_only)
-                return
-            except SizeChanged as error:
-                # Somebody who does not keep to the lock wrote to the hot file: look again, once.
-                log().warning("%s; reading it again", error)
-                if attempt == 2:
-                    raise OSError(f"{error}: another program keeps writing to the file") from error
-            except OSError:
-                raise
-            except BaseException:
-                self._disk.forget()
-                raise
-            finally:
-                if chain:
-                    if rows.new.count or rows.hot or rows.late or rows.stuck:
-                        for block in chain:
-                            block.result = None
-                    rest = rows.rest()
-                    self.pending.replace(chain[-1], rest)
-                    chain = chain_of(rest)
-                self.pending.hot_points = self._disk.hot_count
-
-    def forget(self) -> None:
-        """Drop what is pending, and read the disk again before the next write: in a forked child."""
-        self.pending.clear()
-        self.described = {}
-        self._disk = None
-        self._has_folder = False
-
-
 class Writer:
     """See the module. Made by `engine.lifecycle.open_writer`, which also counts the sessions that share it."""
 
     def __init__(
         self, folder: str, workspace: str, name: str, options: Options, arm: Callable[[], None] = lambda: None
     ) -> None:
-        #: Installs the hooks of the process that see to flushes at its end; called before the thread starts.
-        self._arm = arm
         self.folder = folder
         self.options = options
         #: Guards pending points and the clock; held for microseconds.
         self.lock = Lock()
-        #: Held by the thread while it works; what a fork waits for.
-        self.busy = Lock()
         self.clock = SessionClock()
         self.session_lock = SessionLock(os.path.join(folder, layout.LOCK_FILE), options.single_writer)
         self.run_file = RunFile(folder, workspace, name, options.fsync)
@@ -196,10 +66,7 @@ class Writer:
         self._encoding = False
         self._roll: Request | None = None
         self._relief: Request | None = None
-        self._inbox: SimpleQueue[Request | None] = SimpleQueue()
-        self._thread: Thread | None = None
-        self._ended = False
-        self._starting = Lock()
+        self.thread = WriterThread(options.flush_interval, self._tick, self._warm_up, arm)
 
     # -- opening ---------------------------------------------------------------------------------------------------
 
@@ -238,8 +105,8 @@ class Writer:
 
     def wake(self) -> None:
         """See that the thread runs, which flushes what is pending."""
-        if self._thread is None:
-            self._start()
+        if not self.thread.is_running:
+            self.thread.start()
 
     def has_room(self, nbytes: int) -> bool:
         """Whether `nbytes` more may stay in memory; counted as pending if so. The lock is held.
@@ -269,8 +136,7 @@ class Writer:
             return
         roll = self._roll
         if roll is None:
-            self._roll = roll = Request(self._roll_whole_segments)
-            self._inbox.put(roll)
+            self._roll = roll = self.thread.post(self._roll_whole_segments)
         if rows >= CROWDED and not self._failing:
             roll.wait(PATIENCE)
 
@@ -278,8 +144,7 @@ class Writer:
         """Have everything flushed, and wait for it: a moment, or longer where memory is full."""
         relief = self._relief
         if relief is None:
-            self._relief = relief = Request(self._relieve)
-            self._inbox.put(relief)
+            self._relief = relief = self.thread.post(self._relieve)
         if self._failing or self._overrun:
             return
         if self._pending_bytes <= self.options.max_pending_bytes:
@@ -289,7 +154,7 @@ class Writer:
 
     def _relieve(self) -> None:
         self._relief = None
-        self._attempt(list(self.tracks.values()), whole_segments_only=False)
+        self._tick()
 
     def _roll_whole_segments(self) -> None:
         self._roll = None
@@ -350,15 +215,7 @@ class Writer:
 
         Raises TimeoutError when it has not ended after `timeout` seconds; it goes on then.
         """
-        request = Request(work)
-        if not self._start(request):  # no thread can be started any more: the session or the interpreter has ended
-            with self.busy:
-                request.run()
-        if not request.wait(timeout):
-            raise TimeoutError(f"the write to {self.folder} has not ended after {timeout:g} s; it goes on")
-        if request.error is not None:
-            raise request.error
-        return request.result  # type: ignore[no-any-return]
+        return self.thread.call(work, timeout, self.folder)
 
     def under_lock(self, work: Callable[[], T], timeout: float | None = None) -> T:
         """Run `work` on the writer's thread with the session's lock held; it is about to change the session."""
@@ -385,12 +242,7 @@ class Writer:
         except BaseException:
             self.closed = False
             raise
-        with self._starting:
-            thread, self._thread = self._thread, None
-            self._ended = True
-            self._inbox.put(None)
-        if thread is not None:
-            thread.join(timeout if timeout is not None else 10.0)
+        self.thread.stop(timeout if timeout is not None else 10.0)
         self.tell_dropped()
 
     def _finish(self, status: str | None, last: bool) -> None:
@@ -408,52 +260,10 @@ class Writer:
                 last = self.clock.last
                 self.run_file.update(status=status, lastTs=None if last == -inf else last)
 
-    # -- the thread ------------------------------------------------------------------------------------------------
+    # -- on the thread ---------------------------------------------------------------------------------------------
 
-    def _start(self, request: Request | None = None) -> bool:
-        """See that the thread runs, and give it a request; False when no thread can be started."""
-        with self._starting:
-            if self._ended:
-                return False
-            if self._thread is None:
-                self._arm()
-                thread = Thread(target=self._run, args=(self._inbox,), name="dreamlake-writer", daemon=True)
-                try:
-                    thread.start()
-                except RuntimeError:
-                    return False
-                self._thread = thread
-            if request is not None:
-                self._inbox.put(request)
-        return True
-
-    def _run(self, inbox: "SimpleQueue[Request | None]") -> None:
-        try:
-            with self.busy:
-                self._warm_up()
-            self._serve(inbox)
-        finally:
-            with self._starting:  # what was put there before this is refused, what comes later finds another thread
-                if self._inbox is inbox:
-                    self._thread = None
-            _refuse_all(inbox)  # those who wait must not wait for ever, whatever ended this thread
-
-    def _serve(self, inbox: "SimpleQueue[Request | None]") -> None:
-        due = time.monotonic() + self.options.flush_interval
-        while True:
-            if time.monotonic() >= due:  # also when one request follows another
-                with self.busy:
-                    self._attempt(list(self.tracks.values()), whole_segments_only=False)
-                due = time.monotonic() + self.options.flush_interval
-            try:
-                request = inbox.get(timeout=max(0.0, due - time.monotonic()))
-            except Empty:
-                continue
-            if request is None:
-                return
-            with self.busy:
-                request.run()
-            request = None
+    def _tick(self) -> None:
+        self._attempt(list(self.tracks.values()), whole_segments_only=False)
 
     def _warm_up(self) -> None:
         """Import what flushing needs, here and not in a caller's append. What fails, fails again in the flush."""
@@ -540,9 +350,7 @@ class Writer:
         # The same object, since every track's `append` holds it; another thread may have held it at the fork.
         self.lock._at_fork_reinit()  # type: ignore[attr-defined]
         self.clock.resume(self.clock.last)  # the latest append was the parent's
-        self.busy, self._starting = Lock(), Lock()
-        self._inbox = SimpleQueue()
-        self._thread = None
+        self.thread.after_fork_in_child()
         self._roll = self._relief = None
         self._failing = self._overrun = False
         self._pending_bytes = self._dropped = self._dropped_told = 0
@@ -553,19 +361,3 @@ class Writer:
         self._encoding = "dreamlake.engine.ondisk" in sys.modules
         for track in self.tracks.values():
             track.forget()
-
-
-def _refuse_all(inbox: "SimpleQueue[Request | None]") -> None:
-    """Tell those who still wait for a thread that has ended."""
-    while True:
-        try:
-            request = inbox.get_nowait()
-        except Empty:
-            return
-        if request is not None:
-            request.work = _ended
-            request.run()
-
-
-def _ended() -> None:
-    raise OSError("the writer's thread has ended before this could be written")

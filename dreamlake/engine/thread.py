@@ -1,0 +1,173 @@
+"""The one thread that writes for a session: it does what it is asked, in turn, and flushes when it is time to."""
+
+import time
+from _thread import allocate_lock
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+from threading import Lock, Thread
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class Request:
+    """Something the writer's thread is asked to do, and how it went."""
+
+    __slots__ = ("_done", "error", "result", "work")
+
+    def __init__(self, work: Callable[[], Any]) -> None:
+        self.work = work
+        self.result: Any = None
+        self.error: BaseException | None = None
+        self._done = allocate_lock()
+        self._done.acquire()
+
+    def run(self) -> None:
+        """Do it; called on the writer's thread."""
+        try:
+            self.result = self.work()
+        except BaseException as error:
+            self.error = error
+        finally:
+            self._done.release()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until it was done, for at most `timeout` seconds; return whether it was."""
+        done = self._done.acquire(timeout=-1 if timeout is None else max(0.0, timeout))
+        if done:
+            self._done.release()
+        return done
+
+
+class WriterThread:
+    """Runs requests one after the other, and `tick` every `interval` seconds, while `busy` is held.
+
+    The thread starts with the first request, or by `start`.
+
+    Parameters
+    ----------
+    interval
+        Seconds between ticks.
+    tick
+        What is done regularly; it raises nothing.
+    prepare
+        Done once, first of all: imports what the work needs, so that no caller has to wait for it.
+    arm
+        Called by the thread that starts this one, before: installs the hooks of the process that see to its end.
+    """
+
+    def __init__(
+        self, interval: float, tick: Callable[[], None], prepare: Callable[[], None], arm: Callable[[], None]
+    ) -> None:
+        self._interval = interval
+        self._tick = tick
+        self._prepare = prepare
+        self._arm = arm
+        #: Held while the thread works; what a fork waits for.
+        self.busy = Lock()
+        self._inbox: SimpleQueue[Request | None] = SimpleQueue()
+        self._thread: Thread | None = None
+        self._stopped = False
+        self._starting = Lock()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether there is a thread now."""
+        return self._thread is not None
+
+    def start(self, request: Request | None = None) -> bool:
+        """See that the thread runs, and give it a request; False when none can be started."""
+        with self._starting:
+            if self._stopped:
+                return False
+            if self._thread is None:
+                self._arm()
+                thread = Thread(target=self._run, args=(self._inbox,), name="dreamlake-writer", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError:
+                    return False
+                self._thread = thread
+            if request is not None:
+                self._inbox.put(request)
+        return True
+
+    def post(self, work: Callable[[], Any]) -> Request:
+        """Have `work` done in its turn; returns at once."""
+        request = Request(work)
+        self._inbox.put(request)
+        return request
+
+    def call(self, work: Callable[[], T], timeout: float | None, what: str) -> T:
+        """Have `work` done and return what it returns, or raise what it raises.
+
+        Raises TimeoutError, which names `what`, when it has not ended after `timeout` seconds; it goes on then.
+        """
+        request = Request(work)
+        if not self.start(request):  # stopped, or the interpreter is ending and starts no thread any more
+            with self.busy:
+                request.run()
+        if not request.wait(timeout):
+            raise TimeoutError(f"the write to {what} has not ended after {timeout:g} s; it goes on")
+        if request.error is not None:
+            raise request.error
+        return request.result  # type: ignore[no-any-return]
+
+    def stop(self, timeout: float) -> None:
+        """End the thread after what it was asked before, and wait for that for at most `timeout` seconds."""
+        with self._starting:
+            thread, self._thread = self._thread, None
+            self._stopped = True
+            self._inbox.put(None)
+        if thread is not None:
+            thread.join(timeout)
+
+    def after_fork_in_child(self) -> None:
+        """Start anew: the thread, its requests and the holders of its locks are the parent's."""
+        self.busy, self._starting = Lock(), Lock()
+        self._inbox = SimpleQueue()
+        self._thread = None
+
+    def _run(self, inbox: "SimpleQueue[Request | None]") -> None:
+        try:
+            with self.busy:
+                self._prepare()
+            self._serve(inbox)
+        finally:
+            with self._starting:  # what was put there before this is refused, what comes later finds another thread
+                if self._inbox is inbox:
+                    self._thread = None
+            _refuse_all(inbox)  # those who wait must not wait for ever, whatever ended this thread
+
+    def _serve(self, inbox: "SimpleQueue[Request | None]") -> None:
+        due = time.monotonic() + self._interval
+        while True:
+            if time.monotonic() >= due:  # also when one request follows another
+                with self.busy:
+                    self._tick()
+                due = time.monotonic() + self._interval
+            try:
+                request = inbox.get(timeout=max(0.0, due - time.monotonic()))
+            except Empty:
+                continue
+            if request is None:
+                return
+            with self.busy:
+                request.run()
+            request = None
+
+
+def _refuse_all(inbox: "SimpleQueue[Request | None]") -> None:
+    """Tell those who still wait for a thread that has ended."""
+    while True:
+        try:
+            request = inbox.get_nowait()
+        except Empty:
+            return
+        if request is not None:
+            request.work = _ended
+            request.run()
+
+
+def _ended() -> None:
+    raise OSError("the writer's thread has ended before this could be written")

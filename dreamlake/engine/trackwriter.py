@@ -1,0 +1,107 @@
+"""One track of a writer: its pending points, and the flush that brings them to what stands on disk."""
+
+import os
+from typing import TYPE_CHECKING, Any, Protocol
+
+from dreamlake.engine.pending import Block, Owner, Pending, chain_of
+from dreamlake.format import layout
+from dreamlake.notices import log
+
+if TYPE_CHECKING:
+    from dreamlake.engine.options import Options
+    from dreamlake.engine.sessionlock import SessionLock
+
+
+class WriterOfSession(Owner, Protocol):
+    """What a track needs of the writer of its session."""
+
+    folder: str
+    options: "Options"
+    session_lock: "SessionLock"
+
+
+class TrackWriter:
+    """One track of a writer: its pending points and, from the first flush on, what is known of it on disk."""
+
+    def __init__(self, writer: "WriterOfSession", name: str) -> None:
+        self.writer = writer
+        self.name = name
+        self.folder = os.path.join(writer.folder, *layout.track_dir(name).split("/"))
+        self.pending = Pending(writer)
+        #: A description, tags and metadata that no flush has written yet.
+        self.described: dict[str, Any] = {}
+        self._has_folder = False
+        self._disk: Any = None
+
+    def describe(self, **given: Any) -> None:
+        """Take a description, tags or metadata; merged into metadata.json by the next flush, later values win."""
+        for key, value in given.items():
+            if value is not None:
+                merged = {**self.described.get(key, {}), **value} if key == "metadata" else value
+                self.described = {**self.described, key: merged}
+
+    def needs_flush(self) -> bool:
+        """Whether a flush has anything to write."""
+        return (
+            bool(self.described) or not self.pending.is_empty() or (self._disk is not None and self._disk.must_rewrite)
+        )
+
+    def flush(self, whole_segments_only: bool) -> None:
+        """Write what is pending; the session's lock is held. What an error leaves unwritten stays pending."""
+        from dreamlake.engine.ondisk import TrackOnDisk
+
+        options, lock = self.writer.options, self.writer.session_lock
+        chain = self.pending.take()
+        if any(block.awaited for block in chain):
+            whole_segments_only = False  # a batch's caller waits for all of it, and wants to know its indices
+        lock.cover(self.writer.clock.last)  # points that were appended since the lock was taken are among these
+        if self._disk is None:
+            self._disk = TrackOnDisk(
+                self.folder, self.name, options.segment_points, options.fsync, lock.announce_rewrite
+            )
+        if not self._has_folder or self.described:
+            described = self.described
+            self._disk.make_folder(described)
+            self._has_folder = True
+            if self.described is described:
+                self.described = {}
+        if chain or self._disk.must_rewrite:
+            self._write(chain, whole_segments_only)
+
+    def _write(self, chain: list[Block], whole_segments_only: bool) -> None:
+        from dreamlake.engine.sorting import Sorter
+        from dreamlake.storage.local import SizeChanged
+
+        lock = self.writer.session_lock
+        for attempt in (1, 2):
+            self._disk.learn(lock.tail_epoch, lock.full_epoch)
+            rows = Sorter(self._disk).sort(chain)
+            try:
+                self._disk.write(rows, whole_segments_only)
+                return
+            except SizeChanged as error:
+                # Somebody who does not keep to the lock wrote to the hot file: look again, once.
+                log().warning("%s; reading it again", error)
+                if attempt == 2:
+                    raise OSError(f"{error}: another program keeps writing to the file") from error
+            except OSError:
+                raise
+            except BaseException:
+                self._disk.forget()
+                raise
+            finally:
+                if chain:
+                    if rows.new.count or rows.hot or rows.late or rows.stuck:
+                        for block in chain:
+                            block.result = None
+                    rest = rows.rest()
+                    self.pending.replace(chain[-1], rest)
+                    chain = chain_of(rest)
+                self.pending.hot_points = self._disk.hot_count
+
+    def forget(self) -> None:
+        """Drop what is pending, and read the disk again before the next write: in a forked child."""
+        self.pending.clear()
+        self.described = {}
+        self._disk = None
+        self._has_folder = False
