@@ -4,19 +4,17 @@ All methods run on the writer's thread and under the session's lock. What is kno
 after each single commit, so that an error half-way leaves a state from which the next flush can go on.
 """
 
-import json
 import os
-import time
 from bisect import bisect_left
 from collections.abc import Callable
-from dataclasses import dataclass
 from math import inf
 from typing import Any
 
 import dreamlake.storage.local as local
-from dreamlake.engine.process import local_width, side_by_side
+from dreamlake.engine import roll
 from dreamlake.engine.segments import SegmentFiles
 from dreamlake.engine.sorting import Changes, RowQueue, Sorted, without_ts
+from dreamlake.engine.sweep import sweep
 from dreamlake.errors import CorruptTrackError
 from dreamlake.format import hot, layout, live, logical, point, schema, segment
 from dreamlake.format.layout import SegmentName
@@ -26,38 +24,8 @@ from dreamlake.notices import log
 
 #: A hot file of this many bytes is rolled before it has `segment_points` points.
 ROLL_BYTES = 32 << 20
-#: A segment whose rows would take more than this in memory gets fewer of them.
-SEGMENT_BYTES = 64 << 20
-#: Segments that a roll writes beside before it commits them: their fsyncs overlap, and memory stays bounded.
-SIDE_BY_SIDE = 32
-#: Superseded files stay this long, in seconds, for readers that have listed them.
-GRACE = 60.0
-#: More superseded files than this are not kept, grace or not: a reader that misses one lists again.
-MOST_SUPERSEDED = 8
 #: Columns of timestamps of segments that are kept for look-ups of late fields.
 CACHED_SEGMENTS = 32
-
-
-@dataclass(frozen=True)
-class Draft:
-    """A segment that is about to be written.
-
-    Parameters
-    ----------
-    name
-        Its range and generation.
-    batch
-        Its points.
-    info
-        What its footer will say.
-    rows
-        How many of its points come from the hot file, and how many are new.
-    """
-
-    name: SegmentName
-    batch: Batch
-    info: SegmentInfo
-    rows: tuple[int, int]
 
 
 class TrackOnDisk:
@@ -121,16 +89,15 @@ class TrackOnDisk:
     def _load(self) -> None:
         self._reset()
         filenames = _listdir(self.folder)
-        names = live.parse_listing(filenames)
         try:
-            self.live = live.live_segments(names)
+            self.live = live.live_segments(live.parse_listing(filenames))
         except live.HoleError as error:
             raise CorruptTrackError(self.folder, "its segments", error.start, error.stop, str(error)) from error
         if self.live:
             self._learn_segments()
             self.max_ts = self._segments_max_ts = max(b.ts_max for b in self.bounds)
         self._read_hot()
-        self.sweep(names, filenames)
+        sweep(self.folder, filenames, self.live)
 
     def _learn_segments(self) -> None:
         """Learn the bounds of all live segments and the track's schema up to their end.
@@ -347,96 +314,35 @@ class TrackOnDisk:
         self._announce_rewrite()
         for index, fields in rows.hot.items():
             self.changes.setdefault(index, {}).update(fields)
-        size = self._segment_size(rows.new)
-        while cuts := self._cuts(rows.new.count, size, everything):
-            self._write_segments(self._drafts(rows.new, cuts), rows)
+        batches = [*self.pieces, *(piece.batch() for piece in rows.new.pieces)]
+        size = roll.rows_that_fit(batches, self.segment_points)
+        while cuts := roll.cut(self.hot_count, rows.new.count, size, everything):
+            drafts = self._drafts(rows.new, cuts)
+            roll.write_all(self.folder, drafts, lambda draft, tmp: self._commit(draft, tmp, rows))
         if self.lines:
             self._rewrite_hot()
             rows.hot.clear()
 
-    def _segment_size(self, new: RowQueue) -> int:
-        """Points of a segment: as asked for, fewer where they are so large that it would outgrow memory."""
-        batches = [*self.pieces, *(piece.batch() for piece in new.pieces)]
-        count = sum(len(batch) for batch in batches)
-        nbytes: int = sum(batch.data.nbytes for batch in batches)
-        return max(1, min(self.segment_points, SEGMENT_BYTES * count // max(nbytes, 1)))
-
-    def _cuts(self, new: int, size: int, everything: bool) -> list[tuple[int, int]]:
-        """Return the next segments to write, a few at a time: of each how many hot points and how many new rows."""
-        cuts: list[tuple[int, int]] = []
-        hot = self.hot_count
-        while len(cuts) < SIDE_BY_SIDE and (hot + new >= size or (everything and hot + new)):
-            from_hot = min(hot, size)
-            from_new = min(new, size - from_hot)
-            cuts.append((from_hot, from_new))
-            hot -= from_hot
-            new -= from_new
-        return cuts
-
-    def _drafts(self, new: RowQueue, cuts: list[tuple[int, int]]) -> list["Draft"]:
-        drafts: list[Draft] = []
-        hot_total = sum(hot for hot, _ in cuts)
+    def _drafts(self, new: RowQueue, cuts: list[roll.Cut]) -> list[roll.Draft]:
+        """Return the segments of these cuts: first hot points, then new rows."""
+        drafts: list[roll.Draft] = []
+        hot_total = sum(cut.hot for cut in cuts)
         hot_batch = self._hot_batch(hot_total) if hot_total else None
         hot_place = new_place = 0
         start, known, bounds = self.start, self.schema, self.bounds
-        for from_hot, from_new in cuts:
-            batches = [piece.batch() for piece in new.part(new_place, new_place + from_new)]
-            if hot_batch is not None and from_hot:
-                batches.insert(0, hot_batch.slice(hot_place, hot_place + from_hot))
-            name = SegmentName(start, start + from_hot + from_new)
-            draft = self._draft(name, schema.combine(batches), known, bounds, (from_hot, from_new))
+        for cut in cuts:
+            batches = [piece.batch() for piece in new.part(new_place, new_place + cut.new)]
+            if hot_batch is not None and cut.hot:
+                batches.insert(0, hot_batch.slice(hot_place, hot_place + cut.hot))
+            name = SegmentName(start, start + cut.hot + cut.new)
+            draft = roll.draft(self.name, name, schema.combine(batches), known, bounds, cut)
             drafts.append(draft)
             start, known, bounds = name.stop, draft.info.track_schema, (*bounds, draft.info.bounds)
-            hot_place += from_hot
-            new_place += from_new
+            hot_place += cut.hot
+            new_place += cut.new
         return drafts
 
-    def _draft(
-        self,
-        name: SegmentName,
-        batch: Batch,
-        known: dict[str, Any],
-        before: tuple[SegmentBounds, ...],
-        rows: tuple[int, int] = (0, 0),
-    ) -> "Draft":
-        low, high, rising = schema.ts_bounds(batch)
-        info = SegmentInfo(
-            track=self.name,
-            start=name.start,
-            stop=name.stop,
-            generation=name.generation,
-            ts_min=low,
-            ts_max=high,
-            ts_rising=rising,
-            schema=batch.schema,
-            track_schema=logical.unify_schemas(known, batch.schema),
-            before=before,
-        )
-        return Draft(name, batch, info, rows)
-
-    def _write_segments(self, drafts: list["Draft"], rows: Sorted) -> None:
-        """Write segments beside, side by side, then commit them one after the other, so that no crash leaves a hole.
-
-        Twice as many threads as cores, since half of them wait for an fsync. The commits follow when all are written:
-        on a journaling filesystem each fsync of the folder would wait for the files that are being written meanwhile.
-        """
-        written: list[str] = []
-
-        def write_beside(draft: Draft) -> str:
-            data = segment.encode(draft.batch, draft.info)
-            written.append(local.write_beside(os.path.join(self.folder, draft.name.filename), data))
-            return written[-1]
-
-        try:
-            beside = side_by_side(write_beside, drafts, 2 * local_width())
-            for draft, tmp in zip(drafts, beside, strict=True):
-                written.remove(tmp)
-                self._commit(draft, tmp, rows)
-        finally:
-            for tmp in written:
-                local.remove_quietly(tmp)
-
-    def _commit(self, draft: "Draft", tmp: str, rows: Sorted) -> None:
+    def _commit(self, draft: roll.Draft, tmp: str, rows: Sorted) -> None:
         """Give one segment its name, and count its points as written."""
         try:
             local.commit_new(tmp, os.path.join(self.folder, draft.name.filename))
@@ -448,8 +354,8 @@ class TrackOnDisk:
             raise
         self._count(draft, rows)
 
-    def _count(self, draft: "Draft", rows: Sorted) -> None:
-        from_hot, from_new = draft.rows
+    def _count(self, draft: roll.Draft, rows: Sorted) -> None:
+        from_hot, from_new = draft.cut
         self.live = (*self.live, draft.name)
         self.bounds = (*self.bounds, draft.info.bounds)
         self.schema = draft.info.track_schema
@@ -499,7 +405,7 @@ class TrackOnDisk:
             following = SegmentName(name.start, name.stop, name.generation + 1)
             # The footer says which generations it knows of, so its schema must hold what late fields made of these too.
             known = logical.unify_schemas(self.schema, batch.schema)
-            draft = self._draft(following, batch, known, self.bounds[:place])
+            draft = roll.draft(self.name, following, batch, known, self.bounds[:place])
             path = os.path.join(self.folder, following.filename)
             try:
                 local.write_new(path, segment.encode(batch, draft.info))
@@ -509,66 +415,7 @@ class TrackOnDisk:
             self.live = (*self.live[:place], following, *self.live[place + 1 :])
             self.bounds = (*self.bounds[:place], draft.info.bounds, *self.bounds[place + 1 :])
             self.schema = logical.unify_schemas(self.schema, batch.schema)
-            filenames = _listdir(self.folder)
-            self.sweep(live.parse_listing(filenames), filenames)
-
-    def sweep(self, names: tuple[SegmentName, ...], filenames: list[str], now: float | None = None) -> None:
-        """Remove what nothing needs any more: superseded segments after their grace, leftovers of a crash."""
-        now = time.time() if now is None else now
-        if any(filename.startswith(layout.TMP_PREFIX) for filename in filenames):
-            local.sweep_tmp(self.folder, GRACE)
-        dead = live.superseded(names, self.live)
-        for place, name in enumerate(dead):
-            path = os.path.join(self.folder, name.filename)
-            if place < len(dead) - MOST_SUPERSEDED or self._replaced_before(name, now - GRACE):
-                try:
-                    os.unlink(path)
-                except OSError as error:
-                    log().warning("cannot remove the superseded %s: %s", path, error)
-
-    def _replaced_before(self, name: SegmentName, when: float) -> bool:
-        over = live.covering(self.live, name.start, name.stop)[0]
-        try:
-            return os.stat(os.path.join(self.folder, over.filename)).st_mtime < when
-        except OSError:
-            return False
-
-    # -- the folder ------------------------------------------------------------------------------------------------
-
-    def make_folder(self, described: dict[str, Any]) -> None:
-        """Make the track's folder with its metadata.json, or merge `described` into the one that is there.
-
-        Raises ValueError when the folder belongs to a track of another name, as it can where the disk folds case or
-        normalises unicode.
-        """
-        path = os.path.join(self.folder, layout.METADATA_FILE)
-        found = _read(path, 0)
-        if found:
-            stored = _metadata(path, found)
-            if stored.get("name", self.name) != self.name:
-                raise ValueError(
-                    f"the track {self.name!r} would share the folder {self.folder} with the track {stored['name']!r}: "
-                    "this disk does not tell the two names apart; rename one of them"
-                )
-            merged = merge_description(stored, described)
-            if merged == stored:
-                return
-        else:
-            local.make_dirs(self.folder, self.fsync)
-            empty: dict[str, Any] = {"name": self.name, "description": None, "tags": [], "metadata": {}}
-            extra = {"segment_points": self.segment_points, "format_version": layout.FORMAT_VERSION}
-            merged = merge_description({**empty, **extra}, described)
-        text = json.dumps(point.to_json(merged), ensure_ascii=False, indent=1, allow_nan=False)
-        local.atomic_write(path, text.encode() + b"\n", self.fsync)
-
-
-def merge_description(stored: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    """Merge a description, tags and metadata that were given later into the stored ones; later values win."""
-    merged = dict(stored)
-    for key, value in given.items():
-        if value is not None:
-            merged[key] = {**(stored.get(key) or {}), **value} if key == "metadata" else value
-    return merged
+            sweep(self.folder, _listdir(self.folder), self.live)
 
 
 def with_changes(points: list[dict[str, Any]], start: int, changes: Changes) -> list[dict[str, Any]]:
@@ -580,17 +427,6 @@ def with_changes(points: list[dict[str, Any]], start: int, changes: Changes) -> 
             merged["_ts"] = merged.pop("_ts")
             changed[index - start] = merged
     return changed
-
-
-def _metadata(path: str, data: bytes) -> dict[str, Any]:
-    try:
-        stored = point.from_json(json.loads(data))
-        if isinstance(stored, dict):
-            return stored
-        detail = "it is not a JSON object"
-    except (ValueError, RecursionError) as error:
-        detail = str(error)
-    raise CorruptTrackError(path, "the whole file", None, None, detail)
 
 
 def _listdir(folder: str) -> list[str]:

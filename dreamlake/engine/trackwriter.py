@@ -49,6 +49,7 @@ class TrackWriter:
     def flush(self, whole_segments_only: bool) -> None:
         """Write what is pending; the session's lock is held. What an error leaves unwritten stays pending."""
         from dreamlake.engine.ondisk import TrackOnDisk
+        from dreamlake.engine.trackfile import TrackFile
 
         options, lock = self.writer.options, self.writer.session_lock
         chain = self.pending.take()
@@ -61,7 +62,7 @@ class TrackWriter:
             )
         if not self._has_folder or self.described:
             described = self.described
-            self._disk.make_folder(described)
+            TrackFile(self.folder, self.name, options.segment_points, options.fsync).update(described)
             self._has_folder = True
             if self.described is described:
                 self.described = {}

@@ -1,0 +1,131 @@
+"""Segments on their way to disk: how rows are cut into them, what their footers say, and the steps of writing them."""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import dreamlake.storage.local as local
+from dreamlake.engine.process import local_width, side_by_side
+from dreamlake.format import logical, schema, segment
+from dreamlake.format.layout import SegmentName
+from dreamlake.format.schema import Batch
+from dreamlake.format.segment import SegmentBounds, SegmentInfo
+
+#: A segment whose rows would take more than this in memory gets fewer of them.
+SEGMENT_BYTES = 64 << 20
+#: Segments that a roll writes beside before it commits them: their fsyncs overlap, and memory stays bounded.
+SIDE_BY_SIDE = 32
+
+
+class Cut(NamedTuple):
+    """How many of a segment's points come from the hot file, and how many behind them are new rows."""
+
+    hot: int
+    new: int
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A segment that is about to be written.
+
+    Parameters
+    ----------
+    name
+        Its range and generation.
+    batch
+        Its points.
+    info
+        What its footer will say.
+    cut
+        Where its points come from.
+    """
+
+    name: SegmentName
+    batch: Batch
+    info: SegmentInfo
+    cut: Cut
+
+
+def rows_that_fit(batches: Sequence[Batch], wanted: int) -> int:
+    """Return the points of a segment: as many as wanted, fewer where they are so large that it would outgrow memory."""
+    count = sum(len(batch) for batch in batches)
+    nbytes: int = sum(batch.data.nbytes for batch in batches)
+    return max(1, min(wanted, SEGMENT_BYTES * count // max(nbytes, 1)))
+
+
+def cut(hot: int, new: int, size: int, everything: bool) -> list[Cut]:
+    """Return the next segments out of `hot` hot points and `new` rows behind them, `SIDE_BY_SIDE` at most.
+
+    Whole segments of `size` points; with `everything` a smaller one of the rest too.
+    """
+    cuts: list[Cut] = []
+    while len(cuts) < SIDE_BY_SIDE and (hot + new >= size or (everything and hot + new)):
+        from_hot = min(hot, size)
+        from_new = min(new, size - from_hot)
+        cuts.append(Cut(from_hot, from_new))
+        hot -= from_hot
+        new -= from_new
+    return cuts
+
+
+def draft(
+    track: str,
+    name: SegmentName,
+    batch: Batch,
+    known: dict[str, Any],
+    before: tuple[SegmentBounds, ...],
+    cut: Cut = Cut(0, 0),  # noqa: B008 - it cannot change
+) -> Draft:
+    """Return a segment with its footer.
+
+    Parameters
+    ----------
+    known
+        The schema of the track up to here.
+    before
+        The bounds of the live segments before it.
+    """
+    low, high, rising = schema.ts_bounds(batch)
+    info = SegmentInfo(
+        track=track,
+        start=name.start,
+        stop=name.stop,
+        generation=name.generation,
+        ts_min=low,
+        ts_max=high,
+        ts_rising=rising,
+        schema=batch.schema,
+        track_schema=logical.unify_schemas(known, batch.schema),
+        before=before,
+    )
+    return Draft(name, batch, info, cut)
+
+
+def write_all(folder: str, drafts: Sequence[Draft], commit: Callable[[Draft, str], None]) -> None:
+    """Write segments beside, side by side, then commit them one after the other, so that no crash leaves a hole.
+
+    Twice as many threads as cores, since half of them wait for an fsync. The commits follow when all are written: on a
+    journaling filesystem each fsync of the folder would wait for the files that are being written meanwhile.
+
+    Parameters
+    ----------
+    commit
+        Called with each segment and the file beside that holds it, in order; what it raises ends this, and the
+        segments behind are not committed.
+    """
+    written: list[str] = []
+
+    def write_beside(draft: Draft) -> str:
+        data = segment.encode(draft.batch, draft.info)
+        written.append(local.write_beside(os.path.join(folder, draft.name.filename), data))
+        return written[-1]
+
+    try:
+        beside = side_by_side(write_beside, drafts, 2 * local_width())
+        for draft, tmp in zip(drafts, beside, strict=True):
+            written.remove(tmp)
+            commit(draft, tmp)
+    finally:
+        for tmp in written:
+            local.remove_quietly(tmp)

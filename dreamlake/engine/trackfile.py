@@ -1,0 +1,75 @@
+"""metadata.json of a track: its name and what it was described with, made with the track's folder."""
+
+import json
+import os
+from typing import Any
+
+import dreamlake.storage.local as local
+from dreamlake.errors import CorruptTrackError
+from dreamlake.format import layout, point
+
+
+class TrackFile:
+    """The metadata.json of one track folder. Every change happens under the session's lock."""
+
+    def __init__(self, folder: str, name: str, segment_points: int, fsync: bool) -> None:
+        self.folder = folder
+        self.name = name
+        self.segment_points = segment_points
+        self.fsync = fsync
+        self.path = os.path.join(folder, layout.METADATA_FILE)
+
+    def update(self, described: dict[str, Any]) -> None:
+        """Make the track's folder with its metadata.json, or merge `described` into the one that is there.
+
+        Raises ValueError when the folder belongs to a track of another name, as it can where the disk folds case or
+        normalises unicode.
+        """
+        stored = self._read()
+        if stored is None:
+            local.make_dirs(self.folder, self.fsync)
+            empty: dict[str, Any] = {"name": self.name, "description": None, "tags": [], "metadata": {}}
+            extra = {"segment_points": self.segment_points, "format_version": layout.FORMAT_VERSION}
+            merged = merge_description({**empty, **extra}, described)
+        else:
+            merged = merge_description(stored, described)
+        if merged != stored:
+            text = json.dumps(point.to_json(merged), ensure_ascii=False, indent=1, allow_nan=False)
+            local.atomic_write(self.path, text.encode() + b"\n", self.fsync)
+
+    def _read(self) -> dict[str, Any] | None:
+        """Return what the file says; None where there is none, or an empty one after a power loss."""
+        try:
+            with open(self.path, "rb") as file:
+                data = file.read()
+        except FileNotFoundError:
+            return None
+        if not data:
+            return None
+        stored = _decode(self.path, data)
+        if stored.get("name", self.name) != self.name:
+            raise ValueError(
+                f"the track {self.name!r} would share the folder {self.folder} with the track {stored['name']!r}: "
+                "this disk does not tell the two names apart; rename one of them"
+            )
+        return stored
+
+
+def merge_description(stored: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Merge a description, tags and metadata that were given later into the stored ones; later values win."""
+    merged = dict(stored)
+    for key, value in given.items():
+        if value is not None:
+            merged[key] = {**(stored.get(key) or {}), **value} if key == "metadata" else value
+    return merged
+
+
+def _decode(path: str, data: bytes) -> dict[str, Any]:
+    try:
+        stored = point.from_json(json.loads(data))
+        if isinstance(stored, dict):
+            return stored
+        detail = "it is not a JSON object"
+    except (ValueError, RecursionError) as error:
+        detail = str(error)
+    raise CorruptTrackError(path, "the whole file", None, None, detail)
