@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from dreamlake.engine.catalog import session_folders, session_info, track_names
+from dreamlake.engine.catalog import session_folders, session_info, track_names, workspaces
 from dreamlake.engine.process import check_polars, reading_width, side_by_side
 from dreamlake.engine.reader import TrackReader
 from dreamlake.errors import SessionNotFoundError, TrackNotFoundError
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from dreamlake.view import Errors
 
 LABELS = ("_workspace", "_session")
+#: Bytes that a scan of many remote runs may keep between the look at them and the first query.
+MAX_HELD_BYTES = 128 << 20
 
 
 class Lake:
@@ -36,14 +38,18 @@ class Lake:
     Parameters
     ----------
     url
-        The root that holds the workspaces: a folder of this machine.
+        The root that holds the workspaces: a folder of this machine, or the URL of one on S3 (``s3://bucket/prefix``)
+        or any other filesystem that fsspec knows.
     storage_options
-        Options for the filesystem of a URL.
+        Options for the filesystem of a URL, as fsspec takes them. Without, S3 finds endpoint and credentials in the
+        usual places: environment, profiles, the role of the machine.
 
     Raises
     ------
     ValueError
-        A URL of a kind that cannot be read.
+        A URL of a kind that cannot be read, or options that its filesystem does not take.
+    ImportError
+        The package that reads such URLs is not installed.
     """
 
     def __init__(self, url: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None) -> None:
@@ -54,7 +60,7 @@ class Lake:
 
     def workspaces(self) -> list[str]:
         """The workspaces that hold a session, sorted."""
-        return sorted({workspace for workspace, _ in session_folders(self._store)})
+        return workspaces(self._store)
 
     def sessions(self, workspace: str | None = None) -> list[SessionInfo]:
         """What session.json says of each session, sorted by workspace and name.
@@ -71,7 +77,7 @@ class Lake:
         CorruptTrackError
             A session.json is not readable.
         """
-        names = session_folders(self._store, workspace)
+        names = session_folders(self._store, workspace, sure=False)
         found = side_by_side(lambda pair: session_info(self._store, *pair), names, reading_width(self._store))
         return [info for info in found if info is not None]  # type: ignore[misc]
 
@@ -128,9 +134,12 @@ class Lake:
         from dreamlake.format.logical import unify_schemas
 
         pairs = self._chosen(workspace, sessions)
+        room = MAX_HELD_BYTES
 
         def look(pair: tuple[str, str]) -> Snapshot | None:
+            nonlocal room
             snapshot = SessionView(self._store, *pair).track(track)._reader.snapshot(errors=errors, described=True)
+            room -= snapshot.held(room)
             return snapshot if snapshot.exists else None
 
         found = side_by_side(look, pairs, reading_width(self._store))
@@ -145,7 +154,8 @@ class Lake:
         return lazy_frame(parts, schema, name=track, labels=LABELS)
 
     def _chosen(self, workspace: str | None, sessions: Iterable[str] | str | None) -> list[tuple[str, str]]:
-        pairs = session_folders(self._store, workspace)
+        # Where looking costs requests, a run is one that has the track.
+        pairs = session_folders(self._store, workspace, sure=getattr(self._store, "is_local", True))
         if sessions is None:
             return pairs
         wanted = {sessions} if isinstance(sessions, str) else set(sessions)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 
+from dreamlake.engine.process import reading_width, side_by_side
 from dreamlake.errors import CorruptTrackError
 from dreamlake.format import layout
 from dreamlake.format.layout import HOT_FILE, LOCK_FILE, METADATA_FILE, SESSION_FILE, TRACKS_DIR
@@ -19,29 +20,40 @@ if TYPE_CHECKING:
 SILENCE = 60.0
 
 
-def session_folders(store: Store, workspace: str | None = None) -> list[tuple[str, str]]:
+def workspaces(store: Store) -> list[str]:
+    """The workspaces that hold a session, sorted."""
+    found = set()
+    for top in _folders(store, ""):
+        for folder, (workspace, _) in _candidates(store, top).items():
+            if _is_session(store, folder):
+                found.add(workspace)
+                break
+    return sorted(found)
+
+
+def session_folders(store: Store, workspace: str | None = None, *, sure: bool = True) -> list[tuple[str, str]]:
     """The (workspace, session) pairs in a lake, sorted: folders two levels down with a session.json.
 
     Parameters
     ----------
     workspace
         Only those of this workspace; None for all.
+    sure
+        Whether each folder is looked into for its session.json; for a caller that finds that out anyway.
     """
     if workspace is None:
         tops = _folders(store, "")
     else:
         layout.check_name("workspace", workspace)
         tops = [layout.encode_component(workspace)]
-    found = []
-    for top in tops:
-        for folder in _folders(store, top):
-            try:
-                names = layout.session_names(f"{top}/{folder}")
-            except ValueError:
-                continue
-            if any(entry.name == SESSION_FILE for entry in store.list(f"{top}/{folder}")):
-                found.append(names)
-    return sorted(found)
+    width = reading_width(store, 0)
+    found: dict[str, tuple[str, str]] = {}
+    for candidates in side_by_side(lambda top: _candidates(store, top), tops, width):
+        found |= candidates
+    if not sure:
+        return sorted(found.values())
+    looks = side_by_side(lambda folder: _is_session(store, folder), list(found), width)
+    return sorted(names for names, there in zip(found.values(), looks, strict=True) if there)
 
 
 def track_names(store: Store, session: str) -> list[str]:
@@ -104,6 +116,9 @@ def read_object(store: Store, path: str) -> dict[str, Any] | None:
 
 def _last_write(store: Store, folder: str, enough: float) -> float:
     """When the session last wrote, in seconds since the epoch; looked into no further once that is above `enough`."""
+    tree = getattr(store, "tree", None)
+    if tree is not None:  # all at once, where each folder would cost a request
+        return max((entry.modified for entry in tree(folder)), default=0.0)
     top = [entry.modified for entry in store.list(folder) if entry.name in (SESSION_FILE, LOCK_FILE)]
     latest = max(top, default=0.0)
     left = [f"{folder}/{TRACKS_DIR}"]
@@ -115,6 +130,21 @@ def _last_write(store: Store, folder: str, enough: float) -> float:
             else:
                 latest = max(latest, entry.modified)
     return latest
+
+
+def _candidates(store: Store, top: str) -> dict[str, tuple[str, str]]:
+    """The folders below `top` that are named as sessions are, with workspace and session."""
+    found = {}
+    for folder in _folders(store, top):
+        try:
+            found[f"{top}/{folder}"] = layout.session_names(f"{top}/{folder}")
+        except ValueError:
+            continue
+    return found
+
+
+def _is_session(store: Store, folder: str) -> bool:
+    return any(entry.name == SESSION_FILE for entry in store.list(folder))
 
 
 def _folders(store: Store, path: str) -> list[str]:

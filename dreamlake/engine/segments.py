@@ -46,6 +46,9 @@ class SegmentFiles:
         # Without what they say of the segments before, which would make the memory grow with the square of these.
         self._footers: OrderedDict[SegmentName, Footer] = OrderedDict()
         self._newest: tuple[SegmentName, SegmentInfo] | None = None
+        # The bytes of the newest segment, for the one read that mostly follows, where reading again costs a request.
+        self._held: tuple[SegmentName, bytes] | None = None
+        self._holds = not getattr(store, "is_local", True)
         #: What a snapshot found out of a set of live segments: these, the schema of their fields, their ``_ts`` bounds.
         self.described: tuple[tuple[SegmentName, ...], TrackSchema, dict[SegmentName, tuple[float, float]]] | None = (
             None
@@ -72,8 +75,15 @@ class SegmentFiles:
         """As `info`, also with what the footer says of the segments before; kept of one segment at a time."""
         kept = self._newest
         if kept is None or kept[0] != name:
-            self._newest = kept = name, self._open_info(name, size)
+            self._newest = kept = name, self._open_info(name, size, hold=self._holds)
         return kept[1]
+
+    def held(self, room: int) -> int:
+        """How many bytes are kept for the next read; they are let go where they are more than `room`."""
+        with self._lock:
+            if self._held is not None and len(self._held[1]) > room:
+                self._held = None
+            return len(self._held[1]) if self._held else 0
 
     def tell(self, skipped: CorruptTrackError) -> None:
         """Log damage that is read round; once, however often it is met."""
@@ -102,11 +112,11 @@ class SegmentFiles:
         kept = self._kept(name)
         return kept.info if kept is not None else self._open_info(name, size)
 
-    def _open_info(self, name: SegmentName, size: int | None) -> SegmentInfo:
+    def _open_info(self, name: SegmentName, size: int | None, hold: bool = False) -> SegmentInfo:
         from dreamlake.format.segment import SegmentDamage
 
         try:
-            return self._open(name, size, None).info
+            return self._open(name, size, None, hold).info
         except SegmentDamage as damage:
             raise self._corrupt(name, damage) from damage
 
@@ -143,11 +153,15 @@ class SegmentFiles:
         except SegmentDamage as damage:
             raise self._corrupt(name, damage) from damage
 
-    def _open(self, name: SegmentName, size: int | None, kept: Footer | None) -> Segment:
+    def _open(self, name: SegmentName, size: int | None, kept: Footer | None, hold: bool = False) -> Segment:
         from dreamlake.format.segment import open_segment
 
         path = self._path(name)
-        data = self.store.get(path, 0, WHOLE_BYTES + 1) if size is None or size <= WHOLE_BYTES else None
+        data = self._taken(name)
+        if data is None and (size is None or size <= WHOLE_BYTES):
+            data = self.store.get(path, 0, WHOLE_BYTES + 1)
+            if hold and len(data) <= WHOLE_BYTES:
+                self._held = name, data
         if data is not None and len(data) <= WHOLE_BYTES:
             segment = open_segment(data, footer=kept)
         else:
@@ -173,6 +187,14 @@ class SegmentFiles:
 
     def _path(self, name: SegmentName) -> str:
         return f"{self.folder}/{name.filename}"
+
+    def _taken(self, name: SegmentName) -> bytes | None:
+        """The bytes held of segment `name`, which are let go thereby."""
+        with self._lock:
+            if self._held is None or self._held[0] != name:
+                return None
+            data, self._held = self._held[1], None
+            return data
 
     def _kept(self, name: SegmentName) -> Footer | None:
         # No look at the file's size here: `open_segment` compares size and checksum before it believes a kept footer.

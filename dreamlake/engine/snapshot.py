@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from functools import cached_property
 
 from dreamlake.engine.process import reading_width, side_by_side
 from dreamlake.engine.shape import INDEX, TS, Shape
@@ -112,6 +111,7 @@ class Snapshot:
         self.exists = exists
         #: Points in the track: one above the highest index.
         self.total = max(end_of(self.live), hot.stop)
+        self._found: tuple[TrackSchema, Bounds] | None = None
         self._hot_bytes = hot_bytes
         self._files = files
         self._sizes = dict(zip(live, sizes, strict=True))
@@ -129,6 +129,10 @@ class Snapshot:
             A footer is damaged.
         """
         _ = self._described
+
+    def held(self, room: int) -> int:
+        """How many bytes `describe` has kept for the next read; they are let go where they are more than `room`."""
+        return self._files.held(room)
 
     @property
     def schema(self) -> TrackSchema:
@@ -160,8 +164,14 @@ class Snapshot:
         """The live segments' files, fit for other tools."""
         return [self._files.place(name) for name in self.live]
 
-    @cached_property
+    @property
     def _described(self) -> tuple[TrackSchema, Bounds]:
+        # No cached_property, which in Python 3.11 lets one thread at a time through, of all snapshots there are.
+        if self._found is None:
+            self._found = self._describe()
+        return self._found
+
+    def _describe(self) -> tuple[TrackSchema, Bounds]:
         from dreamlake.format.logical import unify_schemas
 
         # Segments are immutable: what was found out of the same ones at an earlier look still holds.
