@@ -19,6 +19,8 @@ from model import Time, points_of, spy_on, without_ts
 from values import same
 
 from dreamlake import Session
+from dreamlake.clock import SessionClock
+from dreamlake.engine.batch import _stamps as stamps_of
 from dreamlake.errors import PointsDroppedError
 
 HOUR = 3600.0
@@ -280,3 +282,16 @@ def test_the_indices_are_told_though_another_thread_had_a_part_rolled(
     monkeypatch.setattr(writer, "wake", wake_and_roll)
     assert track.append_batch([{"n": n} for n in range(10)]) == {"count": 10, "startIndex": 1, "endIndex": 11}
     assert [point["n"] for point in points_of(track)] == list(range(-1, 10))
+
+
+@pytest.mark.parametrize("now", [0.0, 1.5e9 + 1 / 3, 2.0**31 - 0.001, 1e12 + 0.25])
+@pytest.mark.parametrize("count", [1, 2, 999])
+def test_the_timestamps_of_a_batch_end_where_the_clock_stands(now: float, count: int) -> None:
+    clock = SessionClock(lambda: now)
+    start, tick = clock.reserve(count)
+    for arrow in (False, True):
+        stamps = list(stamps_of(start, tick, count, arrow))
+        stamps = [value if isinstance(value, float) else value.as_py() for value in stamps]
+        assert stamps == [start + i * tick for i in range(count)]
+        assert stamps[-1] == clock.last
+        assert all(a < b for a, b in pairwise(stamps))

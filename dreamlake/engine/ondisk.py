@@ -24,6 +24,8 @@ from dreamlake.notices import log
 
 #: A hot file of this many bytes is rolled before it has `segment_points` points.
 ROLL_BYTES = 32 << 20
+#: Batches of hot points that are kept apart: those of a batch loop come and go in a roll without being joined twice.
+MOST_PIECES = 16
 #: Columns of timestamps of segments that are kept for look-ups of late fields.
 CACHED_SEGMENTS = 32
 
@@ -172,10 +174,16 @@ class TrackOnDisk:
         pieces = self.pieces
         pieces.append(batch)
         self.hot_count += batch.data.num_rows
-        while len(pieces) > 1 and pieces[-2].data.num_rows < 2 * pieces[-1].data.num_rows:
-            last = pieces.pop()
-            pieces[-1] = schema.combine([pieces[-1], last])
+        if len(pieces) > MOST_PIECES:
+            self._join_small()
         self._hot_index = None
+
+    def _join_small(self) -> None:
+        pieces = self.pieces
+        place = len(pieces) - 1
+        while place and pieces[place - 1].data.num_rows < 2 * sum(p.data.num_rows for p in pieces[place:]):
+            place -= 1
+        self.pieces = [*pieces[:place], schema.combine(pieces[place:])]
 
     # -- looking for the point that an explicit timestamp means ----------------------------------------------------
 
@@ -275,16 +283,19 @@ class TrackOnDisk:
         except local.SizeChanged:
             self.forget()
             raise
-        self._take_over(rows, payload[:written])
+        self._take_lines(rows, len(rows.hot) + rows.new.count, written)
 
     def _take_over(self, rows: Sorted, written: bytes) -> None:
         """Count the whole lines among the bytes that reached the hot file as written."""
         end = written.rfind(b"\n") + 1
-        lines = written.count(b"\n", 0, end)
+        self._take_lines(rows, written.count(b"\n", 0, end), end)
+
+    def _take_lines(self, rows: Sorted, lines: int, nbytes: int) -> None:
+        """Count the first lines, which take so many bytes, as written."""
         changed = [(index, rows.hot.pop(index)) for index in list(rows.hot)[:lines]]
         pieces = rows.new.part(0, lines - len(changed))
         rows.new.drop(lines - len(changed))
-        self.size += end
+        self.size += nbytes
         self.lines += lines
         try:
             for index, fields in changed:
