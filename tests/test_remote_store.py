@@ -481,6 +481,14 @@ def test_a_bucket_that_is_not_there(opened: Opened, s3_server: S3Server) -> None
         assert not isinstance(caught.value, FileNotFoundError)
 
 
+def test_a_web_server_does_not_look_like_an_empty_lake(proxied: RemoteStore, s3_proxy: Proxy) -> None:
+    s3_proxy.fail(Fault.WEB_PAGE)
+    for use in (lambda: proxied.get("x"), proxied.list, proxied.walk):
+        with pytest.raises(OSError, match="no S3 server") as caught:
+            use()
+        assert not isinstance(caught.value, FileNotFoundError)
+
+
 def test_nothing_shows_options_or_user_info() -> None:
     shown = RemoteStore("memory://user:password@host/lake?token=secret#x")
     assert repr(shown) == "RemoteStore('memory://host/lake')"

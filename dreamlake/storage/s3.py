@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import errno
 import random
 import time
 import uuid
@@ -172,7 +173,14 @@ class S3Objects:
 
     async def _once(self, method: str, **asked: Any) -> Any:
         limit = self._timeout + len(asked.get("Body", b"")) / SLOWEST
-        return await asyncio.wait_for(self._fs._call_s3(method, Bucket=self._bucket, **asked), limit)
+        try:
+            return await asyncio.wait_for(self._fs._call_s3(method, Bucket=self._bucket, **asked), limit)
+        except OSError as error:
+            code, status = response_of(error)
+            if status == 404 and method != "head_object" and not code.startswith("NoSuch"):
+                # A reply to HEAD has no body that could say more; any other has, from an S3 server.
+                raise OSError(errno.EPROTO, "what answers at this endpoint is no S3 server: a 404 of its own") from None
+            raise
 
     async def _call(self, method: str, **asked: Any) -> Any:
         return await _retried(lambda: self._once(method, **asked))

@@ -23,6 +23,8 @@ class Fault(Enum):
     """503, which the server never sees."""
     SLOW_DOWN = auto()
     """503 with the error that S3 sends to those who ask too often; the server never sees it."""
+    WEB_PAGE = auto()
+    """404 and a web page, as from a server that is no S3 server."""
     TRUNCATED = auto()
     """Half of the reply's body, then a reset."""
     HANG = auto()
@@ -175,6 +177,11 @@ class Proxy:
         if fault in (Fault.UNAVAILABLE, Fault.SLOW_DOWN):
             said = SLOW_DOWN if fault is Fault.SLOW_DOWN and request.method != "HEAD" else b""
             writer.write(b"HTTP/1.1 503 Slow Down\r\nContent-Length: %d\r\n\r\n%s" % (len(said), said))
+            await writer.drain()
+            return True
+        if fault is Fault.WEB_PAGE:
+            said = b"" if request.method == "HEAD" else b"<html>Not Found</html>"
+            writer.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: %d\r\n\r\n%s" % (len(said), said))
             await writer.drain()
             return True
         server.write(head + body)
