@@ -16,6 +16,8 @@ from dreamlake.notices import log
 
 #: Seconds that a fork waits for running flushes, and that all flushes at interpreter exit may take.
 FORK_PATIENCE, EXIT_DEADLINE = 1.0, 5.0
+#: Seconds that a fork waits for a flush thread that still imports what it needs; that ends by itself, on any disk.
+IMPORT_PATIENCE = 60.0
 #: The exit status of a process that SIGTERM ended, by convention 128 + 15.
 TERMINATED = 143
 
@@ -213,11 +215,23 @@ def _disarm() -> None:
 
 
 def _before_fork() -> None:
-    """Wait a moment for running flushes: what a child inherits half-done is their imports' locks."""
-    deadline = time.monotonic() + FORK_PATIENCE
+    """Wait for the imports of the flush threads, and a moment for running flushes.
+
+    A child inherits the locks that these hold, and not the threads that would release them.
+    """
+    logs = _logging_has_hooks()
+    started = time.monotonic()
     for writer, _ in list(_process.writers.values()):
-        if writer.thread.busy.acquire(timeout=max(0.0, deadline - time.monotonic())):
+        patience = FORK_PATIENCE if writer.is_ready else IMPORT_PATIENCE
+        if writer.thread.busy.acquire(timeout=max(0.0, started + patience - time.monotonic())):
             _busy.append(writer)
+    if not logs and _logging_has_hooks():
+        # Imported by a flush thread during this wait: Python runs its hooks after this fork, but not those before.
+        sys.modules["logging"]._lock.acquire()
+
+
+def _logging_has_hooks() -> bool:
+    return hasattr(sys.modules.get("logging"), "_after_at_fork_child_reinit_locks")
 
 
 def _after_fork() -> None:

@@ -98,6 +98,11 @@ class Writer:
 
     # -- what pending points need of it ----------------------------------------------------------------------------
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether what a flush needs was imported."""
+        return self._encoding
+
     def admit(self) -> None:
         """Raise SessionClosedError when no more points are taken."""
         if self.closed:
