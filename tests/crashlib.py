@@ -10,6 +10,7 @@ import errno
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -19,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from support import ROOT, run_python
+from support import ROOT, python_environment, run_python
 
 import dreamlake.storage.local as local
 import dreamlake.storage.lock as lock
@@ -44,6 +45,27 @@ def in_thread(work: Callable[[], Any]) -> threading.Thread:
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
     return thread
+
+
+def run_group(code: str, *args: object, timeout: float = 60) -> str:
+    """Run a snippet that forks: it must end well and complain of nothing. When it hangs, its children end with it."""
+    with subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", code, *map(str, args)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=python_environment(PYTHONPATH=PATH),
+        start_new_session=True,
+    ) as process:
+        try:
+            out, err = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            out, err = process.communicate()
+            raise AssertionError(f"the snippet still ran after {timeout} s\n{out}\n{err}") from None
+    assert process.returncode == 0, f"exit status {process.returncode}\n{out}\n{err}"
+    assert not err, err
+    return out
 
 
 def rest_of(process: subprocess.Popen[str]) -> tuple[str, str]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import crashlib
 import pytest
-from support import run_python, start_python
+from support import start_python
 
 from dreamlake import Lake
 
@@ -21,7 +21,7 @@ pytestmark = [
 ]
 
 BEGIN = """
-import os, signal, sys, threading, time
+import faulthandler, os, signal, sys, threading, time
 from dreamlake import Lake, Session
 root = sys.argv[1]
 def opened(**options):
@@ -32,8 +32,8 @@ def wait(pid):
 
 
 def run(root: Path, code: str, *args: object) -> str:
-    """Run a script that ends well, and give what it printed."""
-    return run_python(BEGIN + code, root, *args).stdout
+    """Run a script that ends well and complains of nothing, and give what it printed."""
+    return crashlib.run_group(BEGIN + code, root, *args)
 
 
 def found(root: Path, track: str = "t") -> list[dict[str, Any]]:
@@ -71,6 +71,35 @@ s.flush()
     )
     assert tally(found(lake_dir)) == {"parent": list(range(30))}
     assert len((lake_dir / "w" / "s" / "logs" / "logs.jsonl").read_text().splitlines()) == 1
+
+
+SLOW_IMPORT = """
+importing = threading.Event()
+class Slow:
+    def find_spec(self, name, path=None, target=None):
+        if name == sys.argv[2] and threading.current_thread() is not threading.main_thread():
+            importing.set()
+            time.sleep(2.5)  # a cold disk, a home over the network
+sys.meta_path.insert(0, Slow())
+s = opened().open()
+t = s.track("t")
+t.append(who="parent", i=0)
+assert importing.wait(30)
+pid = os.fork()
+if pid == 0:
+    faulthandler.dump_traceback_later(15, exit=True)
+    t.append(who="child", i=0)
+    t.flush()
+    os._exit(0)
+assert wait(pid) == 0, "the child waits for an import of a thread that it does not have"
+s.close()
+"""
+
+
+@pytest.mark.parametrize("module", ["pyarrow", "dreamlake.engine.ondisk"])
+def test_a_fork_waits_for_a_slow_import_of_the_thread(lake_dir: Path, module: str) -> None:
+    run(lake_dir, SLOW_IMPORT, module)
+    assert tally(found(lake_dir)) == {"parent": [0], "child": [0]}
 
 
 @pytest.mark.parametrize("leaves", ["sys.exit()", "pass", "s.flush(); os._exit(0)", "s.close(); os._exit(0)"])
@@ -249,7 +278,7 @@ if __name__ == "__main__":
 )
 def test_a_pool_in_the_middle_of_a_run(lake_dir: Path, work: str, state: str, how: str) -> None:
     options = BEGIN.replace('"flush_interval": 3600.0', '"flush_interval": 0.01') if state == "busy" else BEGIN
-    run_python(options + POOL, lake_dir, work, state, how)
+    crashlib.run_group(options + POOL, lake_dir, work, state, how)
     by_writer = tally(found(lake_dir))
     assert by_writer.pop("parent") == list(range(200))
     assert by_writer == {n: list(range(20)) for n in range(9)}
