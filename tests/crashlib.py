@@ -299,11 +299,12 @@ def _late(scene: Scene) -> None:
 def _rewrite(scene: Scene) -> None:
     opened = scene.open()
     for number in (1, 2, 3, 4, 5):
-        for _ in range(2):
-            scene.late(opened, number)
-            scene.flush(opened)
-    scene.append(opened, 1)
+        scene.late(opened, number)
+        scene.late(opened, number - 1)
     scene.flush(opened)
+    for number in (4, 5):
+        scene.late(opened, number)
+        scene.flush(opened)
     scene.close(opened)
 
 
@@ -329,6 +330,19 @@ def _batches(scene: Scene) -> None:
     scene.close(opened)
 
 
+def _fsync(scene: Scene) -> None:
+    opened = scene.open(fsync=True)
+    scene.append(opened, 1)
+    scene.flush(opened)
+    scene.append(opened, 6, explicit=True)
+    scene.flush(opened)
+    scene.late(opened, len(scene.plan.ops) - 1)
+    opened.log("once")
+    scene.append(opened, 4)
+    scene.flush(opened)
+    scene.close(opened)
+
+
 #: What stands there before, and what is done then.
 SCENES: dict[str, tuple[Callable[[Scene], None], Callable[[Scene], None]]] = {
     "begin": (_nothing, _begin),
@@ -339,6 +353,7 @@ SCENES: dict[str, tuple[Callable[[Scene], None], Callable[[Scene], None]]] = {
     "rewrite": (_hot, _rewrite),
     "torn": (_hot, _torn),
     "batches": (_hot, _batches),
+    "fsync": (_nothing, _fsync),
 }
 
 
@@ -355,7 +370,8 @@ class Seam:
 
     def __init__(self, when: int, wrong: Callable[[str, Callable[[], Any], tuple[Any, ...]], Any]) -> None:
         self.when = when
-        self.count = 0
+        #: The calls so far.
+        self.names: list[str] = []
         self._wrong = wrong
 
     def install(self) -> None:
@@ -368,21 +384,21 @@ class Seam:
             return real
 
         def call(*args: Any) -> Any:
-            self.count += 1
+            self.names.append(name)
             return self._wrong(name, lambda: real(*args), args) if self.is_due() else real(*args)
 
         return call
 
     def is_due(self) -> bool:
         """Whether this call is to go wrong."""
-        return self.count == self.when
+        return len(self.names) == self.when
 
 
 class Lasting(Seam):
-    """Every call from the n-th on goes wrong, until `when` is set out of reach."""
+    """Every call from the n-th on goes wrong, until `when` is 0."""
 
     def is_due(self) -> bool:
-        return self.count >= self.when
+        return len(self.names) >= self.when > 0
 
 
 def stop(name: str, real: Callable[[], Any], args: tuple[Any, ...]) -> Any:
@@ -415,17 +431,29 @@ def fail_half(name: str, real: Callable[[], Any], args: tuple[Any, ...]) -> Any:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-FAULTS = {"stop": (Seam, stop), "stop half": (Seam, stop_half), "fail": (Seam, fail), "fail half": (Seam, fail_half),
-          "dead": (Lasting, fail)}  # fmt: skip
+#: The calls at which a fault differs from a simpler one; all where nothing is said.
+FAULTS: dict[str, tuple[type[Seam], Callable[..., Any], set[str] | None]] = {
+    "stop": (
+        Seam,
+        stop,
+        {"open", "pwrite", "write", "fsync", "ftruncate", "link", "rename", "replace", "unlink", "mkdir"},
+    ),
+    "stop half": (Seam, stop_half, {"pwrite", "write"}),
+    "fail": (Seam, fail, None),
+    "fail half": (Seam, fail_half, {"pwrite", "write", "fsync", "ftruncate"}),
+    "dead": (Lasting, fail, None),
+}
+#: Of a fault that lasts, only every so manieth first call is tried: those between differ little.
+STRIDES = {"dead": 1 if os.environ.get("HYPOTHESIS_PROFILE") == "thorough" else 4}
 
 
 # -- the sweep -----------------------------------------------------------------------------------------------------
 
 
 def sweep(folder: str, scene: str, fault: str) -> tuple[int, list[str]]:
-    """Let the scene go wrong at its first disk call, its second, and so on, until it passes unharmed.
+    """Let the scene go wrong at its first disk call, its second, and so on, each time in a forked process.
 
-    Each try is a forked process. Returns how many calls there were, and what was found wrong.
+    Returns how many calls there were, and what was found wrong.
     """
     import pyarrow  # noqa: F401
 
@@ -436,45 +464,51 @@ def sweep(folder: str, scene: str, fault: str) -> tuple[int, list[str]]:
     plan = Plan()
     prepare(Scene(template, plan, lambda count: None, False))
     wrong: list[str] = []
-    when = 0
-    while True:
-        when += 1
+
+    def attempt(when: int) -> list[str]:
         root = os.path.join(folder, str(when))
         if os.path.isdir(template):
             shutil.copytree(template, root)
-        copied = Plan()
-        copied.ops = list(plan.ops)
-        status, plan_now, acknowledged = _try(root, copied, act, fault, when)
-        problem = judge(root, plan_now, acknowledged)
-        if problem or status not in (0, STOPPED, 1):
+        status, ops, acknowledged, calls = _try(root, plan.ops, act, fault, when)
+        problem = judge(root, ops, acknowledged)
+        if problem or status not in ((STOPPED, 1) if when else (0,)):
             wrong.append(f"{scene}, {fault} at call {when} (status {status}): {problem}")
         shutil.rmtree(root, ignore_errors=True)
-        if status == 0 or when > 400:
-            return when - 1, wrong
+        return calls
+
+    calls = attempt(0)
+    fitting = FAULTS[fault][2]
+    places = [place for place, name in enumerate(calls, 1) if fitting is None or name in fitting]
+    for place in places[:: STRIDES.get(fault, 1)]:
+        attempt(place)
+    return len(calls), wrong
 
 
 def _try(
-    root: str, plan: Plan, act: Callable[[Scene], None], fault: str, when: int
-) -> tuple[int, list[dict[str, Any]], int]:
-    """Run the scene in a child that goes wrong at one call; return its end, all it tried, and what was acknowledged."""
-    acknowledged = len(plan.ops)
+    root: str, before: list[dict[str, Any]], act: Callable[[Scene], None], fault: str, when: int
+) -> tuple[int, list[dict[str, Any]], int, list[str]]:
+    """Run the scene in a child that goes wrong at one call, or at none.
+
+    Returns its exit status, the operations it tried, how many were acknowledged, and its disk calls if none failed.
+    """
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
         os.close(reading)
-        _run_child(root, plan, act, fault, when, writing)
+        _run_child(root, before, act, fault, when, writing)
     os.close(writing)
     lines = b"".join(iter(lambda: os.read(reading, 1 << 16), b"")).splitlines()
     os.close(reading)
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    ops = list(plan.ops)
-    for line in lines:
-        told = json.loads(line)
+    acknowledged, ops, calls = len(before), list(before), []
+    for told in map(json.loads, lines):
         if isinstance(told, int):
             acknowledged = told
+        elif isinstance(told, list):
+            calls = told
         else:
             ops.append(told)
-    return status, ops, acknowledged
+    return status, ops, acknowledged, calls
 
 
 class TellingPlan(Plan):
@@ -495,49 +529,45 @@ class _TellingList(list[dict[str, Any]]):
         super().append(item)
 
 
-def _run_child(root: str, plan: Plan, act: Callable[[Scene], None], fault: str, when: int, pipe: int) -> None:
-    """Act with the fault installed. Exit status 0: it never came up; 1: it came up and was dealt with."""
+def _run_child(
+    root: str, before: list[dict[str, Any]], act: Callable[[Scene], None], fault: str, when: int, pipe: int
+) -> None:
+    """Act with the fault installed. Exit status 0: it was not asked for; 1: it came up and was dealt with."""
     import logging
 
     logging.getLogger("dreamlake").setLevel(logging.CRITICAL)
     try:
-        kind, wrong = FAULTS[fault]
+        kind, wrong, _ = FAULTS[fault]
         seam = kind(when, wrong)
 
         def heal() -> None:
             if isinstance(seam, Lasting):
-                seam.when = 1 << 60
+                seam.when = 0
 
         def tell(count: int) -> None:
             os.write(pipe, b"%d\n" % count)
 
-        scene = Scene(root, TellingPlan(list(plan.ops), pipe), tell, retry=not fault.startswith("stop"))
+        scene = Scene(root, TellingPlan(list(before), pipe), tell, retry=not fault.startswith("stop"))
         scene.heal = heal
         seam.install()
         act(scene)
-        os._exit(0 if seam.count < when else 1)
+        if not when:
+            os.write(pipe, json.dumps(seam.names).encode() + b"\n")
+            os._exit(0)
+        os._exit(1)
     except BaseException:
         traceback.print_exc()
         os._exit(2)
 
 
 def judge(root: str, ops: list[dict[str, Any]], acknowledged: int) -> str:
-    """Look at what is left as a reader, then as the next writer, in a child; return what is wrong, or nothing."""
-    reading, writing = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            _look(root, ops, acknowledged)
-            os._exit(0)
-        except BaseException as error:
-            frames = traceback.extract_tb(error.__traceback__)[-1]
-            os.write(writing, f"{type(error).__name__}: {error} [{frames.name}:{frames.lineno}]".encode()[:4000])
-            os._exit(1)
-    os.close(writing)
-    said = b"".join(iter(lambda: os.read(reading, 1 << 16), b"")).decode()
-    os.close(reading)
-    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    return said or (f"status {status}" if status else "")
+    """Look at what is left as a reader, then as the next writer; return what is wrong, or nothing."""
+    try:
+        _look(root, ops, acknowledged)
+    except Exception as error:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        return f"{type(error).__name__}: {error} [{frame.name}:{frame.lineno}]"
+    return ""
 
 
 def _look(root: str, ops: list[dict[str, Any]], acknowledged: int) -> None:
