@@ -1,0 +1,1 @@
+"""The replica: a copy of a session on any fsspec filesystem, kept up to date, compared, adopted and trimmed."""

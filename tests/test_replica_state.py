@@ -1,0 +1,77 @@
+"""What is remembered of a replica: round trips, runs of segments, what was sent lately, damage."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dreamlake.engine.replica import state
+from dreamlake.errors import LockTimeoutError
+from dreamlake.format.layout import REPLICA_FILE, SegmentName
+
+names = st.builds(
+    lambda start, width, generation: SegmentName(start * 10, start * 10 + width, generation),
+    st.integers(0, 50),
+    st.integers(1, 30),
+    st.integers(0, 3),
+)
+
+
+@given(st.frozensets(names))
+def test_segments_come_back_from_their_runs(segments: frozenset[SegmentName]) -> None:
+    track = state.TrackState()
+    track.segments = segments
+    assert track.segments == segments
+
+
+def test_a_long_track_takes_one_run() -> None:
+    track = state.TrackState()
+    track.segments = frozenset(SegmentName(at * 10_000, (at + 1) * 10_000) for at in range(1_000))
+    assert track.runs == [(0, 10_000, 1_000, 0)]
+
+
+def test_a_state_comes_back(tmp_path: Path) -> None:
+    made = state.load(str(tmp_path))
+    remote = made.remote("s3://bucket/lake")
+    remote.origin = False
+    remote.track("tracks/loss").hot.is_sent('"etag"', "ab")
+    remote.track("tracks/loss").segments = frozenset({SegmentName(0, 10), SegmentName(10, 20, 2)})
+    remote.file("session.json").about_to_send("cd")
+    remote.base = {"lr": 0.1, "layers": [1, 2]}
+    state.save(str(tmp_path), made)
+    assert state.load(str(tmp_path)) == made
+
+
+def test_every_folder_gets_an_id_of_its_own(tmp_path: Path) -> None:
+    assert state.load(str(tmp_path)).machine != state.load(str(tmp_path)).machine
+
+
+def test_what_was_sent_lately_is_bounded_and_keeps_the_newest() -> None:
+    sent = state.Sent()
+    for number in range(100):
+        sent.about_to_send(f"{number}")
+    sent.about_to_send("99")
+    assert sent.lately == [f"{number}" for number in range(100 - state.SHAS_KEPT, 100)]
+    sent.is_sent("v", "7")
+    assert (sent.version, sent.sha, sent.lately[-1]) == ("v", "7", "7")
+
+
+@pytest.mark.parametrize(
+    "damage", [b"", b"{", b"[]", b'{"machine": 1}', b'{"machine": "a", "remotes": {"u": {"tracks": 3}}}']
+)
+def test_a_damaged_state_is_begun_anew(tmp_path: Path, damage: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / REPLICA_FILE).write_bytes(damage)
+    with caplog.at_level(logging.WARNING, "dreamlake"):
+        found = state.load(str(tmp_path))
+    assert found.remotes == {}
+    assert REPLICA_FILE in caplog.text
+
+
+def test_one_at_a_time(tmp_path: Path) -> None:
+    with state.hold(str(tmp_path), 0.0), pytest.raises(LockTimeoutError):
+        state.hold(str(tmp_path), 0.01)
+    state.hold(str(tmp_path), 0.0).release()
