@@ -20,7 +20,7 @@ from s3.server import BUCKET, KEY, SECRET, S3Server
 from store_tests import StoreMachine, StoreTests
 from support import run_python
 
-from dreamlake.storage import remote, s3
+from dreamlake.storage import plain, remote, s3
 from dreamlake.storage.faults import Secrets, translated
 from dreamlake.storage.remote import ObjectChanged, RemoteStore
 
@@ -250,6 +250,108 @@ def test_a_refusal_is_not_adopted_when_the_bytes_are_theirs(
     with pytest.raises(ObjectChanged if version else FileExistsError):
         proxied.replace_if("hot", b"ours", version)
     assert store.get("hot") == theirs
+
+
+# ------------------------------------------------------------------------------------------------ versions and files
+
+
+def test_listings_tell_the_versions(any_store: RemoteStore) -> None:
+    written = {path: any_store.replace_if(path, path.encode(), None) for path in ("a/x", "a/y", "a/b/z")}
+    assert {entry.name: entry.version for entry in any_store.tree()} == written
+    assert {entry.name: entry.version for entry in any_store.list("a") if not entry.is_dir} == {
+        "x": written["a/x"],
+        "y": written["a/y"],
+    }
+    assert any_store.stat("a/b/z").version == written["a/b/z"]
+    later = any_store.replace_if("a/x", b"another", written["a/x"])
+    assert {entry.version for entry in any_store.list("a") if entry.name == "x"} == {later} != {written["a/x"]}
+
+
+@pytest.fixture
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> int:
+    """Files in pieces of 5 MB, the least that S3 takes."""
+    for module in (s3, plain):
+        monkeypatch.setattr(module, "PIECE", 5 << 20)
+    return 5 << 20
+
+
+@pytest.mark.parametrize("extra", [-1, 0, 1, (8 << 20) + 5])
+def test_a_file_of_any_size_is_sent(any_store: RemoteStore, tmp_path: Path, small_pieces: int, extra: int) -> None:
+    data = os.urandom(1000) * ((small_pieces + extra) // 1000 + 1)
+    data = data[: small_pieces + extra]
+    (tmp_path / "big").write_bytes(data)
+    any_store.put("a/x", b"an older one")
+    version = any_store.put_file("a/x", tmp_path / "big")
+    assert any_store.read("a/x") == (data, version)
+    assert [entry.version for entry in any_store.tree()] == [version]
+    (tmp_path / "big").write_bytes(b"")
+    any_store.put_file("a/empty", str(tmp_path / "big"))
+    assert any_store.get("a/empty") == b""
+
+
+def test_a_file_that_is_not_there_is_named_as_it_is(any_store: RemoteStore, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as caught:
+        any_store.put_file("a/x", tmp_path / "none")
+    assert caught.value.filename == str(tmp_path / "none")
+    with pytest.raises(ValueError, match="path"):
+        any_store.put_file("../x", tmp_path / "none")
+
+
+@pytest.mark.parametrize("fault", [Fault.RESET, Fault.LOST_REPLY, Fault.SLOW_DOWN])
+def test_parts_bear_a_bad_network(
+    proxied: RemoteStore, s3_proxy: Proxy, quick: None, tmp_path: Path, small_pieces: int, fault: Fault
+) -> None:
+    """Each request fails at its first attempt, the one that makes a whole of the parts among them."""
+    data = os.urandom(4096) * (3 * small_pieces // 4096)
+    (tmp_path / "big").write_bytes(data)
+    seen: set[str] = set()
+
+    def plan(request: Any) -> Fault | None:
+        known = request.target in seen
+        seen.add(request.target)
+        return None if known else fault
+
+    s3_proxy.plan = plan
+    version = proxied.put_file("x", tmp_path / "big")
+    assert len(seen) == 5
+    s3_proxy.plan = lambda request: None
+    assert proxied.read("x") == (data, version)
+
+
+def test_a_file_that_fails_half_way_leaves_the_older_one(
+    proxied: RemoteStore, s3_proxy: Proxy, quick: None, tmp_path: Path, small_pieces: int
+) -> None:
+    (tmp_path / "big").write_bytes(bytes(3 * small_pieces))
+    proxied.put("x", b"older")
+
+    def plan(request: Any) -> Fault | None:
+        return Fault.UNAVAILABLE if "partNumber=2" in request.target else None
+
+    s3_proxy.plan = plan
+    with s3_proxy.counting() as seen, pytest.raises(OSError, match="x") as caught:
+        proxied.put_file("x", tmp_path / "big")
+    assert caught.value.filename == proxied.describe("x")
+    assert seen[-1].kind == "DELETE"
+    assert "uploadId" in seen[-1].target
+    assert proxied.get("x") == b"older"
+
+
+def test_a_plain_file_that_fails_half_way_leaves_the_older_one(
+    lake_dir: Path, tmp_path: Path, small_pieces: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = RemoteStore(f"file://{lake_dir}")
+    store.put("a/x", b"older")
+    (tmp_path / "big").write_bytes(bytes(2 * small_pieces))
+
+    def fail(source: str, target: str, **_: Any) -> None:
+        Path(target).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(store._files._fs, "put_file", fail)
+    with pytest.raises(OSError, match="No space"):
+        store.put_file("a/x", tmp_path / "big")
+    assert store.get("a/x") == b"older"
+    assert sorted(path.name for path in lake_dir.rglob("*")) == ["a", "x"]
 
 
 # ------------------------------------------------------------------------------------------------ requests

@@ -11,6 +11,7 @@ import os
 import threading
 import uuid
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,6 +22,8 @@ from dreamlake.storage.store import Entry, Stat
 _RENAMING = frozenset({"file", "local", "sftp", "ssh", "smb", "webdav", "webdavs", "dav", "davs", "hdfs", "ftp"})
 #: Filesystems that are known to bear several threads at once, beside all with an event loop.
 _THREADED = frozenset({"file", "local", "memory"})
+#: Bytes up to which a file is written in one piece.
+PIECE = 16 << 20
 _TIMES = ("mtime", "LastModified", "last_modified", "modified", "updated", "timeModified", "created")
 _VERSION = ("ETag", "etag", "md5Hash", "generation", "ino", "size", *_TIMES)
 
@@ -84,7 +87,7 @@ class PlainFiles:
                 if entry.is_dir:
                     left.append(name)
                 elif not leads_on:
-                    files.append(Entry(name, entry.size, entry.modified, False))
+                    files.append(replace(entry, name=name))
         return files
 
     def get(self, path: str, start: int, stop: int | None) -> bytes:
@@ -113,9 +116,7 @@ class PlainFiles:
         info = self._do(self._fs.info, self._path(path))
         if info.get("type") == "directory":
             raise FileNotFoundError(path)
-        return Stat(
-            int(info.get("size") or 0), _time(info), "|".join(f"{info[key]}" for key in _VERSION if key in info)
-        )
+        return Stat(int(info.get("size") or 0), _time(info), _version(info))
 
     # ------------------------------------------------------------------------------------------------ writing
 
@@ -133,6 +134,24 @@ class PlainFiles:
             else:
                 self._do(self._fs.pipe_file, full, data)
             return self.stat(path).version
+
+    def put_file(self, path: str, local_path: str) -> str:
+        """Write a file of any size from one on this machine, piece by piece; its version."""
+        full = self._writable(path)
+        with open(local_path, "rb") as file:
+            if os.fstat(file.fileno()).st_size <= PIECE:
+                return self.put(path, file.read())
+        # Not under the lock of the writes: it may take hours, and asks nothing of what is there.
+        beside = f"{full.rpartition('/')[0]}/.tmp-{os.getpid()}-{uuid.uuid4().hex}" if self._renames else full
+        try:
+            self._do(self._fs.put_file, local_path, beside)
+            if self._renames:
+                self._do(self._fs.mv, beside, full)
+        except BaseException:
+            if self._renames:
+                self._remove_quietly(beside)
+            raise
+        return self.stat(path).version
 
     def put_if(self, path: str, data: bytes, version: str | None) -> str:
         """Write a file in the place of that version, or (None) where there is none; raises ``Refused``."""
@@ -227,7 +246,14 @@ class PlainFiles:
 def _entry(info: dict[str, Any], name: str) -> Entry:
     if info.get("type") == "directory":
         return Entry(name, 0, 0.0, not info.get("islink"))
-    return Entry(name, int(info.get("size") or 0), _time(info), False)
+    return Entry(name, int(info.get("size") or 0), _time(info), False, _version(info))
+
+
+def _version(info: dict[str, Any]) -> str:
+    """What tells one version of a file from another, the same in a listing and for the file alone."""
+    found = [info[key] for key in _VERSION if key in info]
+    # In one of the two, some filesystems give a time as seconds and in the other as an object.
+    return "|".join(f"{each.timestamp() if isinstance(each, datetime) else each}" for each in found)
 
 
 def _time(info: dict[str, Any]) -> float:

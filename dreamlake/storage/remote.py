@@ -182,6 +182,25 @@ class RemoteStore:
         _file(path)
         self._do(path, lambda files: files.put(path, data))
 
+    def put_file(self, path: str, local_path: str | os.PathLike[str]) -> str:
+        """Write a file of any size from one on this machine, in the place of an older one, in bounded memory.
+
+        Returns
+        -------
+        str
+            The version that is there now.
+
+        Raises
+        ------
+        OSError
+            Of the local file, with its path as file name; or of the remote one.
+        """
+        _file(path)
+        source = os.fspath(local_path)
+        with open(source, "rb"):  # what is wrong with it is told as it is, not as trouble with the URL
+            pass
+        return self._do(path, lambda files: files.put_file(path, source))
+
     def create(self, path: str, data: bytes) -> None:
         """Write a file that must be new.
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import builtins
 import errno
+import os
 import random
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import aiohttp
 import botocore.exceptions
@@ -32,6 +33,10 @@ WIDTH = 32
 CONNECT_TIMEOUT, READ_TIMEOUT = 4.0, 15.0
 #: Bytes a second below which an upload counts as stuck.
 SLOWEST = 50_000
+#: Bytes up to which a file is sent by one PUT, and of the parts of a larger one; and parts on their way at once.
+PIECE, PARTS_AT_ONCE = 16 << 20, 3
+#: Parts that an object has at most.
+MOST_PARTS = 10_000
 #: Attempts at one request; from the third on, none begins later than PATIENCE seconds after the first.
 ATTEMPTS, PATIENCE = 5, 8.0
 
@@ -135,6 +140,14 @@ class S3Objects:
         """Write an object, whatever is there; the ETag."""
         return self._wait(self._put, path, data)
 
+    def put_file(self, path: str, local_path: str) -> str:
+        """Write an object of any size from a file: one PUT, or one request a part and two more; the ETag."""
+        with open(local_path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size <= PIECE:
+                return self.put(path, file.read())
+            return self._wait(self._put_parts, path, file, size)
+
     def put_if(self, path: str, data: bytes, version: str | None) -> str:
         """Write an object in the place of that ETag, or (None) where there is none; raises ``Refused``."""
         return self._wait(self._put_if, path, data, version)
@@ -195,7 +208,8 @@ class S3Objects:
             for each in page.get("Contents", ()):
                 name = each["Key"][len(prefix) :]
                 if name and not name.endswith("/"):  # an object of that name stands for an empty folder
-                    found.append(Entry(name, each["Size"], each["LastModified"].timestamp(), False))
+                    modified = each["LastModified"].timestamp()
+                    found.append(Entry(name, each["Size"], modified, False, each["ETag"]))
             if not page.get("IsTruncated"):
                 return found
             asked["ContinuationToken"] = page["NextContinuationToken"]
@@ -241,6 +255,35 @@ class S3Objects:
         reply = await self._call("put_object", Key=self._key(path), Body=data, **condition)
         return str(reply["ETag"])
 
+    async def _put_parts(self, path: str, file: BinaryIO, size: int) -> str:
+        key = self._key(path)
+        piece = max(PIECE, -(-size // MOST_PARTS))
+        upload = (await self._call("create_multipart_upload", Key=key))["UploadId"]
+        gate = asyncio.Semaphore(PARTS_AT_ONCE)
+
+        async def send(number: int) -> dict[str, object]:
+            async with gate:
+                body = _read_at(file, number * piece, min(piece, size - number * piece))
+                sent = await self._call("upload_part", Key=key, UploadId=upload, PartNumber=number + 1, Body=body)
+                return {"PartNumber": number + 1, "ETag": sent["ETag"]}
+
+        tasks = [asyncio.ensure_future(send(number)) for number in range(-(-size // piece))]
+        try:
+            parts = await asyncio.gather(*tasks)
+            whole = {"Key": key, "UploadId": upload, "MultipartUpload": {"Parts": parts}}
+            return str((await self._call("complete_multipart_upload", **whole))["ETag"])
+        except BaseException as error:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            if response_of(error)[0] == "NoSuchUpload":
+                there = await self._stat(path)
+                if there.size == size:  # the reply to the last request was lost, and it was sent again
+                    return there.version
+            with suppress(Exception):  # what stays of it costs room, and is for the bucket's own rules to remove
+                await self._once("abort_multipart_upload", Key=key, UploadId=upload)
+            raise
+
     async def _put_if(self, path: str, data: bytes, version: str | None) -> str:
         try:
             return await self._put(path, data, **_condition(version))
@@ -280,6 +323,15 @@ class S3Objects:
                 if status != 412 and code != "PreconditionFailed":
                     raise
         return True
+
+
+def _read_at(file: BinaryIO, start: int, count: int) -> bytes:
+    """Bytes of a file, all that were asked for."""
+    file.seek(start)
+    data = file.read(count)
+    if len(data) != count:
+        raise OSError(errno.EIO, "it was cut off while it was sent", file.name)
+    return data
 
 
 def _condition(version: str | None) -> dict[str, str]:

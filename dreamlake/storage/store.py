@@ -21,12 +21,15 @@ class Entry:
         Seconds since the epoch; 0.0 where the filesystem does not say.
     is_dir
         Whether it is a folder (a link to one is not).
+    version
+        The version of a file, as `Stat` has it, where the listing tells it; else empty.
     """
 
     name: str
     size: int
     modified: float
     is_dir: bool
+    version: str = ""
 
 
 @dataclass(frozen=True, slots=True)
