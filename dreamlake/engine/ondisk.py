@@ -6,20 +6,20 @@ after each single commit, so that an error half-way leaves a state from which th
 
 import os
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from math import inf
 from typing import Any
 
 import dreamlake.storage.local as local
-from dreamlake.engine import roll
+from dreamlake.engine import away, late, roll
 from dreamlake.engine.segments import SegmentFiles
-from dreamlake.engine.sorting import Changes, RowQueue, Sorted, without_ts
+from dreamlake.engine.sorting import Changes, RowQueue, SegmentAway, Sorted, without_ts
 from dreamlake.engine.sweep import sweep
 from dreamlake.errors import CorruptTrackError
 from dreamlake.format import hot, layout, live, logical, point, schema, segment
 from dreamlake.format.layout import SegmentName
 from dreamlake.format.schema import Batch
-from dreamlake.format.segment import SegmentBounds, SegmentInfo
+from dreamlake.format.segment import SegmentBounds
 from dreamlake.notices import log
 
 #: A hot file of this many bytes is rolled before it has `segment_points` points.
@@ -40,9 +40,13 @@ class TrackOnDisk:
         self.name = name
         self.segment_points = segment_points
         self.fsync = fsync
-        self._announce_rewrite = announce_rewrite
+        self.announce_rewrite = announce_rewrite
         self.files = SegmentFiles(local.LocalStore(os.path.dirname(folder)), os.path.basename(folder), name)
         self.hot_path = os.path.join(folder, layout.HOT_FILE)
+        #: Rows that wait for segments which are only on the replica.
+        self.late = late.LateFile(folder, fsync)
+        #: Away segments that were fetched, while the rows that wait for them are merged.
+        self.fetched: dict[SegmentName, SegmentFiles] = {}
         self._epochs: tuple[int, int] | None = None
         #: Whether the hot file has to be written anew, whatever is learnt of it meanwhile.
         self.must_rewrite = False
@@ -51,6 +55,8 @@ class TrackOnDisk:
     def _reset(self) -> None:
         self.live: tuple[SegmentName, ...] = ()
         self.bounds: tuple[SegmentBounds, ...] = ()
+        #: Those of the live segments that are only on the replica.
+        self.away: dict[SegmentName, away.Away] = {}
         self.schema: dict[str, Any] = {}
         #: Hot points in the order of their indices, the first of which is `start`.
         self.pieces: list[Batch] = []
@@ -62,7 +68,8 @@ class TrackOnDisk:
         self.lines = 0
         self.max_ts = self._segments_max_ts = -inf
         self._hot_index: dict[float, int] | None = None
-        self._columns: dict[SegmentName, tuple[list[float], bool]] = {}
+        self._columns: dict[SegmentName, tuple[list[float] | None, bool]] = {}
+        self.late.reset()
 
     @property
     def start(self) -> int:
@@ -91,15 +98,30 @@ class TrackOnDisk:
     def _load(self) -> None:
         self._reset()
         filenames = _listdir(self.folder)
-        try:
-            self.live = live.live_segments(live.parse_listing(filenames))
-        except live.HoleError as error:
-            raise CorruptTrackError(self.folder, "its segments", error.start, error.stop, str(error)) from error
+        self._take_listing(filenames)
         if self.live:
             self._learn_segments()
             self.max_ts = self._segments_max_ts = max(b.ts_max for b in self.bounds)
         self._read_hot()
         sweep(self.folder, filenames, self.live)
+
+    def _take_listing(self, filenames: Collection[str]) -> None:
+        """Find the live segments among those in the folder and those that are away, and what waits for these."""
+        here = live.parse_listing(filenames)
+        known = away.read(self.folder) if layout.AWAY_FILE in filenames else {}
+        try:
+            self.live = live.live_segments({*here, *known} if known else here)
+        except live.HoleError as error:
+            raise CorruptTrackError(self.folder, "its segments", error.start, error.stop, str(error)) from error
+        if known:
+            self.away = {name: known[name] for name in self.live if name not in here}
+            if self.live[-1] in self.away:
+                name = self.live[-1]
+                path = os.path.join(self.folder, name.filename)
+                detail = "the last segment is missing; it always stays here, whatever else is only on the replica"
+                raise CorruptTrackError(path, "its place", name.start, name.stop, detail)
+        if layout.LATE_FILE in filenames:
+            self.late.load()
 
     def _learn_segments(self) -> None:
         """Learn the bounds of all live segments and the track's schema up to their end.
@@ -107,21 +129,32 @@ class TrackOnDisk:
         The last footer tells both, except for segments that got a later generation after it was written: only these
         are opened beside it.
         """
-        last = self._info(self.live[-1])
+        last = self.files.newest(self.live[-1], self._size_of(self.live[-1]))
         self.schema = last.track_schema
         recorded = {(b.start, b.stop, b.generation): b for b in last.before}
         bounds = []
         for name in self.live[:-1]:
             found = recorded.get((name.start, name.stop, name.generation))
-            if found is None:
-                info = self._info(name)
+            if found is None and name in self.away:
+                found, fields = self._of_away(name)
+                self.schema = logical.unify_schemas(self.schema, fields)
+            elif found is None:
+                info = self.files.info(name, self._size_of(name))
                 self.schema = logical.unify_schemas(self.schema, info.track_schema)
                 found = info.bounds
             bounds.append(found)
         self.bounds = (*bounds, last.bounds)
 
-    def _info(self, name: SegmentName) -> SegmentInfo:
-        return self.files.info(name, os.stat(os.path.join(self.folder, name.filename)).st_size)
+    def _of_away(self, name: SegmentName) -> tuple[SegmentBounds, dict[str, Any]]:
+        record = self.away[name]
+        if record.schema is None:
+            path = os.path.join(self.folder, layout.AWAY_FILE)
+            detail = f"neither it nor the last segment says which fields {name.filename} has"
+            raise CorruptTrackError(path, "a line", name.start, name.stop, detail)
+        return record.bounds, record.schema
+
+    def _size_of(self, name: SegmentName) -> int:
+        return os.stat(os.path.join(self.folder, name.filename)).st_size
 
     def _read_hot(self) -> None:
         data = _read(self.hot_path, 0)
@@ -137,7 +170,9 @@ class TrackOnDisk:
             self._take_points(points)
 
     def _read_tail(self) -> None:
-        """Read what other writers have appended to the hot file."""
+        """Read what other writers have appended to the hot file, and to the rows that wait where some may."""
+        if self.away or self.late.stamps:
+            self.late.load()
         data = _read(self.hot_path, self.size)
         known = range(self.start, self.next_index)
         lines = hot.parse(data, path=self.hot_path, base_offset=self.size, base_line=self.lines, known=known)
@@ -188,12 +223,21 @@ class TrackOnDisk:
     # -- looking for the point that an explicit timestamp means ----------------------------------------------------
 
     def find_in_segments(self, ts: float) -> tuple[SegmentName, int] | None:
-        """Return the lowest place in the segments with this timestamp; only those whose bounds hold it are opened."""
-        if ts > self._segments_max_ts:
-            return None
+        """Return the lowest place in the segments with this timestamp; only those whose bounds hold it are opened.
+
+        Raises SegmentAway when a segment that is only on the replica holds it, or may.
+        """
+        found = self._search(ts) if ts <= self._segments_max_ts else None
+        if ts in self.late.stamps or (found is not None and found[0] in self.away and found[0] not in self.fetched):
+            raise SegmentAway(found[1] if found else None)
+        return found
+
+    def _search(self, ts: float) -> tuple[SegmentName, int] | None:
         for name, bounds in zip(self.live, self.bounds, strict=True):
             if bounds.ts_min <= ts <= bounds.ts_max:
                 column, rising = self._column(name, bounds)
+                if column is None:
+                    raise SegmentAway(None)
                 if rising:
                     place = bisect_left(column, ts)
                     found = place < len(column) and column[place] == ts
@@ -204,13 +248,20 @@ class TrackOnDisk:
                     return name, name.start + place
         return None
 
-    def _column(self, name: SegmentName, bounds: SegmentBounds) -> tuple[list[float], bool]:
+    def _column(self, name: SegmentName, bounds: SegmentBounds) -> tuple[list[float] | None, bool]:
+        """Return the timestamps of a segment, None where it is away and they did not stay, and whether they rise."""
         if name not in self._columns:
             if len(self._columns) >= CACHED_SEGMENTS:
                 self._columns.pop(next(iter(self._columns)))
-            table = self.files.read(name, None, ["_ts"], name.start, name.stop)[0]
-            self._columns[name] = (schema.timestamps(table), bounds.ts_rising)
+            if name in self.away and name not in self.fetched:
+                column = away.stamps(self.folder, name)
+            else:
+                column = schema.timestamps(self._read_segment(name, ["_ts"])[0])
+            self._columns[name] = (column, bounds.ts_rising)
         return self._columns[name]
+
+    def _read_segment(self, name: SegmentName, columns: list[str] | None) -> tuple[Any, dict[str, Any]]:
+        return self.fetched.get(name, self.files).read(name, None, columns, name.start, name.stop)
 
     def find_in_hot(self, ts: float) -> int | None:
         """Return the lowest index of a hot point with this timestamp."""
@@ -231,10 +282,22 @@ class TrackOnDisk:
         Raises OSError when the disk fails. What was committed before stays, and stays out of `rows`. Raises
         CorruptTrackError after all else was written, when late fields belong to a damaged segment.
         """
+        if rows.waiting:
+            self._let_wait(rows)
         self._write_late(rows)
         self._write_new(rows, whole_segments_only)
         if rows.damage is not None:
             raise rows.damage
+        if self.late.stamps and not late.wanted(self.folder):
+            late.settle(self, {})  # what they waited for is here by now
+
+    def _let_wait(self, rows: Sorted) -> None:
+        try:
+            self.late.append(rows.waiting)
+        except BaseException:  # some of it may be in the file; then it is merged twice, which changes nothing
+            self.forget()
+            raise
+        rows.waiting = []
 
     def _write_late(self, rows: Sorted) -> None:
         for name in list(rows.late):
@@ -322,7 +385,7 @@ class TrackOnDisk:
         2. Replace the hot file by one without its points. A crash in between leaves points in both, and the rule
            that an index below the end of the segments is the segment's makes that harmless.
         """
-        self._announce_rewrite()
+        self.announce_rewrite()
         for index, fields in rows.hot.items():
             self.changes.setdefault(index, {}).update(fields)
         batches = [*self.pieces, *(piece.batch() for piece in rows.new.pieces)]
@@ -393,7 +456,7 @@ class TrackOnDisk:
 
         An empty one needs no fsync: if a power loss brings the old lines back, they are below the segments' end.
         """
-        self._announce_rewrite()
+        self.announce_rewrite()
         data = b""
         if self.hot_count:
             batch = self._hot_batch(self.hot_count)
@@ -402,12 +465,36 @@ class TrackOnDisk:
         local.atomic_write(self.hot_path, data, fsync=bool(data))
         self.size, self.lines, self.must_rewrite = len(data), self.hot_count, False
 
+    # -- segments that are only on the replica ---------------------------------------------------------------------
+
+    def drop(self, names: Collection[SegmentName]) -> None:
+        """Delete segments that are on the replica; see `away.drop`."""
+        self.announce_rewrite()
+        try:
+            self.away.update(away.drop(self.folder, self.name, names, self.fsync))
+        except BaseException:
+            self.forget()
+            raise
+
+    def wanted(self) -> list[SegmentName]:
+        """Return the away segments that waiting rows need next; see `late.wanted`."""
+        return late.wanted(self.folder)
+
+    def settle(self, fetched: Mapping[SegmentName, bytes]) -> None:
+        """Merge the rows that waited for these segments; see `late.settle`."""
+        late.settle(self, fetched)
+
+    def take_in(self, name: SegmentName, files: SegmentFiles) -> None:
+        """Read an away segment from what was fetched, until the rows that wait for it are merged."""
+        self.fetched[name] = files
+        self._columns.pop(name, None)
+
     # -- late fields -----------------------------------------------------------------------------------------------
 
     def _write_next_generation(self, name: SegmentName, changes: Changes) -> None:
         """Write the segment's next generation, with fields that arrived after its points were rolled."""
-        self._announce_rewrite()
-        table, own_schema = self.files.read(name, None, None, name.start, name.stop)
+        self.announce_rewrite()
+        table, own_schema = self._read_segment(name, None)
         points = schema.to_points(table, own_schema)
         changed = with_changes(points, name.start, changes)
         place = self.live.index(name)
@@ -425,6 +512,7 @@ class TrackOnDisk:
                 raise
             self.live = (*self.live[:place], following, *self.live[place + 1 :])
             self.bounds = (*self.bounds[:place], draft.info.bounds, *self.bounds[place + 1 :])
+            self.away.pop(name, None)
             self.schema = logical.unify_schemas(self.schema, batch.schema)
             sweep(self.folder, _listdir(self.folder), self.live)
 

@@ -12,11 +12,12 @@ from functools import lru_cache
 from dreamlake.engine.segments import SegmentFiles
 from dreamlake.engine.snapshot import Snapshot
 from dreamlake.errors import CorruptTrackError
-from dreamlake.format.layout import HOT_FILE, METADATA_FILE
-from dreamlake.format.live import end_of, parse_listing, survey
+from dreamlake.format.layout import AWAY_FILE, HOT_FILE, METADATA_FILE
+from dreamlake.format.live import covering, end_of, parse_listing, survey
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Any
 
     from dreamlake.engine.hotpart import HotPart
@@ -129,16 +130,31 @@ class TrackReader:
             self._check_name()
         if holes and strict:
             hole = holes[0]
-            raise CorruptTrackError(self.place, "its segments", hole.start, hole.stop, str(hole))
+            raise CorruptTrackError(self.place, "its segments", hole.start, hole.stop, self._said_of(hole, listing))
         if holes:
             import logging  # not at the top: this module is loaded before a first append, and logging takes 5 ms
 
             for hole in holes:
-                logging.getLogger("dreamlake").warning("skipped: %s: %s", self.place, hole)
+                logging.getLogger("dreamlake").warning("skipped: %s: %s", self.place, self._said_of(hole, listing))
         hot = self._hot_part(data, end_of(live), strict)
         exists = bool(live or data or described)
         sizes = [listing[filename] for filename in filenames]
         return Snapshot(self.files, live, sizes, hot, hot_bytes=len(data), exists=exists)
+
+    def _said_of(self, hole: HoleError, listing: Iterable[str]) -> str:
+        """What is said of points that are missing: where they are, if a session with a replica has them only there."""
+        if AWAY_FILE in listing:
+            from dreamlake.engine.away import parse
+
+            path = f"{self.folder}/{AWAY_FILE}"
+            away = parse(self.store.get(path), self.store.describe(path))
+            there = covering(survey({*parse_listing(listing), *away})[0], hole.start, hole.stop)
+            if sum(min(name.stop, hole.stop) - max(name.start, hole.start) for name in there) == hole.stop - hole.start:
+                return (
+                    "these points were uploaded and dropped here, the replica alone holds them: "
+                    "read the session there, as Lake(<its remote>)"
+                )
+        return str(hole)
 
     def _hot_bytes(self) -> bytes:
         path = f"{self.folder}/{HOT_FILE}"

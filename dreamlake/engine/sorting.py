@@ -14,6 +14,20 @@ if TYPE_CHECKING:
 Changes = dict[int, dict[str, Any]]
 
 
+class SegmentAway(Exception):
+    """A timestamp belongs to a point of a segment that is only on the replica, or may do so, or waits for one already.
+
+    Parameters
+    ----------
+    index
+        The index of the point, where it is known.
+    """
+
+    def __init__(self, index: int | None) -> None:
+        self.index = index
+        super().__init__(index)
+
+
 class RowQueue:
     """New rows that wait to be written, in the order of their indices; what is written is dropped from the front."""
 
@@ -60,9 +74,16 @@ class Sorted:
         self.hot: Changes = {}
         #: Fields for points in segments.
         self.late: dict[SegmentName, Changes] = {}
+        #: Rows for segments that are only on the replica: they are stored to wait for these.
+        self.waiting: list[MixedRow] = []
         #: Rows that may belong to a point of a damaged segment, and the damage; they wait until it is repaired.
         self.stuck: list[MixedRow] = []
         self.damage: CorruptTrackError | None = None
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all is written."""
+        return not (self.new.count or self.hot or self.late or self.waiting or self.stuck)
 
     def rest(self) -> Block | None:
         """Return what is left as a chain of blocks, or None when all is written."""
@@ -76,9 +97,9 @@ class Sorted:
                 block.ready = rows
                 block.size = rows.nbytes
             last = block
-        if self.stuck:
+        if self.stuck or self.waiting:
             last = Block(last)
-            last.rows = list(self.stuck)
+            last.rows = self.stuck + self.waiting
             last.size = held_bytes(last.rows)
         changes = [fields for late in self.late.values() for fields in late.values()] + list(self.hot.values())
         if changes:
@@ -134,13 +155,15 @@ class Sorter:
             for ts, explicit, fields in rows.mixed():
                 self._add_point(ts, explicit, fields)
 
-    def _sort_rows(self, rows: list[MixedRow]) -> tuple[int, int]:
+    def _sort_rows(self, rows: list[MixedRow]) -> tuple[int, int] | None:
+        """Sort rows one by one, and return their range of indices, None when none is known."""
         low, high = self.next_index, -1
         for ts, explicit, fields in rows:
             may_merge = explicit and ts <= self.max_ts
             index = self._merge(ts, fields) if may_merge else self._add_point(ts, explicit, fields)
-            low, high = min(low, index), max(high, index)
-        return low, high + 1
+            if index is not None:
+                low, high = min(low, index), max(high, index)
+        return None if high < 0 else (low, high + 1)
 
     def _add_point(self, ts: float, explicit: bool, fields: dict[str, Any]) -> int:
         if self._found is not None:
@@ -152,14 +175,20 @@ class Sorter:
         self.next_index += 1
         return index
 
-    def _merge(self, ts: float, fields: dict[str, Any]) -> int:
-        """Add the fields to the point with this timestamp, wherever it is; make one when there is none."""
+    def _merge(self, ts: float, fields: dict[str, Any]) -> int | None:
+        """Add the fields to the point with this timestamp, wherever it is; make one when there is none.
+
+        Returns its index; None where that is not known yet.
+        """
         try:
             place = self.disk.find_in_segments(ts)
         except CorruptTrackError as error:
             self.out.stuck.append((ts, True, fields))
             self.out.damage = error
-            return self.next_index
+            return None
+        except SegmentAway as away:
+            self.out.waiting.append((ts, True, fields))
+            return away.index
         if place is not None:
             name, index = place
             self._change(self.out.late.setdefault(name, {}), index, ts, fields)

@@ -1,6 +1,7 @@
 """One track of a writer: its pending points, and the flush that brings them to what stands on disk."""
 
 import os
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dreamlake.engine.pending import Block, Owner, Pending, chain_of
@@ -10,6 +11,7 @@ from dreamlake.notices import log
 if TYPE_CHECKING:
     from dreamlake.engine.options import Options
     from dreamlake.engine.sessionlock import SessionLock
+    from dreamlake.format.layout import SegmentName
 
 
 class WriterOfSession(Owner, Protocol):
@@ -48,7 +50,6 @@ class TrackWriter:
 
     def flush(self, whole_segments_only: bool) -> None:
         """Write what is pending; the session's lock is held. What an error leaves unwritten stays pending."""
-        from dreamlake.engine.ondisk import TrackOnDisk
         from dreamlake.engine.trackfile import TrackFile
 
         options, lock = self.writer.options, self.writer.session_lock
@@ -56,10 +57,7 @@ class TrackWriter:
         if any(block.awaited for block in chain):
             whole_segments_only = False  # a batch's caller waits for all of it, and wants to know its indices
         lock.cover(self.writer.clock.last)  # points that were appended since the lock was taken are among these
-        if self._disk is None:
-            self._disk = TrackOnDisk(
-                self.folder, self.name, options.segment_points, options.fsync, lock.announce_rewrite
-            )
+        self._disk = self._disk or self._on_disk()
         if not self._has_folder or self.described:
             described = self.described
             TrackFile(self.folder, self.name, options.segment_points, options.fsync).update(described)
@@ -68,6 +66,12 @@ class TrackWriter:
                 self.described = {}
         if chain or self._disk.must_rewrite:
             self._write(chain, whole_segments_only)
+
+    def _on_disk(self) -> Any:
+        from dreamlake.engine.ondisk import TrackOnDisk
+
+        options, lock = self.writer.options, self.writer.session_lock
+        return TrackOnDisk(self.folder, self.name, options.segment_points, options.fsync, lock.announce_rewrite)
 
     def _write(self, chain: list[Block], whole_segments_only: bool) -> None:
         from dreamlake.engine.sorting import Sorter
@@ -92,13 +96,46 @@ class TrackWriter:
                 raise
             finally:
                 if chain:
-                    if rows.new.count or rows.hot or rows.late or rows.stuck:
+                    if not rows.is_done:
                         for block in chain:
                             block.result = None
                     rest = rows.rest()
                     self.pending.replace(chain[-1], rest)
                     chain = chain_of(rest)
                 self.pending.hot_points = self._disk.hot_count
+
+    # -- segments that are only on the replica ---------------------------------------------------------------------
+
+    def wanted(self) -> "list[SegmentName]":
+        """Return the away segments that rows of this track wait for; on any thread, see `late.wanted`."""
+        from dreamlake.engine.late import wanted
+
+        return wanted(self.folder)
+
+    def settle(self, fetched: "Mapping[SegmentName, bytes]") -> None:
+        """Merge the rows that waited for these segments; the session's lock is held, see `late.settle`."""
+        self._change(lambda disk: disk.settle(fetched))
+
+    def drop(self, names: "Collection[SegmentName]") -> None:
+        """Delete segments that are on the replica; the session's lock is held, see `away.drop`."""
+        self._change(lambda disk: disk.drop(names))
+
+    def _change(self, work: Callable[[Any], None]) -> None:
+        lock = self.writer.session_lock
+        self._disk = self._disk or self._on_disk()
+        try:
+            self._disk.learn(lock.tail_epoch, lock.full_epoch)
+            work(self._disk)
+        except BaseException:
+            self._disk.forget()
+            raise
+        finally:
+            self.pending.hot_points = self._disk.hot_count
+
+    def learn_anew(self) -> None:
+        """Read the disk again before the next write: it was changed otherwise."""
+        if self._disk is not None:
+            self._disk.forget()
 
     def forget(self) -> None:
         """Drop what is pending, and read the disk again before the next write: in a forked child."""

@@ -1,0 +1,215 @@
+"""Late fields that wait, in ``.late.jsonl``, for segments which are away; and how they are merged once these are here.
+
+A row waits when its timestamp belongs to a point of an away segment, or may do so, or waits already: rows of one
+timestamp keep their order. The file has a line a row, as the hot file has, with the row's number for an index. Merging
+the same rows twice gives the same, so a crash anywhere between the first merge and the end of the file is harmless.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import dreamlake.storage.local as local
+from dreamlake.engine import away
+from dreamlake.engine.pending import Block
+from dreamlake.engine.segments import SegmentFiles
+from dreamlake.engine.sorting import Sorter, without_ts
+from dreamlake.errors import CorruptTrackError
+from dreamlake.format import hot, layout, live, point
+from dreamlake.format.layout import SegmentName
+from dreamlake.notices import log
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from dreamlake.engine.ondisk import TrackOnDisk
+    from dreamlake.engine.rows import MixedRow
+
+#: Segments, and bytes of them, that are wanted at once; at least one.
+MOST_WANTED = 16
+MOST_WANTED_BYTES = 64 << 20
+
+
+class LateFile:
+    """The rows of one track that wait; all methods but `rows` run under the session's lock."""
+
+    def __init__(self, folder: str, fsync: bool) -> None:
+        self.path = os.path.join(folder, layout.LATE_FILE)
+        self.fsync = fsync
+        self.reset()
+
+    def reset(self) -> None:
+        """Know of no row."""
+        #: The timestamps that wait.
+        self.stamps: set[float] = set()
+        self._size = 0
+        self._lines = 0
+
+    def load(self) -> None:
+        """Learn what waits, and cut off a torn line. Raises CorruptTrackError when a whole line is damaged."""
+        data = _read(self.path)
+        lines = hot.parse(data, path=self.path)
+        if len(data) > lines.end:
+            local.truncate(self.path, lines.end)
+            log().warning("cut a torn line of %d bytes off %s", len(data) - lines.end, self.path)
+        self.stamps = {fields["_ts"] for fields in lines.points}
+        self._size, self._lines = lines.end, len(lines.indices)
+
+    def append(self, rows: Sequence[MixedRow]) -> None:
+        """Let rows wait. Raises OSError, SizeChanged; some may wait all the same, then `load` is needed."""
+        data = _encode(rows, self._lines)
+        local.append_at(self.path, self._size, data, self.fsync)
+        self.stamps.update(row[0] for row in rows)
+        self._size += len(data)
+        self._lines += len(rows)
+
+    def replace(self, rows: Sequence[MixedRow]) -> None:
+        """Let these rows wait and no others. On disk for good when it returns: no merged row must come back later."""
+        data = _encode(rows, 0)
+        if rows:
+            local.atomic_write(self.path, data, fsync=True)
+        else:
+            local.os_.unlink(self.path)
+            local.fsync_dir(os.path.dirname(self.path))
+        self.stamps = {row[0] for row in rows}
+        self._size, self._lines = len(data), len(rows)
+
+    def rows(self) -> list[MixedRow]:
+        """The rows that wait, in the order of their arrival."""
+        points = hot.parse(_read(self.path), path=self.path).points
+        return [(fields["_ts"], True, without_ts(fields)) for fields in points]
+
+
+def wanted(folder: str) -> list[SegmentName]:
+    """The away segments that the waiting rows of the track in `folder` need next, some at a time; on any thread.
+
+    Raises CorruptTrackError when what waits, or what is away, cannot be read.
+    """
+    path = os.path.join(folder, layout.LATE_FILE)
+    rows = hot.parse(_read(path), path=path).points
+    if not rows:
+        return []
+    records = away.read(folder)
+    here = set(live.parse_listing(os.listdir(folder)))
+    candidates = [records[name] for name in live.survey(here | records.keys())[0] if name not in here]
+    columns: dict[SegmentName, frozenset[float] | None] = {}
+    found: dict[SegmentName, int] = {}
+    for ts in dict.fromkeys(fields["_ts"] for fields in rows):
+        for record in candidates:
+            if record.bounds.ts_min <= ts <= record.bounds.ts_max:
+                name = record.name
+                if name not in columns:
+                    column = away.stamps(folder, name)
+                    columns[name] = None if column is None else frozenset(column)
+                known = columns[name]
+                if known is None or ts in known:
+                    found[name] = record.nbytes
+                    if known is not None:
+                        break
+    return _some(found)
+
+
+def _some(found: Mapping[SegmentName, int]) -> list[SegmentName]:
+    chosen: list[SegmentName] = []
+    total = 0
+    for name, nbytes in found.items():
+        total += nbytes
+        if chosen and (total > MOST_WANTED_BYTES or len(chosen) == MOST_WANTED):
+            break
+        chosen.append(name)
+    return chosen
+
+
+# ------------------------------------------------------------------------------------------------ merging
+
+
+def settle(disk: TrackOnDisk, fetched: Mapping[SegmentName, bytes]) -> None:
+    """Sort the waiting rows anew, with these away segments at hand; what still misses one goes on waiting.
+
+    Runs on the writer's thread, under the session's lock, for a track that is known as it is on disk.
+
+    Raises
+    ------
+    OSError
+        The disk failed: all rows wait that waited before, and merging them again is harmless.
+    CorruptTrackError
+        Bytes that were fetched are damaged, or a local segment is: the rows for these wait, all else is merged.
+    """
+    waiting = disk.late.rows()
+    if not waiting:
+        return
+    disk.announce_rewrite()
+    try:
+        damage = _take_in(disk, fetched)
+        disk.late.reset()  # or all of these rows would wait again
+        block = Block()
+        block.rows = waiting
+        rows = Sorter(disk).sort([block])
+        left = {row[0] for row in rows.waiting}
+        rows.waiting = []
+        try:
+            disk.write(rows, whole_segments_only=False)
+        except CorruptTrackError as error:
+            damage = error
+            left |= {row[0] for row in rows.stuck}
+            left |= {fields["_ts"] for changes in rows.late.values() for fields in changes.values()}
+        disk.late.replace([row for row in waiting if row[0] in left])
+        away.sweep_stamps(disk.folder, os.listdir(disk.folder), disk.away.keys())
+    except BaseException:
+        disk.forget()
+        raise
+    finally:
+        disk.fetched = {}
+    if damage is not None:
+        raise damage
+
+
+def _take_in(disk: TrackOnDisk, fetched: Mapping[SegmentName, bytes]) -> CorruptTrackError | None:
+    """Give the track the fetched segments, and keep their timestamps; return the damage of one that is left out."""
+    damage = None
+    for name, data in fetched.items():
+        if name in disk.away:
+            store: Any = _Fetched(data, os.path.join(disk.folder, name.filename))
+            files = SegmentFiles(store, "", disk.name)
+            try:
+                column = files.read(name, len(data), ["_ts"])[0].column("_ts").combine_chunks()
+                bounds = files.info(name, len(data)).bounds
+            except CorruptTrackError as error:
+                damage = error
+                continue
+            # Before anything is merged: rows that turn out to be new points must find these, not wait, if done again.
+            away.write_stamps(disk.folder, disk.name, bounds, column, disk.fsync)
+            disk.take_in(name, files)
+    return damage
+
+
+class _Fetched:
+    """What is read of a store, for one file that was fetched from the replica."""
+
+    is_local = True
+
+    def __init__(self, data: bytes, place: str) -> None:
+        self.data = data
+        self.place = place
+
+    def get(self, path: str, start: int = 0, stop: int | None = None) -> bytes:
+        return self.data[start:stop]
+
+    def size(self, path: str) -> int:
+        return len(self.data)
+
+    def describe(self, path: str = "") -> str:
+        return f"{self.place}, as the replica has it"
+
+
+def _encode(rows: Iterable[MixedRow], number: int) -> bytes:
+    return point.encode_lines((at, {**fields, "_ts": ts}) for at, (ts, _, fields) in enumerate(rows, number))
+
+
+def _read(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except FileNotFoundError:
+        return b""

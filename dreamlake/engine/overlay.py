@@ -1,0 +1,130 @@
+"""A session's own view of its folder where some segments are only on the replica: these are read from there."""
+
+from __future__ import annotations
+
+import os
+
+from dreamlake.format.layout import AWAY_FILE, parse_segment
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import builtins
+    from collections.abc import Callable, Mapping
+
+    from dreamlake.engine.away import Away
+    from dreamlake.format.layout import SegmentName
+    from dreamlake.storage.local import LocalStore
+    from dreamlake.storage.store import Entry, Store
+
+#: Segments that are read side by side, once some are away: each costs a request.
+WIDTH = 32
+
+
+class OverlayStore:
+    """A local store whose folders seem to hold their away segments too; see `storage.store.Store` for the methods.
+
+    Whatever is on the local disk is read there. The replica is asked for the bytes of segments that are not, and for
+    nothing else: what is listed, and how long it is, is known here.
+
+    Parameters
+    ----------
+    local
+        The lake's root on this machine.
+    remote
+        Gives the lake's root with the replica; called when it is needed.
+    """
+
+    is_local = True
+
+    def __init__(self, local: LocalStore, remote: Callable[[], Store]) -> None:
+        self.local = local
+        self.root = local.root
+        self._remote = remote
+        # By folder: the stat of the file that says what is away, and what it says.
+        self._known: dict[str, tuple[tuple[int, ...], Mapping[SegmentName, Away]]] = {}
+
+    def __repr__(self) -> str:
+        return f"OverlayStore({self.root!r})"
+
+    @property
+    def width(self) -> int:
+        """How many files are best read side by side; 0, which leaves it to the reader, while none is away."""
+        return WIDTH if self._known else 0
+
+    def describe(self, path: str = "") -> str:
+        """The path of a file on this machine, or the URL of a segment that is away."""
+        here = self.local.describe(path)
+        if self._record(path) is not None and not os.path.lexists(here):
+            return self._remote().describe(path)
+        return here
+
+    def list(self, path: str = "") -> builtins.list[Entry]:
+        """The entries of one folder, with its away segments, sorted by name; of these no time is known."""
+        from dreamlake.storage.store import Entry
+
+        found = {entry.name: entry for entry in self.local.list(path)}
+        for name, away in self._away(path).items():  # after the listing: a segment that goes away meanwhile is in one
+            found.setdefault(name.filename, Entry(name.filename, away.nbytes, 0.0, False))
+        return sorted(found.values(), key=lambda entry: entry.name)
+
+    def names(self, path: str = "") -> builtins.list[str]:
+        """The names of the files in one folder, with its away segments, sorted."""
+        here = self.local.names(path)
+        away = self._away(path)
+        return sorted({*here, *(name.filename for name in away)}) if away else here
+
+    def walk(self, path: str = "") -> builtins.list[str]:
+        """The paths of all files on this machine in ``path`` and the folders below, sorted."""
+        return self.local.walk(path)
+
+    def get(self, path: str, start: int = 0, stop: int | None = None) -> bytes:
+        """The bytes ``[start, stop)`` of a file; raises FileNotFoundError."""
+        try:
+            return self.local.get(path, start, stop)
+        except FileNotFoundError:
+            if self._record(path) is None:
+                raise
+        return self._remote().get(path, start, stop)
+
+    def size(self, path: str) -> int:
+        """The length of a file in bytes; raises FileNotFoundError."""
+        try:
+            return self.local.size(path)
+        except FileNotFoundError:
+            away = self._record(path)
+            if away is None:
+                raise
+            return away.nbytes
+
+    def put(self, path: str, data: bytes) -> None:
+        """Write a file on this machine, in the place of an older one."""
+        self.local.put(path, data)
+
+    def create(self, path: str, data: bytes) -> None:
+        """Write a file on this machine that must be new; raises FileExistsError."""
+        self.local.create(path, data)
+
+    def delete(self, path: str) -> None:
+        """Remove a file from this machine."""
+        self.local.delete(path)
+
+    def _record(self, path: str) -> Away | None:
+        folder, _, filename = path.rpartition("/")
+        name = parse_segment(filename)
+        return None if name is None else self._away(folder).get(name)
+
+    def _away(self, folder: str) -> Mapping[SegmentName, Away]:
+        """What is away of one folder: a look at one file, which is read again when it has changed."""
+        path = f"{folder}/{AWAY_FILE}" if folder else AWAY_FILE
+        try:
+            stat = os.stat(self.local.describe(path))
+            state = (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
+            known = self._known.get(folder)
+            if known is None or known[0] != state:
+                from dreamlake.engine.away import parse
+
+                # The state is older than what is read: should they differ, the next look reads it again.
+                known = self._known[folder] = state, parse(self.local.get(path), self.local.describe(path))
+            return known[1]
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
