@@ -1,0 +1,653 @@
+"""Segments that are only on the replica: dropping them, and late fields for their points, without a request."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import awaylib
+import crashlib
+import pytest
+from awaylib import Trimmed, points_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from model import ModelTrack
+from support import run_python, start_python
+
+import dreamlake.storage.local as local
+from dreamlake import Lake
+from dreamlake.engine import away, late
+from dreamlake.engine.away import Away
+from dreamlake.errors import CorruptTrackError
+from dreamlake.format import layout
+from dreamlake.format.layout import SegmentName
+from dreamlake.format.segment import SegmentDamage, open_segment
+from dreamlake.format.segmentinfo import SegmentBounds
+from dreamlake.storage.local import LocalStore
+
+A, B, C = SegmentName(0, 7), SegmentName(7, 14), SegmentName(14, 21)
+
+
+def record(name: SegmentName, schema: Any = None) -> Away:
+    return Away(name, 100, SegmentBounds(*name, 0.1 + 0.2, 1e300, False), schema)
+
+
+@pytest.fixture
+def trimmed(lake_dir: Path, tmp_path: Path) -> Iterator[Trimmed]:
+    made = Trimmed(lake_dir, LocalStore(tmp_path / "there"))
+    yield made
+    made.session.close()
+
+
+def hidden(folder: Path) -> list[str]:
+    return sorted(name for name in os.listdir(folder) if name.startswith("."))
+
+
+# ------------------------------------------------------------------------------------------------ the records
+
+
+def test_records_come_back_as_they_were(tmp_path: Path) -> None:
+    folder = str(tmp_path)
+    assert away.read(folder) == {}
+    later = record(SegmentName(0, 10, 2), {"a": "int", "b": {"list": "double"}})
+    away.add(folder, [record(A), record(B)], fsync=True)
+    away.add(folder, [later], fsync=False)
+    assert away.read(folder) == {A: record(A), B: record(B), later.name: later}
+    away.write(folder, [later])
+    assert away.read(folder) == {later.name: later}
+    away.write(folder, [], fsync=True)
+    assert away.read(folder) == {}
+
+
+@pytest.mark.parametrize("cut", [1, 40])
+def test_a_torn_last_line_does_not_count_and_is_cut(tmp_path: Path, cut: int) -> None:
+    path = tmp_path / layout.AWAY_FILE
+    away.add(str(tmp_path), [record(A), record(B)], fsync=False)
+    path.write_bytes(path.read_bytes()[:-cut])
+    assert away.read(str(tmp_path)) == {A: record(A)}
+    away.add(str(tmp_path), [record(C)], fsync=False)
+    assert away.read(str(tmp_path)) == {A: record(A), C: record(C)}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"\n",
+        b"{}\n",
+        b'{"segment":"../x.parquet","bytes":1,"tsMin":0.0,"tsMax":1.0,"tsRising":true}\n',
+        b'{"segment":"000000000000-000000000007.parquet","bytes":-1,"tsMin":0.0,"tsMax":1.0,"tsRising":true}\n',
+        b'{"segment":"000000000000-000000000007.parquet","bytes":1,"tsMin":0,"tsMax":1,"tsRising":true,"schema":{"a":"?"}}\n',
+    ],
+)
+def test_a_damaged_record_is_told(tmp_path: Path, line: bytes) -> None:
+    away.add(str(tmp_path), [record(A)], fsync=False)
+    with (tmp_path / layout.AWAY_FILE).open("ab") as file:
+        file.write(line)
+    with pytest.raises(CorruptTrackError, match=r"\.away\.jsonl.*line 2"):
+        away.read(str(tmp_path))
+
+
+def test_records_survive_an_fsync_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    away.add(str(tmp_path), [record(A)], fsync=True)
+    seam = crashlib.Seam(0, crashlib.fail)
+    monkeypatch.setattr(local, "os_", seam)
+    seam.when = 4  # open, fstat, write, fsync
+    away.add(str(tmp_path), [record(B)], fsync=True)
+    assert seam.names[3] == "fsync"
+    assert "replace" in seam.names, "a second fsync of the same file proves nothing"
+    assert away.read(str(tmp_path)) == {A: record(A), B: record(B)}
+
+
+# ------------------------------------------------------------------------------------------------ dropping
+
+
+def test_a_drop_leaves_bounds_and_timestamps(trimmed: Trimmed) -> None:
+    trimmed.append(points_of(23))
+    sizes = {name: (trimmed.folder / name.filename).stat().st_size for name in (A, B)}
+    trimmed.drop([A, C])
+    assert trimmed.here() == (B, C), "the last one stays"
+    trimmed.drop()
+    assert trimmed.here() == (C,)
+    records = away.read(str(trimmed.folder))
+    assert {name: found.nbytes for name, found in records.items()} == sizes
+    assert records[B].bounds == SegmentBounds(7, 14, 0, 14.0, 26.0, True)
+    assert records[A].schema is None, "the last footer tells it"
+    assert away.stamps(str(trimmed.folder), A) == [2.0 * n for n in range(7)]
+    assert away.stamps(str(trimmed.folder), C) is None
+    assert hidden(trimmed.folder) == [
+        ".away.jsonl",
+        ".ts-000000000000-000000000007",
+        ".ts-000000000007-000000000014",
+    ]
+    assert trimmed.points() == points_of(23)
+
+
+def test_a_drop_passes_over_what_is_damaged_or_not_there(trimmed: Trimmed, caplog: pytest.LogCaptureFixture) -> None:
+    trimmed.append(points_of(28))
+    path = trimmed.folder / B.filename
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-20])
+    trimmed.drop([A, B, SegmentName(0, 3), SegmentName(7, 14, 1)])
+    assert trimmed.here() == (B, C, SegmentName(21, 28))
+    assert "not dropped" in caplog.text
+    assert list(away.read(str(trimmed.folder))) == [A]
+    path.write_bytes(whole)
+    trimmed.drop([A])
+    assert trimmed.here() == (B, C, SegmentName(21, 28))
+
+
+def test_a_drop_takes_superseded_forms_along(trimmed: Trimmed) -> None:
+    trimmed.append(points_of(21))
+    trimmed.append([{"late": 1, "_ts": 4.0}])
+    later = SegmentName(0, 7, 1)
+    assert trimmed.here() == (A, later, B, C)
+    trimmed.drop()
+    assert trimmed.here() == (C,)
+    found = away.read(str(trimmed.folder))
+    assert list(found) == [later, B]
+    assert found[later].schema == {"n": "int", "late": "int"}, "the last footer is older than this form"
+    assert hidden(trimmed.folder)[1:] == [".ts-000000000000-000000000007.1", ".ts-000000000007-000000000014"]
+    trimmed.reopen()
+    trimmed.append(points_of(10, 21))
+    assert trimmed.reader().snapshot().schema == {"n": "int", "late": "int"}
+    assert [point.get("late") for point in trimmed.points()[:3]] == [None, None, 1]
+
+
+def test_writing_goes_on_after_a_drop_without_reading_anew(trimmed: Trimmed) -> None:
+    trimmed.append(points_of(23))
+    disk = trimmed.writer._disk
+    trimmed.drop()
+    trimmed.append(points_of(20, 23))
+    assert trimmed.writer._disk is disk
+    assert disk.away.keys() == {A, B}
+    trimmed.drop()
+    trimmed.append(points_of(20, 43))
+    assert trimmed.points() == points_of(63)
+    trimmed.reopen()
+    trimmed.append(points_of(9, 63))
+    assert trimmed.points() == points_of(72)
+
+
+def test_a_last_segment_that_is_missing_is_told(trimmed: Trimmed) -> None:
+    trimmed.append(points_of(15))
+    trimmed.drop()
+    trimmed.reopen()
+    (trimmed.folder / B.filename).rename(trimmed.folder / "x")
+    away.add(str(trimmed.folder), [record(B)], fsync=False)
+    trimmed.track.append(n=99)
+    with pytest.raises(CorruptTrackError, match="the last segment is missing"):
+        trimmed.track.flush()
+    (trimmed.folder / "x").rename(trimmed.folder / B.filename)
+    trimmed.track.flush()
+    assert trimmed.points()[-1]["n"] == 99
+
+
+def test_an_unknown_later_form_is_told(trimmed: Trimmed) -> None:
+    trimmed.append(points_of(15))
+    trimmed.drop()
+    trimmed.reopen()
+    form = SegmentName(0, 7, 3)
+    away.add(str(trimmed.folder), [record(form)], fsync=False)
+    trimmed.track.append(n=99)
+    with pytest.raises(CorruptTrackError, match=r"which fields 0+-0+7\.3\.parquet has"):
+        trimmed.track.flush()
+    bounds = SegmentBounds(*form, 0.0, 12.0, True)
+    away.write(str(trimmed.folder), [Away(form, 100, bounds, {"n": "int", "x": "string"})])
+    trimmed.track.flush()
+    assert trimmed.writer._disk.schema == {"n": "int", "x": "string"}
+
+
+def test_a_plain_reader_is_told_where_the_points_are(trimmed: Trimmed, caplog: pytest.LogCaptureFixture) -> None:
+    trimmed.append(points_of(23))
+    trimmed.drop([B])
+    track = Lake(trimmed.root).session("s", "w").track(awaylib.TRACK)
+    with pytest.raises(CorruptTrackError, match="the replica alone holds them") as caught:
+        track.read(limit=None)
+    assert (caught.value.start, caught.value.stop) == (7, 14)
+    assert len(track.read(limit=None, errors="skip")["data"]) == 16
+    assert "the replica alone holds them" in caplog.text
+    (trimmed.folder / A.filename).rename(trimmed.folder / "x")
+    with pytest.raises(CorruptTrackError, match="none holds the indices 0 to 14"):
+        track.read(limit=None)
+    (trimmed.folder / "x").rename(trimmed.folder / A.filename)
+    assert Lake(trimmed.root).session("s", "w").tracks.list() == [awaylib.TRACK]
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "swapped"])
+def test_damaged_timestamps_are_not_believed(trimmed: Trimmed, damage: str, caplog: pytest.LogCaptureFixture) -> None:
+    trimmed.append(points_of(21))
+    trimmed.drop()
+    path = Path(away.stamps_path(str(trimmed.folder), A))
+    data = path.read_bytes()
+    if damage == "cut":
+        path.write_bytes(data[:-9])
+    elif damage == "empty":
+        path.write_bytes(b"")
+    else:
+        path.write_bytes(Path(away.stamps_path(str(trimmed.folder), B)).read_bytes())
+    assert away.stamps(str(trimmed.folder), A) is None
+    assert "the segment is asked instead" in caplog.text
+    trimmed.reopen()
+    trimmed.append([{"late": 1, "_ts": 5.0}, {"late": 2, "_ts": 4.0}])
+    assert trimmed.settle() == 1
+    assert [point for point in trimmed.points() if "late" in point] == [
+        {"n": 2, "late": 2, "_ts": 4.0},
+        {"late": 1, "_ts": 5.0},
+    ]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_no_flipped_bit_changes_a_timestamp(trimmed: Trimmed) -> None:
+    trimmed.append(points_of(14))
+    trimmed.drop()
+    path = Path(away.stamps_path(str(trimmed.folder), A))
+    whole = path.read_bytes()
+    found = []
+    for at in range(0, len(whole), 3):
+        path.write_bytes(bytes([*whole[:at], whole[at] ^ (1 << at % 8), *whole[at + 1 :]]))
+        found.append(away.stamps(str(trimmed.folder), A))
+    assert found.count(None) > len(whole) / 6
+    assert all(stamps in (None, [2.0 * n for n in range(7)]) for stamps in found)
+
+
+# ------------------------------------------------------------------------------------------------ late fields
+
+
+def test_a_late_field_waits_and_is_merged(trimmed: Trimmed) -> None:
+    trimmed.append(points_of(23))
+    trimmed.drop()
+    result = trimmed.track.append_batch([{"late": 1, "_ts": 4.0}, {"late": 2, "_ts": 18.0}, {"x": 1, "_ts": 9.0}])
+    assert result == {"count": 3, "startIndex": 2, "endIndex": 24}, "the timestamps are known, so the indices are"
+    trimmed.append([{"late": 3, "_ts": 4.0}, {"more": [1.5], "_ts": 4.0}])
+    assert trimmed.writer.pending.is_empty(), "what waits counts as flushed"
+    assert len(trimmed.points()) == 24
+    assert trimmed.writer.wanted() == [A, B]
+    waiting = (trimmed.folder / layout.LATE_FILE).read_text().splitlines()
+    assert [json.loads(line)["data"] for line in waiting] == [
+        {"late": 1, "_ts": 4.0},
+        {"late": 2, "_ts": 18.0},
+        {"late": 3, "_ts": 4.0},
+        {"more": [1.5], "_ts": 4.0},
+    ]
+    assert trimmed.settle() == 2
+    assert hidden(trimmed.folder) == [".away.jsonl"]
+    assert trimmed.here() == (SegmentName(0, 7, 1), SegmentName(7, 14, 1), C)
+    expected = points_of(23)
+    expected[2] = {"n": 2, "late": 3, "more": [1.5], "_ts": 4.0}
+    expected[9] = {"n": 9, "late": 2, "_ts": 18.0}
+    assert trimmed.points() == [*expected, {"x": 1, "_ts": 9.0}]
+    trimmed.reopen()
+    trimmed.append([{"again": 1, "_ts": 4.0}])
+    assert trimmed.points()[2] == {**expected[2], "again": 1}
+    trimmed.drop()
+    trimmed.append([{"again": 2, "_ts": 4.0}])
+    trimmed.settle()
+    assert trimmed.points()[2] == {**expected[2], "again": 2}
+
+
+def test_rows_that_may_belong_to_an_unknown_segment_wait(trimmed: Trimmed) -> None:
+    trimmed.append(points_of(23))
+    trimmed.drop()
+    trimmed.forget_stamps()
+    result = trimmed.track.append_batch([{"late": 1, "_ts": 5.0}, {"x": 2, "_ts": 5.0}])
+    assert result == {"count": 2, "startIndex": None, "endIndex": None}
+    result = trimmed.track.append_batch([{"late": 1, "_ts": 5.0}, {"x": 2, "_ts": 13.0}, {"late": 2, "_ts": 40.0}])
+    assert result == {"count": 3, "startIndex": 20, "endIndex": 24}, "13.0 lies between the bounds of two"
+    trimmed.append([{"late": 3, "_ts": 4.0}, {"new": 1}])
+    assert trimmed.writer.wanted() == [A]
+    assert trimmed.settle() == 1
+    points = trimmed.points()
+    assert points[2] == {"n": 2, "late": 3, "_ts": 4.0}
+    assert points[20] == {"n": 20, "late": 2, "_ts": 40.0}
+    assert points[23] == {"x": 2, "_ts": 13.0}
+    assert points[25] == {"late": 1, "x": 2, "_ts": 5.0}
+    assert len(points) == 26
+    trimmed.append([{"late": 4, "_ts": 5.0}])
+    assert trimmed.points()[25]["late"] == 4
+    assert not trimmed.writer.wanted(), "asked once, it is known"
+
+
+def test_values_of_all_kinds_wait(trimmed: Trimmed) -> None:
+    from datetime import UTC, datetime
+
+    values: dict[str, Any] = {
+        "nan": float("nan"),
+        "inf": float("-inf"),
+        "zero": -0.0,
+        "none": None,
+        "big": 1 << 90,
+        "bytes": b"\0\xff",
+        "when": datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=UTC),
+        "$x": {"$date": ["é\n", True, {}]},
+    }
+    trimmed.append(points_of(14))
+    trimmed.drop()
+    trimmed.append([{**values, "_ts": 4.0}])
+    trimmed.reopen()
+    trimmed.settle()
+    point = trimmed.points()[2]
+    assert repr({**values, "n": 2, "_ts": 4.0}) == repr({**{name: point[name] for name in values}, "n": 2, "_ts": 4.0})
+
+
+def test_a_flush_never_asks_the_replica(lake_dir: Path, tmp_path: Path) -> None:
+    trimmed = Trimmed(lake_dir, LocalStore(tmp_path / "there"))
+    trimmed.append(points_of(30))
+    trimmed.drop()
+    trimmed.forget_stamps()
+    trimmed.there = awaylib.Unreachable()
+    trimmed.append([{"late": n, "_ts": n / 2} for n in range(120)])
+    trimmed.append([{"n": n, "_ts": 1000.0 + n} for n in range(20)])
+    trimmed.reopen()
+    trimmed.append([{"later": 1, "_ts": 2.0}])
+    trimmed.session.close()
+
+
+def test_a_row_whose_segment_is_here_again_is_merged_by_the_next_flush(trimmed: Trimmed) -> None:
+    """As after a crash between the two steps of a merge, or when somebody copies the segment back."""
+    trimmed.append(points_of(23))
+    trimmed.drop()
+    trimmed.append([{"late": 1, "_ts": 4.0}])
+    trimmed.session.close()
+    (trimmed.folder / A.filename).write_bytes(trimmed.there.get(f"{awaylib.BELOW}/{A.filename}"))
+    trimmed.session = trimmed.made()
+    assert trimmed.writer.wanted() == []
+    trimmed.append([{"late": 2, "_ts": 4.0}, {"x": 1}])
+    assert not (trimmed.folder / layout.LATE_FILE).exists()
+    assert trimmed.points()[2] == {"n": 2, "late": 2, "_ts": 4.0}
+    assert trimmed.here() == (A, SegmentName(0, 7, 1), C)
+
+
+def test_segments_are_wanted_some_at_a_time(trimmed: Trimmed, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"n": n, "_ts": float(n * 37 % 101)} for n in range(100)]  # each segment's bounds hold nearly all
+    trimmed.append(rows)
+    trimmed.drop()
+    trimmed.forget_stamps()
+    monkeypatch.setattr(late, "MOST_WANTED", 3)
+    trimmed.append([{"late": 1, "_ts": rows[50]["_ts"]}, {"late": 2, "_ts": 50.5}])
+    assert len(trimmed.writer.wanted()) == 3
+    assert 8 < trimmed.settle() <= 14, "each is fetched once"
+    points = trimmed.points()
+    assert points[50]["late"] == 1
+    assert points[100] == {"late": 2, "_ts": 50.5}
+    monkeypatch.setattr(late, "MOST_WANTED_BYTES", 1)
+    trimmed.drop()
+    trimmed.forget_stamps()
+    trimmed.append([{"late": 3, "_ts": 50.25}])
+    assert len(trimmed.writer.wanted()) == 1, "one at least, however large"
+
+
+def test_fetched_bytes_that_are_damaged_are_told_and_the_rest_is_merged(trimmed: Trimmed) -> None:
+    trimmed.append(points_of(23))
+    trimmed.drop()
+    trimmed.append([{"late": 1, "_ts": 4.0}, {"late": 2, "_ts": 16.0}, {"late": 3, "_ts": 4.0}])
+    data = {name: trimmed.there.get(f"{awaylib.BELOW}/{name.filename}") for name in (A, B)}
+    whole = data[A]
+    for bad in (whole[:-10], data[B], b"", _flipped_in(whole, "_ts"), _flipped_in(whole, "n")):
+        fetched = {**data, A: bad}
+        with pytest.raises(CorruptTrackError, match=r"0+-0+7\.parquet, as the replica has it"):
+            trimmed.under_lock(partial(trimmed.writer.settle, fetched))
+        assert trimmed.writer.wanted() == [A]
+        assert trimmed.points()[8].get("late") == 2
+    trimmed.append([{"late": 4, "_ts": 4.0}])
+    trimmed.under_lock(lambda: trimmed.writer.settle(data))
+    assert trimmed.points()[2] == {"n": 2, "late": 4, "_ts": 4.0}
+    assert not trimmed.writer.wanted()
+
+
+def _flipped_in(whole: bytes, column: str) -> bytes:
+    """The segment with a bit flipped in this column, which no other column notices."""
+    for at in range(len(whole)):
+        flipped = bytes([*whole[:at], whole[at] ^ 1, *whole[at + 1 :]])
+        if [name for name in ("_ts", "n") if _is_damaged(flipped, name)] == [column]:
+            return flipped
+    raise AssertionError(column)
+
+
+def _is_damaged(data: bytes, column: str) -> bool:
+    try:
+        open_segment(data).read([column])
+    except SegmentDamage:
+        return True
+    return False
+
+
+def test_a_torn_waiting_row_is_cut_and_a_damaged_one_told(trimmed: Trimmed, caplog: pytest.LogCaptureFixture) -> None:
+    trimmed.append(points_of(14))
+    trimmed.drop()
+    trimmed.append([{"late": 1, "_ts": 4.0}])
+    trimmed.session.close()
+    path = trimmed.folder / layout.LATE_FILE
+    whole = path.read_bytes()
+    path.write_bytes(whole + b'{"index":1,"data":{"late":2')
+    trimmed.session = trimmed.made()
+    trimmed.append([{"x": 5, "_ts": 4.0}])
+    assert "torn" in caplog.text
+    assert late.wanted(str(trimmed.folder)) == [A]
+    trimmed.session.close()
+    good = path.read_bytes()
+    path.write_bytes(b"{\n" + good)
+    trimmed.session = trimmed.made()
+    trimmed.track.append(x=6, _ts=4.0)
+    with pytest.raises(CorruptTrackError, match=r"\.late\.jsonl"):
+        trimmed.track.flush()
+    path.write_bytes(good)
+    trimmed.track.flush()
+    trimmed.settle()
+    assert trimmed.points()[2] == {"n": 2, "late": 1, "x": 6, "_ts": 4.0}
+
+
+def test_an_inherited_timestamp_reaches_an_away_point(trimmed: Trimmed) -> None:
+    trimmed.append(points_of(14))
+    trimmed.drop()
+    other = trimmed.session.track("other")
+    other.append(o=1, _ts=6.0)
+    trimmed.append([{"inherited": 1, "_ts": -1}])
+    trimmed.track.append_batch([{"b": 1, "_ts": 8.0}, {"c": 1, "_ts": -1}])
+    trimmed.settle()
+    points = trimmed.points()
+    assert points[3] == {"n": 3, "inherited": 1, "_ts": 6.0}
+    assert points[4] == {"n": 4, "b": 1, "c": 1, "_ts": 8.0}
+
+
+@pytest.mark.parametrize("fault", ["fail", "fail half"])
+@pytest.mark.parametrize("place", [0, 1, 2, 3, 4])
+def test_a_disk_that_fails_keeps_late_rows_pending(
+    trimmed: Trimmed, monkeypatch: pytest.MonkeyPatch, fault: str, place: int
+) -> None:
+    """Whatever of them got into the file: doing it again changes nothing."""
+    trimmed.session.close()
+    trimmed.options["fsync"] = True
+    trimmed.session = trimmed.made()
+    trimmed.append(points_of(14))
+    trimmed.drop()
+    trimmed.track.append(late=1, _ts=4.0).append(late=2, _ts=4.0).append(more=3, _ts=6.0)
+    seam = _OnLateFile(place, crashlib.FAULTS[fault][1])
+    monkeypatch.setattr(local, "os_", seam)
+    with pytest.raises(OSError, match=r"error|space"):
+        trimmed.track.flush()
+    assert seam.names[-1] != "" or place == 4
+    monkeypatch.setattr(local, "os_", os)
+    assert not trimmed.writer.pending.is_empty()
+    trimmed.track.flush()
+    trimmed.settle()
+    assert trimmed.points()[2:4] == [{"n": 2, "late": 2, "_ts": 4.0}, {"n": 3, "more": 3, "_ts": 6.0}]
+
+
+class _OnLateFile(crashlib.Seam):
+    """Lets the n-th call go wrong from the opening of the waiting file on: open, fstat, pwrite, fsync, close."""
+
+    def __getattr__(self, name: str) -> Any:
+        call = super().__getattr__(name)
+
+        def counted(*args: Any) -> Any:
+            if name == "open" and str(args[0]).endswith(layout.LATE_FILE):
+                self.names = []
+                self.when = abs(self.when) + 1
+            return call(*args)
+
+        return counted if callable(call) else call
+
+    def is_due(self) -> bool:
+        return len(self.names) == self.when
+
+
+# ------------------------------------------------------------------------------------------------ any order of things
+
+steps = st.lists(
+    st.one_of(
+        st.tuples(
+            st.just("row"), st.integers(0, 16), st.dictionaries(st.sampled_from("abc"), st.integers(0, 3), max_size=2)
+        ),
+        st.tuples(
+            st.sampled_from(["flush", "drop", "settle", "reopen", "inherit", "batch", "drop one"]), st.integers(0, 5)
+        ),
+    ),
+    max_size=60,
+)
+
+
+@settings(max_examples=60)
+@given(steps)
+def test_merging_does_not_depend_on_where_segments_are(tmp_path_factory: pytest.TempPathFactory, steps: Any) -> None:
+    folder = tmp_path_factory.mktemp("lake")
+    trimmed = Trimmed(folder / "here", LocalStore(folder / "there", fsync=False), segment_points=3)
+    model = ModelTrack()
+    latest = 0.0
+    for step in steps:
+        if step[0] == "row":
+            latest = float(step[1])
+            trimmed.track.append(**step[2], _ts=latest)
+            model.add(step[2], latest, automatic=False)
+        elif step[0] == "batch":
+            rows = [{"d": n, "_ts": float(step[1] + n)} for n in range(4)]
+            trimmed.track.append_batch(rows)
+            for row in rows:
+                model.add({"d": row["d"]}, row["_ts"], automatic=False)
+                latest = row["_ts"]
+        elif step[0] == "inherit" and model.points:
+            trimmed.track.append(e=step[1], _ts=latest)
+            model.add({"e": step[1]}, latest, automatic=False)
+        elif model.points:
+            _do(trimmed, *step)
+    if model.points:
+        trimmed.track.flush()
+        trimmed.settle()
+        model.assert_read(trimmed.read())
+        frame = trimmed.reader().snapshot().table(0, len(model.points))
+        assert frame.column("_ts").to_pylist() == [point["_ts"] for point in model.points]
+    trimmed.session.close()
+
+
+def _do(trimmed: Trimmed, what: str, number: int) -> None:
+    trimmed.track.flush()
+    if what == "drop":
+        trimmed.drop()
+    elif what == "drop one":
+        here = trimmed.here()
+        trimmed.drop(here[number : number + 1])
+    elif what == "settle":
+        trimmed.settle()
+    elif what == "reopen":
+        trimmed.reopen()
+
+
+@settings(max_examples=40)
+@given(steps)
+def test_nothing_is_lost_or_doubled_where_timestamps_are_not_known(
+    tmp_path_factory: pytest.TempPathFactory, steps: Any
+) -> None:
+    """The order of points that are new is that of their merges then, so they are compared by their timestamps."""
+    folder = tmp_path_factory.mktemp("lake")
+    trimmed = Trimmed(folder / "here", LocalStore(folder / "there", fsync=False), segment_points=3)
+    expected: dict[float, dict[str, Any]] = {}
+    for step in steps:
+        if step[0] == "row":
+            ts = float(step[1])
+            trimmed.track.append(**step[2], _ts=ts)
+            expected.setdefault(ts, {"_ts": ts}).update(step[2])
+        elif expected:
+            _do(trimmed, *step)
+            if step[0] == "drop" and step[1] % 2:
+                trimmed.forget_stamps()
+    if expected:
+        trimmed.track.flush()
+        trimmed.settle()
+        points = trimmed.points()
+        assert len(points) == len(expected)
+        assert {point["_ts"]: point for point in points} == expected
+    trimmed.session.close()
+
+
+# ------------------------------------------------------------------------------------------------ several processes
+
+
+def test_two_processes_drop_and_add_late_fields(lake_dir: Path, tmp_path: Path) -> None:
+    code = """
+        import sys, random
+        from pathlib import Path
+        from awaylib import Trimmed
+        from dreamlake.storage.local import LocalStore
+        root, there, number = Path(sys.argv[1]), LocalStore(sys.argv[2], fsync=False), int(sys.argv[3])
+        draw = random.Random(number)
+        mine = Trimmed(root, there)
+        for n in range(150):
+            ts = float(number * 1000 + n)
+            mine.track.append(n=n, who=number, _ts=ts)
+            if n > 10:
+                mine.track.append(**{f"late{number}": n}, _ts=float(draw.randrange(2) * 1000 + draw.randrange(n - 10)))
+            if n % 5 == 0:
+                mine.track.flush()
+            if number == 0 and n % 20 == 0:
+                mine.track.flush()
+                mine.drop()
+            if number == 1 and n % 30 == 0:
+                mine.track.flush()
+                mine.settle()
+        mine.session.close()
+    """
+    with (
+        start_python(code, lake_dir, tmp_path / "there", 0, PYTHONPATH=crashlib.PATH) as one,
+        start_python(code, lake_dir, tmp_path / "there", 1, PYTHONPATH=crashlib.PATH) as two,
+    ):
+        for process in (one, two):
+            _, err = crashlib.rest_of(process)
+            assert process.returncode == 0, err
+            assert not err, err
+    trimmed = Trimmed(lake_dir, LocalStore(tmp_path / "there"))
+    trimmed.append([{"end": 1, "_ts": 5000.0}])
+    trimmed.settle()
+    points = trimmed.points()
+    by_ts = {point["_ts"]: point for point in points}
+    assert len(by_ts) == len(points)
+    for number in range(2):
+        for n in range(150):
+            point = by_ts[float(number * 1000 + n)]
+            assert (point["n"], point["who"]) == (n, number)
+    import random
+
+    for number in range(2):
+        draw = random.Random(number)
+        expected: dict[float, int] = {}
+        for n in range(11, 150):
+            expected[float(draw.randrange(2) * 1000 + draw.randrange(n - 10))] = n
+        assert {ts: by_ts[ts].get(f"late{number}") for ts in expected} == expected
+    trimmed.session.close()
+
+
+# ------------------------------------------------------------------------------------------------ crashes
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and signals")
+@pytest.mark.parametrize("scene", list(awaylib.SCENES))
+@pytest.mark.parametrize("fault", ["stop", "stop half", "fail", "fail half", "dead"])
+def test_a_fault_at_any_call(tmp_path: Path, scene: str, fault: str) -> None:
+    code = "import awaylib, json, sys; print(json.dumps(awaylib.sweep(*sys.argv[1:])))"
+    done = run_python(code, tmp_path, scene, fault, timeout=300, PYTHONPATH=crashlib.PATH)
+    calls, wrong = json.loads(done.stdout)
+    assert calls > 4
+    assert not wrong, "\n".join(wrong)
+    assert not done.stderr.strip(), done.stderr
