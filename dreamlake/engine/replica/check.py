@@ -1,0 +1,384 @@
+"""Which side is ahead: what a session holds here, against what its replica holds, track by track.
+
+Where the replica is as it was left, by the versions of its objects, nothing is asked of it. Else its content decides:
+an upload whose reply was lost, another machine that went on from here, or two that went different ways.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any
+
+from dreamlake.engine.process import side_by_side
+from dreamlake.engine.replica.sides import Side, There, covers, here, is_md5_of, there
+from dreamlake.engine.replica.state import RemoteState, Sent, TrackState, digest
+from dreamlake.errors import CorruptTrackError
+from dreamlake.format import layout, live
+from dreamlake.format.layout import SegmentName
+from dreamlake.storage.local import LocalStore
+from dreamlake.storage.remote import RemoteStore
+from dreamlake.storage.store import Entry
+
+#: Tracks that are compared or taken over side by side: each may hold a hot file and a segment.
+WIDTH = 16
+#: Files that the machine which made the session writes under these names, every other below ``hosts/``.
+_OWN = (layout.SESSION_FILE, layout.PARAMETERS_FILE)
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a comparison found.
+
+    Parameters
+    ----------
+    session_there
+        Whether the replica holds the session.
+    pull
+        The folders, below the session, of tracks in which the replica is ahead, and this side has nothing of its own.
+    conflicts
+        For the folders of tracks in which both sides are ahead of one another: a sentence that says what to do.
+    """
+
+    session_there: bool
+    pull: tuple[str, ...]
+    conflicts: dict[str, str]
+
+
+class Verdict(Enum):
+    """Which of two sides of a track goes on."""
+
+    MINE = auto()
+    """This one: it holds all that the replica does."""
+    THEIRS = auto()
+    """The replica, which holds all that this side does, and more."""
+    CLASH = auto()
+    """Neither."""
+
+
+# ------------------------------------------------------------------------------------------------ a session
+
+
+def look(remote: RemoteStore, session: str) -> dict[str, Entry]:
+    """What the replica of a session holds: its files by their paths below the session; one LIST a 1,000 on S3."""
+    return {entry.name: entry for entry in remote.tree(session)}
+
+
+def holds_session(tree: Mapping[str, Entry]) -> bool:
+    """Whether there is a session in what `look` found, whichever machine's."""
+    return layout.SESSION_FILE in tree or bool(hosts_with(tree, layout.SESSION_FILE))
+
+
+def hosts_with(tree: Mapping[str, Entry], path: str) -> list[str]:
+    """The paths at which other machines keep this file of theirs."""
+    found = (each.split("/", 2) for each in tree if each.startswith(f"{layout.HOSTS_DIR}/"))
+    return sorted("/".join(parts) for parts in found if parts[2:] == [path])
+
+
+def tracks_in(tree: Mapping[str, Entry]) -> dict[str, dict[str, Entry]]:
+    """The tracks in what `look` found: by each one's folder below the session, its files by their names."""
+    found: dict[str, dict[str, Entry]] = {}
+    for path, entry in tree.items():
+        folder, _, filename = path.rpartition("/")
+        counts = filename in (layout.HOT_FILE, layout.METADATA_FILE) or layout.parse_segment(filename) is not None
+        if counts and folder.startswith(f"{layout.TRACKS_DIR}/"):
+            found.setdefault(folder, {})[filename] = entry
+    return {folder: entries for folder, entries in found.items() if _is_track(folder)}
+
+
+def _is_track(folder: str) -> bool:
+    try:
+        layout.track_name(folder)
+    except ValueError:  # a folder that dreamlake never makes
+        return False
+    return True
+
+
+def compare(folder: str, session: str, remote: RemoteStore, state: RemoteState, tree: Mapping[str, Entry]) -> Findings:
+    """Find out which side is ahead in which track; what the state says of the replica is put right.
+
+    The lock of the replica is held. Nothing but the state is changed, here or there.
+
+    Parameters
+    ----------
+    folder
+        The session's folder on this machine.
+    session
+        The session's folder below the root of `remote`.
+    state
+        What is known of this replica.
+    tree
+        What `look` found.
+
+    Raises
+    ------
+    OSError
+        The replica does not answer, or the disk fails.
+    """
+    tracks = tracks_in(tree)
+    _meet(folder, session, remote, state, tree)
+    _forget(state, tree, tracks)
+    for below in tracks:
+        state.track(below)  # not by several threads
+    work = [(below, entries) for below, entries in sorted(tracks.items())]
+    judged = side_by_side(lambda each: _compare(folder, session, remote, state, *each), work, min(remote.width, WIDTH))
+    found = {below: verdict for (below, _), verdict in zip(work, judged, strict=True)}
+    for below, verdict in found.items():
+        state.track(below).conflict = verdict if isinstance(verdict, str) else None
+    return Findings(
+        session_there=holds_session(tree),
+        pull=tuple(below for below, verdict in found.items() if verdict is Verdict.THEIRS),
+        conflicts={below: verdict for below, verdict in found.items() if isinstance(verdict, str)},
+    )
+
+
+def _forget(state: RemoteState, tree: Mapping[str, Entry], tracks: Mapping[str, Mapping[str, Entry]]) -> None:
+    """Forget what is not on the replica any more, so that it is sent again."""
+    for below, known in state.tracks.items():
+        if below not in tracks:
+            _forget_track(known, {})
+            known.conflict = None
+    for path, sent in state.files.items():
+        own = path in _OWN or path.startswith(f"{layout.LOGS_DIR}/")
+        _forget_object(sent, bool(hosts_with(tree, path)) if own and state.origin is False else path in tree)
+
+
+def _forget_track(known: TrackState, entries: Mapping[str, Entry]) -> None:
+    _forget_object(known.hot, layout.HOT_FILE in entries)
+    _forget_object(known.about, layout.METADATA_FILE in entries)
+    note_segments(known, known.segments.intersection(live.parse_listing(entries)))
+
+
+def _forget_object(sent: Sent, is_there: bool) -> None:
+    if not is_there:
+        sent.version = sent.sha = None
+
+
+def note_segments(known: TrackState, names: frozenset[SegmentName]) -> None:
+    """Note which segments are on the replica."""
+    known.segments = names
+    filenames = {name.filename for name in names}
+    known.superseded = {name: since for name, since in known.superseded.items() if name in filenames}
+
+
+# ------------------------------------------------------------------------------------------------ one track
+
+
+def _compare(
+    folder: str, session: str, remote: RemoteStore, state: RemoteState, below: str, entries: Mapping[str, Entry]
+) -> Verdict | str:
+    """Which side goes on with a track, or why neither does."""
+    known = state.track(below)
+    hot, about = entries.get(layout.HOT_FILE), entries.get(layout.METADATA_FILE)
+    told = about is not None and not _is_known_about(folder, session, remote, known, below, about)
+    is_hot_known = hot is None or hot.version == known.hot.version
+    if is_hot_known and known.segments.issuperset(live.parse_listing(entries)):
+        _forget_track(known, entries)
+        return Verdict.THEIRS if told else Verdict.MINE
+    try:
+        mine = here(folder, below)
+        if mine.is_empty:
+            return Verdict.THEIRS
+        pair = Pair(mine, there(remote, f"{session}/{below}", mine.name, entries, mine.hot), known)
+        verdict = pair.verdict()
+        if verdict is Verdict.CLASH:
+            return pair.sentence()
+    except CorruptTrackError as error:
+        return f"the track {layout.track_name(below)!r} cannot be compared with its replica: {error}"
+    if verdict is Verdict.MINE:
+        pair.note()
+        _forget_track(known, entries)
+    return Verdict.THEIRS if told else verdict
+
+
+def _is_known_about(
+    folder: str, session: str, remote: RemoteStore, known: TrackState, below: str, entry: Entry
+) -> bool:
+    """Whether metadata.json on the replica is what was sent, or the same as here."""
+    if entry.version == known.about.version:
+        return True
+    try:
+        data = LocalStore(folder).get(f"{below}/{layout.METADATA_FILE}")
+    except FileNotFoundError:
+        return False
+    version: str | None = entry.version
+    if not is_md5_of(entry, data):
+        try:
+            found, version = remote.read(f"{session}/{below}/{layout.METADATA_FILE}")
+        except FileNotFoundError:
+            return True
+        if digest(found) not in (*known.about.lately, digest(data)):
+            return False
+        data = found
+    known.about.version, known.about.sha = version, digest(data)
+    return True
+
+
+class Pair:
+    """Both sides of a track.
+
+    Parameters
+    ----------
+    known
+        What is known of the replica, which was left in that state.
+    """
+
+    def __init__(self, mine: Side, theirs: There, known: TrackState) -> None:
+        self.mine = mine
+        self.theirs = theirs
+        self.known = known
+        self._sent = known.segments
+        self._alike: dict[SegmentName, bool] = {}
+
+    def verdict(self) -> Verdict:
+        """Which side goes on. Raises OSError, and CorruptTrackError where something of either is damaged."""
+        if self.mine.is_empty:
+            return Verdict.THEIRS
+        union, damage = live.survey({*self.mine.sizes, *self.theirs.sizes})
+        wins = union == self.mine.live and not damage
+        if wins and self._is_ours():
+            return Verdict.MINE
+        if not self.mine.is_whole:
+            raise CorruptTrackError(self.mine.place, "its files", detail="points are missing here")
+        if wins and covers(self.mine, self.theirs, self.alike):
+            return Verdict.MINE
+        if not self.theirs.is_whole:
+            raise CorruptTrackError(self.theirs.place, "its files", detail="points are missing on the replica")
+        if not damage and (
+            covers(self.theirs, self.mine, self.alike)
+            or (self._is_unchanged() and covers(self.theirs, self.mine, self.alike, values=False))
+        ):
+            return Verdict.THEIRS
+        return Verdict.CLASH
+
+    def _is_ours(self) -> bool:
+        """Whether the replica holds what this machine sent, though the reply to it was lost."""
+        hot = self.theirs.version is None or self.theirs.sha in (*self.known.hot.lately, self.mine.sha)
+        return hot and all(
+            name in self._sent or (name in self.mine.sizes and self.alike(name)) for name in self.theirs.sizes
+        )
+
+    def _is_unchanged(self) -> bool:
+        """Whether this side holds nothing that was not on the replica once."""
+        sha = self.known.hot.sha
+        return (not self.mine.hot if sha is None else self.mine.sha == sha) and self._sent.issuperset(self.mine.live)
+
+    def alike(self, name: SegmentName) -> bool:
+        """Whether both sides have the same bytes under the name of this segment, which both have."""
+        if name not in self._alike:
+            self._alike[name] = self._is_alike(name)
+        return self._alike[name]
+
+    def _is_alike(self, name: SegmentName) -> bool:
+        entry = self.theirs.entries[name.filename]
+        if self.mine.sizes[name] != entry.size:
+            return False
+        if name in self._sent or name in self.mine.gone:
+            return True
+        try:
+            data = self.mine.store.get(self.mine.segment_path(name))
+            return is_md5_of(entry, data) or self.theirs.store.get(self.theirs.segment_path(name)) == data
+        except FileNotFoundError:  # swept meanwhile, here or there: then a later form counts
+            return False
+
+    def note(self) -> None:
+        """Note what is on the replica, as the state in which it was left."""
+        self.known.hot.version = self.theirs.version
+        self.known.hot.sha = None if self.theirs.version is None else self.theirs.sha
+        note_segments(self.known, frozenset(self.theirs.sizes))
+
+    def sentence(self) -> str:
+        """What is wrong where neither side goes on, and what to do."""
+        return (
+            f"the track {self.mine.name!r} was written by two machines: {self.mine.place} holds {_extent(self.mine)}, "
+            f"{self.theirs.place} holds {_extent(self.theirs)}, and neither holds all that the other does. All of it "
+            "is kept. Move the local folder of the session away to go on from the replica, or give it another name to "
+            "upload it as another session"
+        )
+
+
+def _extent(side: Side) -> str:
+    count = side.snapshot.total
+    last = max((point["_ts"] for point in side.snapshot.hot.points), default=None)
+    return f"{count} points" + ("" if last is None else f" (_ts up to {last})")
+
+
+# -------------------------------------------------------------------------------- the session's own files
+
+
+def _meet(folder: str, session: str, remote: RemoteStore, state: RemoteState, tree: Mapping[str, Entry]) -> None:
+    """Find out whose the plain files are, where the state does not say: then it knows of none of them."""
+    if state.origin is not None or layout.SESSION_FILE not in tree:
+        return
+    local = LocalStore(folder)
+    mine = _get(local, layout.SESSION_FILE)
+    theirs = _get(remote, f"{session}/{layout.SESSION_FILE}")
+    if mine is None or theirs is None:
+        return
+    state.origin = _created(mine) is not None and _created(mine) == _created(theirs)
+    if not state.origin:
+        return
+    _note(state.file(layout.SESSION_FILE), tree[layout.SESSION_FILE], theirs)
+    logs = [name for name in local.names(layout.LOGS_DIR) if name.endswith(".jsonl")]
+    for path in (layout.PARAMETERS_FILE, *(f"{layout.LOGS_DIR}/{name}" for name in logs)):
+        if path in tree:
+            _note_if_held(local, session, remote, state, path, tree[path])
+
+
+def _note_if_held(
+    local: LocalStore, session: str, remote: RemoteStore, state: RemoteState, path: str, entry: Entry
+) -> None:
+    """Note an object as this machine's where the file here holds all that it does; else it is left to others."""
+    mine = local.get(path)
+    if is_md5_of(entry, mine):
+        _note(state.file(path), entry, mine)
+        return
+    theirs = _get(remote, f"{session}/{path}")
+    if theirs is None:
+        return
+    if path == layout.PARAMETERS_FILE:
+        held = _holds_parameters(mine, theirs)
+    else:
+        archives = local.names(layout.LOGS_DIR) if path == layout.LOGS_FILE else []
+        held = mine.startswith(theirs) or any(
+            local.get(f"{layout.LOGS_DIR}/{name}").startswith(theirs) for name in archives
+        )
+    if held:
+        _note(state.file(path), entry, theirs)
+
+
+def _holds_parameters(mine: bytes, theirs: bytes) -> bool:
+    own, other = _parameters(mine), _parameters(theirs)
+    return None not in (own, other) and all(own.get(key) == value for key, value in other.items())
+
+
+def _parameters(data: bytes) -> Any:
+    """The parameters in a file, each as JSON text, in which true is not 1; None where it cannot be read."""
+    found = _object(data)
+    stored = found.get("data") if isinstance(found, dict) else None
+    return {key: json.dumps(value) for key, value in stored.items()} if isinstance(stored, dict) else None
+
+
+def _note(sent: Sent, entry: Entry, data: bytes) -> None:
+    sent.version, sent.sha = entry.version, digest(data)
+
+
+def _get(store: LocalStore | RemoteStore, path: str) -> bytes | None:
+    try:
+        return store.get(path)
+    except FileNotFoundError:
+        return None
+
+
+def _created(data: bytes) -> object:
+    found = _object(data)
+    return found.get("createdAt") if isinstance(found, dict) else None
+
+
+def _object(data: bytes) -> Any:
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError):
+        return None

@@ -1,0 +1,215 @@
+"""What the replica is ahead in comes here: tracks, and the parameters that were set elsewhere; or a whole session."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from math import inf
+from typing import Any
+
+import dreamlake.storage.local as local
+from dreamlake.engine import hosts
+from dreamlake.engine.catalog import read_object
+from dreamlake.engine.process import side_by_side
+from dreamlake.engine.replica import check
+from dreamlake.engine.replica import state as states
+from dreamlake.engine.replica.check import WIDTH
+from dreamlake.engine.replica.sending import Room
+from dreamlake.engine.replica.state import RemoteState
+from dreamlake.engine.replica.taking import Taking
+from dreamlake.errors import RemoteConflictError
+from dreamlake.format import layout, point
+from dreamlake.notices import log
+from dreamlake.storage.remote import RemoteStore
+from dreamlake.storage.store import Entry
+
+#: Bytes of hot files and last segments that are held at once; one alone may be larger.
+HELD_BYTES = 64 << 20
+#: Seconds by which the clock of the replica's server may be behind.
+SKEW = 1.0
+
+
+def pull(
+    folder: str,
+    session: str,
+    remote: RemoteStore,
+    state: RemoteState,
+    tree: Mapping[str, Entry],
+    tracks: Sequence[str],
+    *,
+    fsync: bool = False,
+) -> float:
+    """Take over tracks in which the replica is ahead, and the parameters of a session that is here already.
+
+    The lock of the replica and that of the session are held, and a rewrite is announced. What this side holds is
+    compared anew, since it may have been written since: a track with points of its own by now stays as it is.
+
+    Parameters
+    ----------
+    folder
+        The session's folder on this machine.
+    session
+        The session's folder below the root of `remote`.
+    state
+        What is known of this replica; is put right.
+    tree
+        What `check.look` found.
+    tracks
+        The folders of the tracks, as in `check.Findings.pull`.
+    fsync
+        Whether metadata and parameters survive power loss; points do always.
+
+    Returns
+    -------
+    float
+        The timestamp above which automatic ones go on, as far as the replica tells; -inf where it does not.
+
+    Raises
+    ------
+    OSError
+        The replica does not answer, or the disk fails. The tracks that were not taken over are as they were.
+    CorruptTrackError
+        The replica of a track is damaged.
+    """
+    last = _take_tracks(folder, session, remote, state, tree, tracks, fsync)
+    for below in tracks:
+        if state.track(below).conflict is not None:
+            log().error("%s", state.track(below).conflict)
+    _merge_parameters(folder, session, remote, state, tree, fsync)
+    return max(last, _last_ts(_infos(session, remote, tree)))
+
+
+def adopt(
+    folder: str,
+    session: str,
+    remote: RemoteStore,
+    state: RemoteState,
+    tree: Mapping[str, Entry],
+    *,
+    fsync: bool = False,
+) -> float:
+    """Take over a whole session of which nothing is here, or what an adoption left that ended half-way.
+
+    Its session.json comes last: without one the session is adopted anew. Parameters are as in `pull`.
+
+    Returns
+    -------
+    float
+        The timestamp above which automatic ones go on; -inf where there is none.
+
+    Raises
+    ------
+    OSError, CorruptTrackError
+        As `pull`.
+    RemoteConflictError
+        A track is here already, and holds what the replica does not.
+    """
+    tracks = check.tracks_in(tree)
+    state.origin = False
+    last = _take_tracks(folder, session, remote, state, tree, sorted(tracks), fsync)
+    conflicts = [known.conflict for below in tracks if (known := state.track(below)).conflict is not None]
+    if conflicts:
+        raise RemoteConflictError("; ".join(conflicts))
+    infos = _infos(session, remote, tree)
+    last = max(last, _last_ts(infos))
+    local.make_dirs(folder, fsync)
+    _merge_parameters(folder, session, remote, state, tree, fsync)
+    # Before session.json: a session that is here, of which nothing is known, would be taken for the replica's origin.
+    known_here = states.load(folder)
+    known_here.remotes[remote.describe()] = state
+    states.save(folder, known_here)
+    _write_json(os.path.join(folder, layout.SESSION_FILE), hosts.merged_info(infos), fsync)
+    return last
+
+
+# ------------------------------------------------------------------------------------------------ tracks
+
+
+def _take_tracks(
+    folder: str,
+    session: str,
+    remote: RemoteStore,
+    state: RemoteState,
+    tree: Mapping[str, Entry],
+    tracks: Sequence[str],
+    fsync: bool,
+) -> float:
+    """Take tracks over; return the highest timestamp met that can be an automatic one, -inf if there is none."""
+    entries = check.tracks_in(tree)
+    newest = max((entry.modified for entry in tree.values()), default=0.0) or time.time()
+    room = Room(HELD_BYTES)
+    jobs = [
+        Taking(folder, session, remote, state.track(below), below, entries[below], newest + SKEW, fsync)
+        for below in tracks
+        if below in entries
+    ]
+    width = min(remote.width, WIDTH)
+    return max(side_by_side(lambda job: _with_room(job, room), jobs, width), default=-inf)
+
+
+def _with_room(job: Taking, room: Room) -> float:
+    with room.of(job.nbytes):
+        return job.run()
+
+
+# -------------------------------------------------------------------------------- the session's own files
+
+
+def _infos(session: str, remote: RemoteStore, tree: Mapping[str, Entry]) -> list[dict[str, Any]]:
+    """What the session.json files on the replica say."""
+    paths = [path for path in (layout.SESSION_FILE, *check.hosts_with(tree, layout.SESSION_FILE)) if path in tree]
+    found = side_by_side(lambda path: read_object(remote, f"{session}/{path}"), paths, min(remote.width, WIDTH))
+    return [info for info in found if info is not None]
+
+
+def _last_ts(infos: Sequence[Mapping[str, Any]]) -> float:
+    known = [info.get("lastTs") for info in infos]
+    return max((float(ts) for ts in known if isinstance(ts, int | float)), default=-inf)
+
+
+def _parameters(session: str, remote: RemoteStore, tree: Mapping[str, Entry]) -> list[dict[str, Any]]:
+    """What the parameters.json files on the replica say."""
+    plain = layout.PARAMETERS_FILE
+    paths = [path for path in (plain, *check.hosts_with(tree, plain)) if path in tree]
+    width = min(remote.width, WIDTH)
+    return side_by_side(lambda path: hosts.read_parameters(remote, f"{session}/{path}"), paths, width)
+
+
+def _merge_parameters(
+    folder: str, session: str, remote: RemoteStore, state: RemoteState, tree: Mapping[str, Entry], fsync: bool
+) -> None:
+    """Take over parameters that were set elsewhere; of one key the value that was set later stays."""
+    theirs = _parameters(session, remote, tree)
+    own = hosts.read_parameters(local.LocalStore(folder), layout.PARAMETERS_FILE)
+    merged = hosts.merged_parameters([own, *theirs])
+    if not theirs or not merged:
+        return
+    told: dict[str, object] = point.to_json(hosts.merged_parameters(theirs))
+    after: dict[str, object] = point.to_json(merged)
+    if state.origin:
+        sent = state.file(layout.PARAMETERS_FILE)
+        if layout.PARAMETERS_FILE in tree:  # all that it says is here now, and goes back with this machine's own
+            sent.version, sent.sha = tree[layout.PARAMETERS_FILE].version, None
+    else:
+        state.base = {key: value for key, value in told.items() if key in after and after[key] == value}
+    if after != point.to_json(own["data"]):
+        _write_parameters(folder, merged, [own, *theirs], fsync)
+
+
+def _write_parameters(folder: str, merged: dict[str, Any], contents: Sequence[dict[str, Any]], fsync: bool) -> None:
+    created = [content["createdAt"] for content in contents if content["createdAt"] is not None]
+    updated = [content["updatedAt"] for content in contents if content["updatedAt"] is not None]
+    content = {
+        "version": max(content["version"] for content in contents),
+        "data": merged,
+        "createdAt": min(created, key=hosts.moment, default=None),
+        "updatedAt": max(updated, key=hosts.moment, default=None),
+    }
+    _write_json(os.path.join(folder, layout.PARAMETERS_FILE), content, fsync)
+
+
+def _write_json(path: str, content: dict[str, Any], fsync: bool) -> None:
+    text = json.dumps(point.to_json(content), ensure_ascii=False, indent=1, allow_nan=False)
+    local.atomic_write(path, text.encode() + b"\n", fsync)
