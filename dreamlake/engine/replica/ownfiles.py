@@ -1,0 +1,286 @@
+"""What a machine says of a session as a whole, on its way to a replica: session.json, parameters, logs and files.
+
+The machine that made the session on the replica has the plain names there. Every other writes its own below
+``hosts/<machine>/``, and readers merge them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Callable
+from hashlib import file_digest
+from math import isfinite
+from typing import Any
+
+from dreamlake.engine.process import side_by_side
+from dreamlake.engine.replica.sending import Foreign, Gone, Sender
+from dreamlake.engine.replica.stand import Stand, stand
+from dreamlake.engine.replica.state import RemoteState, ReplicaState, Sent, digest
+from dreamlake.engine.sessionlock import Counter
+from dreamlake.errors import CorruptTrackError
+from dreamlake.format import layout
+from dreamlake.storage.local import LocalStore
+
+#: What is written about all files, after these.
+FILES_ABOUT = f"{layout.FILES_DIR}/.files_metadata.json"
+#: Times that the names may change in one pass.
+MOVES = 3
+
+
+class Moved(Exception):
+    """The plain names turned out to be another machine's: all goes to this one's own, from the beginning."""
+
+
+class OwnFiles:
+    """Brings them up to date, once.
+
+    Parameters
+    ----------
+    local
+        The session's folder here.
+    there
+        The session's folder below the root of the replica's lake.
+    state, known
+        The state, and what it says of this replica; kept in step.
+    seen
+        What earlier passes saw of files, or an empty dict.
+    last_ts
+        The highest automatic timestamp; None: as the lock file says.
+    """
+
+    def __init__(
+        self,
+        local: LocalStore,
+        there: str,
+        state: ReplicaState,
+        known: RemoteState,
+        sender: Sender,
+        seen: dict[str, Any],
+        last_ts: float | None,
+    ) -> None:
+        self.local = local
+        self.there = there
+        self.state = state
+        self.known = known
+        self.sender = sender
+        self._seen = seen
+        self._last_ts = last_ts
+
+    # -- session.json ----------------------------------------------------------------------------------------------
+
+    def introduce(self) -> None:
+        """Send session.json where none of this machine's is known to be there; find out whose the plain names are.
+
+        Raises
+        ------
+        FileNotFoundError, CorruptTrackError
+            There is no session.json here, or a damaged one.
+        """
+        if self.known.origin is None:
+            self._meet()
+        elif self.known.file(layout.SESSION_FILE).version is None:
+            self._again(self._conclude)
+
+    def _conclude(self) -> None:
+        self._send(layout.SESSION_FILE, self._session())
+
+    def _meet(self) -> None:
+        data = self._session()
+        sent = self.known.file(layout.SESSION_FILE)
+        path = f"{self.there}/{layout.SESSION_FILE}"
+        try:
+            self._replace(path, data, sent)
+        except Foreign as foreign:
+            with self.sender.ledger:
+                if _created(foreign.data) != _created(data):
+                    self._go_elsewhere()
+                else:
+                    self.known.origin = True
+                    sent.is_sent(foreign.version, digest(foreign.data))
+            self.introduce()
+            return
+        with self.sender.ledger:
+            self.known.origin = True
+
+    def _session(self) -> bytes:
+        """The bytes of session.json, with the highest automatic timestamp, above which another machine goes on."""
+        data = self.local.get(layout.SESSION_FILE)
+        fields = self._object(layout.SESSION_FILE, data)
+        last = self._counter() if self._last_ts is None else self._last_ts
+        own = fields.get("lastTs")
+        if last is None or not isfinite(last) or (isinstance(own, int | float) and own >= last):
+            return data
+        return _encode({**fields, "lastTs": last})
+
+    def _counter(self) -> float | None:
+        try:
+            found = Counter.decode(self.local.get(layout.LOCK_FILE))
+        except FileNotFoundError:
+            return None
+        return None if found is None else found.last_ts
+
+    # -- everything else -------------------------------------------------------------------------------------------
+
+    def run(self, attempt: Callable[[str, Callable[[], None]], None]) -> None:
+        """Send logs, parameters, files and, last, session.json; `attempt` does one of them and notes what fails."""
+        self._again(lambda: self._run(attempt))
+
+    def _run(self, attempt: Callable[[str, Callable[[], None]], None]) -> None:
+        if self.known.file(layout.SESSION_FILE).version is None:
+            self._conclude()
+        attempt(layout.LOGS_DIR, self._send_logs)
+        attempt(layout.PARAMETERS_FILE, self._send_parameters)
+        attempt(layout.FILES_DIR, lambda: self._send_files(attempt))
+        attempt(layout.SESSION_FILE, self._conclude)
+
+    def _send_logs(self) -> None:
+        current = self._changed(layout.LOGS_FILE)  # before the listing: what is put aside in between is sent twice
+        for filename in self.local.names(layout.LOGS_DIR):
+            path = f"{layout.LOGS_DIR}/{filename}"
+            if layout.parse_log_archive(filename) is not None and self.known.file(path).version is None:
+                self._send(path, self.local.get(path))
+        if current is not None:
+            data, stands = current
+            self._send(layout.LOGS_FILE, data[: data.rfind(b"\n") + 1])
+            self._saw(layout.LOGS_FILE, stands)
+
+    def _send_parameters(self) -> None:
+        try:
+            data = self.local.get(layout.PARAMETERS_FILE)
+        except FileNotFoundError:
+            return
+        if not self.known.origin and self.known.base:
+            content = self._object(layout.PARAMETERS_FILE, data)
+            own = _differing(content.get("data"), self.known.base)
+            if not own and self.known.file(layout.PARAMETERS_FILE).version is None:
+                return
+            data = _encode({**content, "data": own})
+        self._send(layout.PARAMETERS_FILE, data)
+
+    def _send_files(self, attempt: Callable[[str, Callable[[], None]], None]) -> None:
+        """Send what was uploaded before what is said about it."""
+        try:
+            about: bytes | None = self.local.get(FILES_ABOUT)
+        except FileNotFoundError:
+            about = None
+        unsent = [path for path in self.local.walk(layout.FILES_DIR) if path != FILES_ABOUT and self._is_file(path)]
+        before = len(self.sender.outcome.failures)
+        side_by_side(lambda path: attempt(path, lambda: self._send_file(path)), unsent, self.sender.remote.width)
+        if about is not None and len(self.sender.outcome.failures) == before:
+            self._send(FILES_ABOUT, about)
+
+    def _is_file(self, path: str) -> bool:
+        return not path.rpartition("/")[2].startswith(layout.TMP_PREFIX) and not self._saw_already(path)
+
+    def _send_file(self, path: str) -> None:
+        full = self.local.describe(path)
+        stands = stand(full)
+        with open(full, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            sha = file_digest(file, "sha256").hexdigest()
+        sent = self.known.file(path)
+        if sent.version is None or sent.sha != sha:
+            self.sender.expect(1, size)
+            version = self.sender.ask(lambda: self.sender.remote.put_file(f"{self.there}/{path}", full))
+            with self.sender.ledger:
+                sent.is_sent(version, sha)
+            self.sender.count(size)
+        self._saw(path, stands)
+
+    # -- names there -----------------------------------------------------------------------------------------------
+
+    def _send(self, path: str, data: bytes) -> None:
+        """Send one of the files whose names are this machine's own. Raises `Moved` when they turn out not to be."""
+        sent = self.known.file(path)
+        if (sent.version is None and not data) or (sent.version is not None and sent.sha == digest(data)):
+            return
+        own = "" if self.known.origin else f"{layout.HOSTS_DIR}/{self.state.machine}/"
+        try:
+            self._replace(f"{self.there}/{own}{path}", data, sent)
+        except Foreign:
+            with self.sender.ledger:
+                self._go_elsewhere()
+            raise Moved from None
+
+    def _replace(self, path: str, data: bytes, sent: Sent) -> None:
+        self.sender.expect(1, len(data))
+        try:
+            self.sender.replace(path, data, sent)
+        except Gone:  # written anew, and refused only if somebody else writes it just then
+            self.sender.replace(path, data, sent)
+        except Foreign:
+            self.sender.expect(-1, -len(data))
+            raise
+
+    def _again(self, work: Callable[[], None]) -> None:
+        for _ in range(MOVES):
+            try:
+                return work()
+            except Moved:
+                continue
+        raise OSError(f"other machines write to each name of {self.sender.remote.describe(self.there)} that is tried")
+
+    def _go_elsewhere(self) -> None:
+        """Write below ``hosts/`` from now on; if we do already, this folder is a copy of another, and needs an id."""
+        if self.known.origin is False:
+            self.state.machine = uuid.uuid4().hex[:16]
+        self.known.origin = False
+        for path in list(self.known.files):
+            if not path.startswith(f"{layout.FILES_DIR}/") or path == FILES_ABOUT:
+                self.known.files[path] = Sent()
+                self._seen.pop(path, None)
+
+    # -- what was seen ---------------------------------------------------------------------------------------------
+
+    def _changed(self, path: str) -> tuple[bytes, Stand | None] | None:
+        """The bytes of a file, and how it stood; None where there is none, or the one that was sent already."""
+        stands = stand(self.local.describe(path))
+        if self._saw_already(path):
+            return None
+        try:
+            return self.local.get(path), stands
+        except FileNotFoundError:
+            return None
+
+    def _saw_already(self, path: str) -> bool:
+        found = self._seen.get(path)
+        sent = self.known.files.get(path)
+        return found is not None and sent is not None and found == (stand(self.local.describe(path)), sent.version)
+
+    def _saw(self, path: str, stands: Stand | None) -> None:
+        if stands is not None:
+            self._seen[path] = stands, self.known.file(path).version
+
+    def _object(self, path: str, data: bytes) -> dict[str, Any]:
+        try:
+            fields = json.loads(data)
+        except (ValueError, RecursionError):
+            fields = None
+        if not isinstance(fields, dict):
+            raise CorruptTrackError(self.local.describe(path), "the whole file", detail="it is not a JSON object")
+        return fields
+
+
+def _created(data: bytes) -> object:
+    """When the session was made, as a session.json says it; what equals nothing where it does not."""
+    try:
+        return json.loads(data)["createdAt"]
+    except (ValueError, RecursionError, TypeError, KeyError):
+        return object()
+
+
+def _differing(own: object, base: dict[str, object]) -> dict[str, object]:
+    """The parameters that are not those of other machines."""
+    if not isinstance(own, dict):
+        return {}
+    return {key: value for key, value in own.items() if key not in base or _text(value) != _text(base[key])}
+
+
+def _text(value: object) -> str:
+    return json.dumps(value, sort_keys=True)  # 1, 1.0 and true are three
+
+
+def _encode(fields: dict[str, Any]) -> bytes:
+    return json.dumps(fields, ensure_ascii=False, indent=1, allow_nan=False).encode() + b"\n"

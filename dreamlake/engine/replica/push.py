@@ -1,0 +1,170 @@
+"""One pass that brings a replica up to date with what a session folder holds now; only what changed is sent."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+from dreamlake.engine.process import side_by_side
+from dreamlake.engine.replica.ledger import Ledger
+from dreamlake.engine.replica.ownfiles import Moved, OwnFiles
+from dreamlake.engine.replica.progress import Progress as Progress
+from dreamlake.engine.replica.sending import Outcome as Outcome
+from dreamlake.engine.replica.sending import Sender, Stopped
+from dreamlake.engine.replica.state import ReplicaState
+from dreamlake.engine.replica.tracks import TrackSender
+from dreamlake.format import layout
+from dreamlake.storage.local import LocalStore
+from dreamlake.storage.remote import RemoteStore
+
+
+def push(
+    folder: str,
+    session: str,
+    remote: RemoteStore,
+    state: ReplicaState,
+    *,
+    progress: Progress | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    seen: dict[str, Any] | None = None,
+    last_ts: float | None = None,
+    now: Callable[[], float] = time.time,
+) -> Outcome:
+    """Bring the replica of a session up to date with its folder.
+
+    The folder is read as by any reader: a session may be written meanwhile. A reader of the replica finds, at any
+    moment, all points up to some index. What fails (a damaged track, the network) is told in the outcome; a pass ends
+    early when two requests in a row failed after all their repetitions. What was sent is known to the next pass, also
+    after a kill.
+
+    Parameters
+    ----------
+    folder
+        The session's folder here, an absolute path.
+    session
+        Its path below the lake's root, as `layout.session_dir` makes it; the same on the replica.
+    remote
+        The store over the root of the replica's lake.
+    state
+        What was sent before; the caller holds its lock. It is kept in step, here and on disk.
+    progress
+        Is told how many objects and bytes were sent, and are to be sent as far as that is known.
+    stop
+        Is asked before each object whether to end early.
+    seen
+        A dict that the caller keeps from pass to pass, empty at first: files that were not touched since are not read
+        again. For one replica, in one process.
+    last_ts
+        The highest automatic timestamp, seconds since the epoch, which a machine that resumes from the replica has to
+        go on above. None: as the session's lock file says.
+    now
+        The time in seconds since the epoch.
+    """
+    ledger = Ledger(folder, state)
+    sender = Sender(remote, ledger, progress or Progress(), stop)
+    pass_ = _Pass(folder, session, sender, {} if seen is None else seen, last_ts, now)
+    try:
+        pass_.run()
+    except Stopped:
+        sender.end()
+    except BaseException:
+        sender.end()  # for the threads that help
+        raise
+    finally:
+        try:
+            ledger.save()
+        except OSError as error:
+            sender.failed(layout.REPLICA_FILE, error)
+    return sender.outcome
+
+
+class _Pass:
+    """See `push`."""
+
+    def __init__(
+        self,
+        folder: str,
+        session: str,
+        sender: Sender,
+        seen: dict[str, Any],
+        last_ts: float | None,
+        now: Callable[[], float],
+    ) -> None:
+        self.local = LocalStore(folder)
+        self.session = session
+        self.sender = sender
+        self.seen = seen
+        self.now = now
+        state = sender.ledger.state
+        self.known = state.remote(sender.remote.describe())
+        self.own = OwnFiles(self.local, session, state, self.known, sender, seen, last_ts)
+
+    def run(self) -> None:
+        self.attempt(layout.SESSION_FILE, self.own.introduce)
+        if self.sender.outcome.failures:  # without it readers do not find the session, and nobody knows whose it is
+            raise Stopped
+        # Those with most to send first: what is sent of one track goes one after the other.
+        tracks = sorted(self.changed_tracks(), key=lambda track: -track.expected)
+        side_by_side(lambda track: self.attempt(track.below, track.run), tracks, self.sender.remote.width)
+        self.sender.check()
+        self.own.run(self.attempt)
+
+    def attempt(self, place: str, work: Callable[[], None]) -> None:
+        """Do one thing; what fails is noted, and does not keep the pass from the others."""
+        try:
+            work()
+        except (Stopped, Moved):
+            raise
+        except Exception as error:
+            self.sender.failed(place, error)
+
+    def changed_tracks(self) -> list[TrackSender]:
+        """The tracks of which there may be something to send."""
+        found: list[TrackSender] = []
+        left = [layout.TRACKS_DIR]
+        while left:
+            below = left.pop()
+
+            def look(below: str = below) -> None:
+                names, folders = _listed(self.local.describe(below))
+                left.extend(f"{below}/{name}" for name in folders)
+                if _is_track(below, names):
+                    self.consider(below, names, found)
+
+            self.attempt(below, look)
+        return found
+
+    def consider(self, below: str, names: list[str], found: list[TrackSender]) -> None:
+        with self.sender.ledger:
+            known = self.known.track(below)
+        if known.conflict is not None:
+            self.sender.conflict(known.conflict)
+            return
+        track = TrackSender(below, self.local, self.session, known, self.sender, self.seen, self.now)
+        if track.estimate(names):
+            found.append(track)
+
+
+def _listed(path: str) -> tuple[list[str], list[str]]:
+    """The names of the files and of the folders in a folder; links to folders are not followed."""
+    names: list[str] = []
+    folders: list[str] = []
+    try:
+        with os.scandir(path) as entries:
+            for entry in entries:
+                (folders if entry.is_dir(follow_symlinks=False) else names).append(entry.name)
+    except FileNotFoundError:
+        pass
+    return names, folders
+
+
+def _is_track(below: str, names: list[str]) -> bool:
+    if not any(name in (layout.METADATA_FILE, layout.HOT_FILE) or layout.parse_segment(name) for name in names):
+        return False
+    try:
+        layout.track_name(below)
+    except ValueError:
+        return False  # a folder that dreamlake never makes
+    return True

@@ -1,0 +1,251 @@
+"""Objects on their way to a replica: counted, bounded in memory, stopped when the network is down, lost replies told
+from other writers."""
+
+from __future__ import annotations
+
+import errno
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from dreamlake.engine.replica.ledger import Ledger
+from dreamlake.engine.replica.progress import Progress
+from dreamlake.engine.replica.state import Sent, digest
+from dreamlake.storage.remote import ObjectChanged, RemoteStore
+
+Made = TypeVar("Made")
+
+#: Requests that fail one after the other, none succeeding in between, before the pass ends: each took seconds already.
+IN_A_ROW = 2
+#: Bytes of segments on their way at once, and of hot files that are held until they are sent; one alone may be larger.
+SEGMENT_BYTES = HOT_BYTES = 32 << 20
+#: Attempts at an object whose earlier writes turn out to have succeeded.
+TRIES = 4
+
+
+class Stopped(Exception):
+    """The pass ends early: somebody asked for it, or the network is down."""
+
+
+class Foreign(Exception):
+    """Another machine wrote the object: ``data``, which is ``version``."""
+
+    def __init__(self, data: bytes, version: str) -> None:
+        self.data = data
+        self.version = version
+        super().__init__(version)
+
+
+class Gone(Exception):
+    """An object that was on the replica is not there any more, as after somebody deleted the session there."""
+
+
+@dataclass
+class Outcome:
+    """What one pass did.
+
+    Parameters
+    ----------
+    objects, bytes
+        What was sent.
+    left
+        Objects that are known to be unsent.
+    ended
+        Whether the pass ended early, so that there may be more of them.
+    failures
+        What could not be sent: the place, fit for messages, and why.
+    conflicts
+        A sentence for each track that another machine wrote.
+    """
+
+    objects: int = 0
+    bytes: int = 0
+    left: int = 0
+    ended: bool = False
+    failures: list[tuple[str, Exception]] = field(default_factory=list)
+    conflicts: list[str] = field(default_factory=list)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the replica has all that the folder held when the pass began."""
+        return not (self.left or self.ended or self.failures or self.conflicts)
+
+
+class Room:
+    """Bounds the bytes that several threads hold at once."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._held = 0
+        self._freed = threading.Condition()
+
+    @contextmanager
+    def of(self, nbytes: int) -> Iterator[None]:
+        """Wait for room for so many bytes, and hold it for the block; more than the limit has room alone."""
+        with self._freed:
+            while self._held and self._held + nbytes > self._limit:
+                self._freed.wait()
+            self._held += nbytes
+        try:
+            yield
+        finally:
+            with self._freed:
+                self._held -= nbytes
+                self._freed.notify_all()
+
+
+class Sender:
+    """Sends objects of one pass; used by several threads.
+
+    Parameters
+    ----------
+    remote
+        The replica's store.
+    ledger
+        The state, which is kept in step with what is sent.
+    progress
+        Is told how far the pass is.
+    stop
+        Is asked before each request whether the pass is to end.
+    """
+
+    def __init__(self, remote: RemoteStore, ledger: Ledger, progress: Progress, stop: Callable[[], bool]) -> None:
+        self.remote = remote
+        self.ledger = ledger
+        self.outcome = Outcome()
+        self.segments = Room(SEGMENT_BYTES)
+        self.hot = Room(HOT_BYTES)
+        self._progress = progress
+        self._stop = stop
+        self._lock = threading.Lock()
+        self._in_a_row = 0
+
+    # -- counting --------------------------------------------------------------------------------------------------
+
+    def expect(self, objects: int, nbytes: int) -> None:
+        """Count objects and bytes that are to be sent; less than 0 when there are fewer than was thought."""
+        with self._lock:
+            self.outcome.left += objects
+            self._progress.objects_total += objects
+            self._progress.bytes_total += nbytes
+
+    def count(self, nbytes: int) -> None:
+        """Count one object of those expected as sent."""
+        with self._lock:
+            self.outcome.left -= 1
+            self.outcome.objects += 1
+            self.outcome.bytes += nbytes
+            self._progress.objects_done += 1
+            self._progress.bytes_done += nbytes
+
+    def failed(self, place: str, error: Exception) -> None:
+        """Note that something could not be sent."""
+        with self._lock:
+            self.outcome.failures.append((place, error))
+
+    def conflict(self, sentence: str) -> None:
+        """Note that a track was written by another machine."""
+        with self._lock:
+            self.outcome.conflicts.append(sentence)
+
+    # -- asking ----------------------------------------------------------------------------------------------------
+
+    def end(self) -> None:
+        """Let every thread stop before its next request."""
+        self.outcome.ended = True
+
+    def check(self) -> None:
+        """Raise `Stopped` when the pass is to end."""
+        if self.outcome.ended or self._stop():
+            self.end()
+            raise Stopped
+
+    def ask(self, request: Callable[[], Made]) -> Made:
+        """Make a request, unless the pass is to end. Failures in a row end it for all."""
+        self.check()
+        try:
+            made = request()
+        except (FileNotFoundError, FileExistsError, ObjectChanged):
+            self._in_a_row = 0
+            raise
+        except OSError:
+            self._in_a_row += 1
+            if self._in_a_row >= IN_A_ROW:
+                self.end()
+            raise
+        self._in_a_row = 0
+        return made
+
+    # -- sending ---------------------------------------------------------------------------------------------------
+
+    def create(self, path: str, data: bytes) -> None:
+        """Send a segment, which must be new there, or the same. Raises `Foreign` when it is another.
+
+        Where a filesystem shows files half written, the first bytes of it count as an upload that was cut off.
+        """
+        try:
+            self.ask(lambda: self.remote.create(path, data))
+        except FileExistsError:
+            there, version = self.ask(lambda: self.remote.read(path))
+            if there != data:
+                if not data.startswith(there):
+                    raise Foreign(there, version) from None
+                self.ask(lambda: self.remote.replace_if(path, data, version))
+        self.count(len(data))
+
+    def replace(
+        self, path: str, data: bytes, sent: Sent, check: Callable[[bytes, str], None] = lambda data, version: None
+    ) -> None:
+        """Send an object in the place of the version that was written or read here last.
+
+        A refusal by bytes that were sent lately is the lost reply to that, and its version is replaced instead.
+
+        Parameters
+        ----------
+        sent
+            What is known of the object; is kept in step.
+        check
+            X
+
+        Raises
+        ------
+        Foreign
+            Another machine wrote what is there.
+        Gone
+            Nothing is there any more; `sent` says so now.
+        """
+        sha = digest(data)
+        for _ in range(TRIES):
+            if sent.version is not None and sent.sha == sha:
+                break
+            with self.ledger:
+                sent.about_to_send(sha)
+            self.ledger.save()
+            try:
+                version = self.ask(lambda: self.remote.replace_if(path, data, sent.version))
+            except (FileExistsError, ObjectChanged):
+                self.understand(path, sent, check)
+                continue
+            with self.ledger:
+                sent.is_sent(version, sha)
+            break
+        else:
+            raise OSError(errno.EBUSY, "it changes as fast as it is written", self.remote.describe(path))
+        self.count(len(data))
+
+    def understand(self, path: str, sent: Sent, check: Callable[[bytes, str], None]) -> None:
+        """Find out what is in the place of the known version: what was sent lately becomes it; raises as `replace`."""
+        try:
+            there, version = self.ask(lambda: self.remote.read(path))
+        except FileNotFoundError:
+            with self.ledger:
+                sent.version = sent.sha = None
+            raise Gone from None
+        sha = digest(there)
+        if sha not in sent.lately:
+            raise Foreign(there, version)
+        check(there, version)
+        with self.ledger:
+            sent.is_sent(version, sha)
