@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from threading import RLock
 
-from dreamlake.engine.lifecycle import open_writer, release_writer, status_of
-from dreamlake.engine.options import Options
+from dreamlake.engine.lifecycle import give_temporary_back, open_writer, release_writer, status_of, take_temporary
+from dreamlake.engine.options import Options, Remote
 from dreamlake.errors import PointsDroppedError, SessionClosedError
 from dreamlake.format import layout
 from dreamlake.track import Track
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from dreamlake.engine.writer import Writer
     from dreamlake.logs import Level
     from dreamlake.parameters import Parameters
-    from dreamlake.storage.local import LocalStore
+    from dreamlake.storage.store import Store
 
     Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -45,7 +45,16 @@ class Session:
     name, workspace
         Name the run. Any text that is not empty; what is not fit for a folder's name is escaped.
     local_path
-        The folder that holds all workspaces, on this machine.
+        The folder that holds all workspaces, on this machine. None, which needs `remote`, writes to a temporary folder:
+        what was uploaded is dropped there as the run goes on, and after `close` it is gone, unless something could
+        not be uploaded.
+    remote
+        The URL under which a replica is kept, on any filesystem that fsspec knows: ``s3://bucket/prefix`` holds the
+        same workspaces as `local_path`. Every point is safe locally first; a background thread uploads what is new. A
+        session that is not on this machine, or older, goes on where the replica ends.
+    storage_options
+        Options of the replica's filesystem, as fsspec takes them. Without, S3 finds endpoint and credentials in the
+        usual places: environment, profiles, the role of the machine.
     description, tags, folder, metadata
         Kept in session.json; given again, a later description, tags or folder replaces the earlier one, and metadata is
         merged by key.
@@ -54,6 +63,8 @@ class Session:
         SessionNotFoundError when there is none.
     flush_interval
         Seconds between flushes in the background. A process that is killed loses at most what came after the last one.
+    sync_interval
+        Seconds between uploads of what is new; more where these take long. Whole segments are uploaded at once.
     segment_points
         Points of a track before they are rolled into a Parquet segment.
     max_pending_bytes
@@ -73,7 +84,7 @@ class Session:
         self,
         name: str,
         workspace: str,
-        local_path: str | os.PathLike[str] = ".dreamlake",
+        local_path: str | os.PathLike[str] | None = ".dreamlake",
         *,
         remote: str | None = None,
         storage_options: dict[str, Any] | None = None,
@@ -93,14 +104,17 @@ class Session:
         layout.check_name("workspace", workspace)
         self.name = name
         self.workspace = workspace
-        self._root = _local_folder(local_path)
-        if remote is not None or storage_options is not None:
-            raise NotImplementedError("remote= is not built yet; write locally and copy the folder, e.g. `aws s3 sync`")
+        self._remote = _remote(remote, storage_options, sync_interval)
+        if local_path is None and self._remote is None:
+            raise ValueError("local_path=None keeps nothing on this machine, so it needs remote=, where all goes to")
+        self._is_temporary = local_path is None
+        #: The folder of the workspaces; None while there is no temporary one.
+        self._root = None if local_path is None else _local_folder(local_path)
         if resume not in RESUME:
             raise ValueError(f"resume is one of {', '.join(RESUME)}, not {resume!r}")
         self._resume = resume
         self._described = _described(description, tags, folder, metadata)
-        self._options = _options(flush_interval, segment_points, max_pending_bytes, fsync, single_writer)
+        self._options = _options(flush_interval, segment_points, max_pending_bytes, fsync, single_writer, self._remote)
         self._tracks: dict[str, Track] = {}
         self._lock = RLock()
         self._writer: Writer | None = None
@@ -108,14 +122,28 @@ class Session:
 
     def __repr__(self) -> str:
         state = "open" if self.is_open else "closed" if self._closed else "not open"
-        return f"<Session {self.workspace}/{self.name} in {self._root} ({state})>"
+        where = self._root or "a temporary folder"
+        return f"<Session {self.workspace}/{self.name} in {where} ({state})>"
 
     # -- opening and closing ---------------------------------------------------------------------------------------
 
     @property
     def path(self) -> str:
-        """The session's folder."""
+        """The session's folder.
+
+        Raises
+        ------
+        SessionClosedError
+            ``local_path=None``: the temporary folder is there while the session is open.
+        """
+        if self._root is None:
+            raise SessionClosedError(f"the temporary folder of {self.name!r} is there while the session is open only")
         return os.path.join(self._root, *layout.session_dir(self.workspace, self.name).split("/"))
+
+    @property
+    def root(self) -> str | None:
+        """The local folder of the workspaces; None where there is none now, and the replica is read."""
+        return self._root
 
     @property
     def is_open(self) -> bool:
@@ -145,13 +173,31 @@ class Session:
         ValueError
             The folder is open in this process with other options, or belongs to another name on this disk.
         OSError
-            The folder cannot be written. `LocksUnsupportedError` when its filesystem has no locks.
+            The folder cannot be written. `LocksUnsupportedError` when its filesystem has no locks. The replica does
+            not answer, and nothing of the session is on this machine.
+        RemoteConflictError
+            The replica and the local folder both hold points that the other lacks.
         """
         with self._lock:
             if self._writer is None:
                 resume = "allow" if self._closed else self._resume
-                self._attach(open_writer(self.path, self.workspace, self.name, self._options, resume, self._described))
+                if self._remote is not None and self._root is None:
+                    self._root = take_temporary(self._remote, self.folder)
+                try:
+                    writer = open_writer(self.path, self.workspace, self.name, self._options, resume, self._described)
+                except BaseException:
+                    self._leave_temporary(empty=True)
+                    raise
+                if writer.replica is not None:
+                    writer.replica.trims = self._is_temporary
+                self._attach(writer)
         return self
+
+    def _leave_temporary(self, empty: bool) -> None:
+        """Give the temporary folder back, if there is one; it is removed when nothing in it is needed any more."""
+        if self._is_temporary and self._root is not None:
+            give_temporary_back(self._root, empty)
+            self._root = None
 
     def _attach(self, writer: Writer) -> None:
         self._writer = writer
@@ -168,22 +214,29 @@ class Session:
     def close(self, timeout: float | None = None) -> None:
         """Flush everything and end the run with the status "finished". Does nothing when it is not open.
 
+        A session with a replica then uploads what is left, with a progress bar on a terminal when that lasts.
+
         Parameters
         ----------
         timeout
-            Seconds to wait for a slow disk; None for as long as it takes.
+            Seconds to wait for a slow disk, None for as long as it takes; and for the upload, None for 30.
 
         Raises
         ------
         OSError
             The disk failed or took too long. The session stays open then, and what is pending is not given up: `close`
-            can be called again, and the exit of the interpreter tries once more.
+            can be called again, and the exit of the interpreter tries once more. Or the upload failed or took too
+            long: then the session is closed, all is safe on the local disk, and the error names the command that
+            finishes the upload.
+        RemoteConflictError
+            Another machine wrote a track of this session to the replica. The session is closed; its own points are
+            kept locally.
         PointsDroppedError
             Points were dropped earlier because memory and disk were full.
         """
         self._close("finished", None if timeout is None else min(timeout, LONGEST_WAIT))
 
-    def _close(self, status: str, timeout: float | None = None) -> None:
+    def _close(self, status: str, timeout: float | None = None, quiet: bool = False) -> None:
         with self._lock:
             writer, self._writer = self._writer, None
             if writer is None:
@@ -191,14 +244,36 @@ class Session:
             self._closed = True
             for track in self._tracks.values():
                 track._detach()
+        dropped: PointsDroppedError | None = None
         try:
             release_writer(writer, status, timeout)
-        except PointsDroppedError:
-            raise
+        except PointsDroppedError as error:
+            dropped = error
         except BaseException:
             with self._lock:
                 self._attach(writer)
             raise
+        if writer.replica is not None:
+            self._finish_replica(writer, timeout, quiet)
+        if dropped is not None:
+            raise dropped
+
+    def _finish_replica(self, writer: Writer, timeout: float | None, quiet: bool) -> None:
+        """Upload what is left; with `quiet`, since another exception is on its way, trouble is logged instead."""
+        replica = writer.replica
+        assert replica is not None
+        all_there = False
+        try:
+            replica.finish(timeout, last=writer.closed)
+            all_there = True
+        except (OSError, ValueError) as error:
+            if not quiet:
+                raise
+            from dreamlake.notices import log
+
+            log().error("%s", error)
+        finally:
+            self._leave_temporary(empty=all_there)
 
     def __enter__(self) -> Self:
         return self.open()
@@ -206,7 +281,7 @@ class Session:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._close(status_of(error))
+        self._close(status_of(error), quiet=error is not None)
 
     # -- tracks ----------------------------------------------------------------------------------------------------
 
@@ -253,11 +328,20 @@ class Session:
         """The session's folder below `local_path`, as the library's own functions take it."""
         return layout.session_dir(self.workspace, self.name)
 
-    def store(self) -> LocalStore:
+    def store(self) -> Store:
         """The lake of the session as a store; for the library's own use."""
         from dreamlake.storage.local import LocalStore
 
-        return LocalStore(self._root)
+        remote = self._remote
+        if remote is None:
+            assert self._root is not None
+            return LocalStore(self._root)
+        if self._root is None:
+            there: Store = remote.store()
+            return there
+        from dreamlake.engine.overlay import OverlayStore
+
+        return OverlayStore(LocalStore(self._root), remote.store)
 
     # -- parameters and log ----------------------------------------------------------------------------------------
 
@@ -319,6 +403,33 @@ class Session:
         """
         if self._writer is not None:
             self._writer.flush()
+
+    def sync(self, timeout: float | None = None) -> None:
+        """Flush, then upload what the replica lacks; when it returns, everything appended before is there.
+
+        A session without `remote` only flushes.
+
+        Parameters
+        ----------
+        timeout
+            Seconds to wait for the upload, None for as long as it takes; it goes on in the background.
+
+        Raises
+        ------
+        OSError
+            The disk or the network failed, or the time is up; all that was flushed is safe on the local disk.
+        RemoteConflictError
+            Another machine wrote a track of this session to the replica. All other tracks were uploaded.
+        SessionClosedError
+            The session is closed.
+        """
+        if self._closed:
+            raise SessionClosedError(f"the session {self.name!r} is closed; open it again: session.open()")
+        writer = self._writer
+        if writer is not None:
+            writer.flush()
+            if writer.replica is not None:
+                writer.replica.sync(None if timeout is None else min(timeout, LONGEST_WAIT))
 
 
 class Tracks:
@@ -413,8 +524,29 @@ def _described(
     }
 
 
+def _remote(url: str | None, storage_options: dict[str, Any] | None, sync_interval: float) -> Remote | None:
+    if not _is_number(sync_interval) or not sync_interval > 0:
+        raise ValueError(f"sync_interval is a number of seconds above 0, not {sync_interval!r}")
+    if url is None:
+        if storage_options is not None:
+            raise ValueError("storage_options are those of remote=, which was not given")
+        return None
+    if not isinstance(url, str):
+        raise TypeError(f"remote is a URL such as 's3://bucket/prefix', not {type(url).__name__}")
+    if "://" not in url or "::" in url:
+        raise ValueError("remote is a URL such as 's3://bucket/prefix', and not a path or a chain of URLs")
+    if storage_options is not None and not isinstance(storage_options, dict):
+        raise TypeError(f"storage_options is a dict, not {type(storage_options).__name__}")
+    return Remote(url, storage_options, min(float(sync_interval), LONGEST_WAIT))
+
+
 def _options(
-    flush_interval: float, segment_points: int, max_pending_bytes: int, fsync: bool, single_writer: bool
+    flush_interval: float,
+    segment_points: int,
+    max_pending_bytes: int,
+    fsync: bool,
+    single_writer: bool,
+    remote: Remote | None,
 ) -> Options:
     if not _is_number(flush_interval) or not flush_interval > 0:
         raise ValueError(f"flush_interval is a number of seconds above 0, not {flush_interval!r}")
@@ -423,7 +555,7 @@ def _options(
     if not _is_number(max_pending_bytes) or not 0 < max_pending_bytes < float("inf"):
         raise ValueError(f"max_pending_bytes is a number of bytes above 0, not {max_pending_bytes!r}")
     interval = min(float(flush_interval), LONGEST_WAIT)
-    return Options(interval, segment_points, int(max_pending_bytes), bool(fsync), bool(single_writer))
+    return Options(interval, segment_points, int(max_pending_bytes), bool(fsync), bool(single_writer), remote)
 
 
 def _is_number(value: object) -> bool:

@@ -34,15 +34,18 @@ class Track(TrackView):
         self._session = session
         self._name = name
         self._made_reader: TrackReader | None = None
+        self._made_for: str | None = None
 
     @property
     def _reader(self) -> TrackReader:  # type: ignore[override]
         # Made at the first read: a training script that only appends does not import what reads.
-        if self._made_reader is None:
+        place = self._session.root
+        if self._made_reader is None or self._made_for != place:
             from dreamlake.engine.reader import TrackReader
 
             folder = f"{self._session.folder}/{track_dir(self._name)}"
             self._made_reader = TrackReader(self._session.store(), folder, self._name)
+            self._made_for = place
         return self._made_reader
 
     @property
@@ -135,6 +138,8 @@ class Track(TrackView):
 
     def _before_read(self) -> None:
         self.flush()
+        if self._session.is_open:
+            self._session.writer.settle_before_read(self._name)
 
     def _attach(self, pending: Pending) -> None:
         """Append to these pending points from now on: the session is open."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import fsspec.asyn
 import pytest
 import support
 from hypothesis import HealthCheck, settings
@@ -35,6 +36,7 @@ def lake_dir(tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """A real S3 server; one that does not start fails the tests that need it."""
+    fsspec.asyn.get_loop()  # it lives for good, so it begins before any test is looked at for leaks
     server = S3Server(tmp_path_factory.mktemp("s3"))
     yield server
     server.stop()

@@ -9,7 +9,7 @@ import time
 from types import FrameType
 from typing import Any
 
-from dreamlake.engine.options import Options
+from dreamlake.engine.options import Options, Remote
 from dreamlake.engine.writer import Writer
 from dreamlake.errors import PointsDroppedError, SessionExistsError
 from dreamlake.notices import log
@@ -30,6 +30,8 @@ class _Process:
         self.lock = threading.Condition()
         #: Open writers and the number of sessions that hold each, by the real path of their folder.
         self.writers: dict[str, tuple[Writer, int]] = {}
+        #: Temporary folders in use, and how many sessions use each, by the replica and the session's folder.
+        self.temporary: dict[tuple[str, str], tuple[str, int]] = {}
         #: The timestamp of this process's latest append to a session that was closed, which ``_ts=-1`` goes on from.
         self.latest: dict[str, float] = {}
         self.terminated = False
@@ -76,6 +78,11 @@ def _check_same(writer: Writer, options: Options, resume: str) -> None:
     if resume == "never":
         raise SessionExistsError(f"{writer.folder} is open in this process already, and resume='never' was asked for")
     for field, mine, theirs in zip(Options._fields, options, writer.options, strict=True):
+        if mine != theirs and repr(mine) == repr(theirs):
+            raise ValueError(
+                f"{writer.folder} is open in this process already with the same {field} but other storage_options or "
+                "sync_interval; sessions on one folder share a writer, so open both with the same options"
+            )
         if mine != theirs:
             raise ValueError(
                 f"{writer.folder} is open in this process already with {field}={theirs!r}, not {mine!r}; "
@@ -119,6 +126,38 @@ def release_writer(writer: Writer, status: str | None, timeout: float | None) ->
             _process.lock.notify_all()
 
 
+# -- sessions that keep nothing here ----------------------------------------------------------------------------
+
+
+def take_temporary(remote: Remote, session: str) -> str:
+    """Return a temporary folder for a session, the same for all sessions of this process on one replica of it."""
+    from tempfile import mkdtemp
+
+    key = (remote.url.rstrip("/"), session)
+    with _process.lock:
+        path, users = _process.temporary.get(key, ("", 0))
+        path = path or mkdtemp(prefix="dreamlake-")
+        _process.temporary[key] = (path, users + 1)
+    return path
+
+
+def give_temporary_back(path: str, empty: bool) -> None:
+    """End a session's use of a temporary folder; the last one removes it, where all that was in it is elsewhere."""
+    with _process.lock:
+        key = next((key for key, (found, _) in _process.temporary.items() if found == path), None)
+        if key is None:
+            return
+        users = _process.temporary[key][1] - 1
+        if users:
+            _process.temporary[key] = (path, users)
+            return
+        del _process.temporary[key]
+    if empty:
+        from shutil import rmtree
+
+        rmtree(path, ignore_errors=True)
+
+
 # -- how a run ends ------------------------------------------------------------------------------------------------
 
 
@@ -153,6 +192,9 @@ def _at_exit() -> None:
             writer.close(status, max(0.1, deadline - time.monotonic()), last=True)
         except Exception as error:
             log().error("at exit: %s: %s", writer.folder, error)
+        # In a forked child the parent goes on replicating what both wrote.
+        if writer.replica is not None and writer.opener == os.getpid():
+            writer.replica.abandon()
     _process.writers.clear()
     _disarm()
     _process.exiting = False

@@ -78,10 +78,16 @@ class SessionLock:
             finally:
                 self._file = None
 
+    @property
+    def has_announced(self) -> bool:
+        """Whether a rewrite was announced since the lock was taken."""
+        now, seen = self._now, self._seen
+        return now is not None and seen is not None and now.rewrites != seen.rewrites
+
     def announce_rewrite(self) -> None:
         """Say in the lock file that more than appending follows; called before it is done."""
         now = self._now
-        if now is not None and self._seen is not None and now.rewrites == self._seen.rewrites:
+        if now is not None and not self.has_announced:
             self._store(now._replace(rewrites=now.rewrites + 1))
 
     def cover(self, last_ts: float) -> None:

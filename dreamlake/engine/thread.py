@@ -1,4 +1,4 @@
-"""The one thread that writes for a session: it does what it is asked, in turn, and flushes when it is time to."""
+"""A thread that works for a session: it does what it is asked, in turn, and what is due when it is time to."""
 
 import time
 from _thread import allocate_lock
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 class Request:
-    """Something the writer's thread is asked to do, and how it went."""
+    """Something the thread is asked to do, and how it went."""
 
     __slots__ = ("_done", "error", "result", "work")
 
@@ -23,7 +23,7 @@ class Request:
         self._done.acquire()
 
     def run(self) -> None:
-        """Do it; called on the writer's thread."""
+        """Do it; called on the thread."""
         try:
             self.result = self.work()
         except BaseException as error:
@@ -39,15 +39,17 @@ class Request:
         return done
 
 
-class WriterThread:
-    """Runs requests one after the other, and `tick` every `interval` seconds, while `busy` is held.
+class Worker:
+    """Runs requests one after the other, and `tick` when it is due, while `busy` is held.
 
     The thread starts with the first request, or by `start`.
 
     Parameters
     ----------
-    interval
-        Seconds between ticks.
+    name
+        Of the thread.
+    pause
+        Gives the seconds until the next tick; asked after every tick and at the start.
     tick
         What is done regularly; it raises nothing.
     prepare
@@ -57,9 +59,15 @@ class WriterThread:
     """
 
     def __init__(
-        self, interval: float, tick: Callable[[], None], prepare: Callable[[], None], arm: Callable[[], None]
+        self,
+        name: str,
+        pause: Callable[[], float],
+        tick: Callable[[], None],
+        prepare: Callable[[], None],
+        arm: Callable[[], None],
     ) -> None:
-        self._interval = interval
+        self._name = name
+        self._pause = pause
         self._tick = tick
         self._prepare = prepare
         self._arm = arm
@@ -82,7 +90,7 @@ class WriterThread:
                 return False
             if self._thread is None:
                 self._arm()
-                thread = Thread(target=self._run, args=(self._inbox,), name="dreamlake-writer", daemon=True)
+                thread = Thread(target=self._run, args=(self._inbox,), name=self._name, daemon=True)
                 try:
                     thread.start()
                 except RuntimeError:
@@ -98,17 +106,23 @@ class WriterThread:
         self._inbox.put(request)
         return request
 
-    def call(self, work: Callable[[], T], timeout: float | None, what: str) -> T:
-        """Have `work` done and return what it returns, or raise what it raises.
+    def call(
+        self,
+        work: Callable[[], T],
+        timeout: float | None,
+        what: str,
+        wait: Callable[[Request, float | None], bool] = Request.wait,
+    ) -> T:
+        """Have `work` done and return what it returns, or raise what it raises; `wait` does the waiting.
 
-        Raises TimeoutError, which names `what`, when it has not ended after `timeout` seconds; it goes on then.
+        Raises TimeoutError, which says that `what` has not ended, after `timeout` seconds; it goes on then.
         """
         request = Request(work)
         if not self.start(request):  # stopped, or the interpreter is ending and starts no thread any more
             with self.busy:
                 request.run()
-        if not request.wait(timeout):
-            raise TimeoutError(f"the write to {what} has not ended after {timeout:g} s; it goes on")
+        if not wait(request, timeout):
+            raise TimeoutError(f"{what} has not ended after {timeout:g} s; it goes on")
         if request.error is not None:
             raise request.error
         return request.result  # type: ignore[no-any-return]
@@ -140,12 +154,12 @@ class WriterThread:
             _refuse_all(inbox)  # those who wait must not wait for ever, whatever ended this thread
 
     def _serve(self, inbox: "SimpleQueue[Request | None]") -> None:
-        due = time.monotonic() + self._interval
+        due = time.monotonic() + self._pause()
         while True:
             if time.monotonic() >= due:  # also when one request follows another
                 with self.busy:
                     self._tick()
-                due = time.monotonic() + self._interval
+                due = time.monotonic() + self._pause()
             try:
                 request = inbox.get(timeout=max(0.0, due - time.monotonic()))
             except Empty:
@@ -170,4 +184,4 @@ def _refuse_all(inbox: "SimpleQueue[Request | None]") -> None:
 
 
 def _ended() -> None:
-    raise OSError("the writer's thread has ended before this could be written")
+    raise OSError("the thread that was to do this has ended before it did")

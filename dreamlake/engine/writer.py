@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from math import inf
 from threading import Lock
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from dreamlake.clock import SessionClock
 from dreamlake.engine.logfile import LogFile
@@ -18,11 +18,17 @@ from dreamlake.engine.options import Options
 from dreamlake.engine.pending import Block, Pending
 from dreamlake.engine.runfile import RunFile
 from dreamlake.engine.sessionlock import SessionLock
-from dreamlake.engine.thread import Request, WriterThread
+from dreamlake.engine.thread import Request, Worker
 from dreamlake.engine.trackwriter import TrackWriter
 from dreamlake.errors import PointsDroppedError, SessionClosedError, SessionExistsError, SessionNotFoundError
 from dreamlake.format import layout
 from dreamlake.notices import Notices
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dreamlake.engine.replica.replicator import Replicator
+    from dreamlake.format.layout import SegmentName
 
 T = TypeVar("T")
 
@@ -63,10 +69,12 @@ class Writer:
         self._dropped_told = 0
         # The last flush failed; an append has waited for room in vain since the last flush that did not.
         self._failing = self._overrun = False
-        self._encoding = False
+        self._encoding = self._looked_for_late = False
         self._roll: Request | None = None
         self._relief: Request | None = None
-        self.thread = WriterThread(options.flush_interval, self._tick, self._warm_up, arm)
+        self.thread = Worker("dreamlake-writer", lambda: options.flush_interval, self._tick, self._warm_up, arm)
+        #: What keeps the replica up to date; None without one.
+        self.replica = _replicator(self, workspace, name, arm) if options.remote is not None else None
 
     # -- opening ---------------------------------------------------------------------------------------------------
 
@@ -77,24 +85,95 @@ class Writer:
         """
         from dreamlake.storage.local import make_dirs, sweep_tmp
 
-        found = self.run_file.read()
-        if resume == "never" and found is not None:
-            raise SessionExistsError(f"{self.folder} holds a session already, and resume='never' was asked for")
-        if resume == "must" and found is None:
+        there = found = self.run_file.read() is not None
+        replica, tree, last = self.replica, None, None
+        if replica is not None and not (found and resume == "never"):
+            tree = replica.contact(found)
+            there = found or (tree is not None and replica.holds_session(tree))
+        if there and resume == "never":
+            raise self._exists()
+        if resume == "must" and not there:
             raise SessionNotFoundError(f"{self.folder} holds no session, and resume='must' was asked for")
         make_dirs(self.folder, self.options.fsync)
-        with self.session_lock.hold(CALLER_LOCK) as counter:
-            self.clock.resume(counter.last_ts)
-            found = self.run_file.read()
-            if resume == "never" and found is not None:
-                raise SessionExistsError(f"{self.folder} holds a session already, and resume='never' was asked for")
-            if found is not None and isinstance(found.get("lastTs"), float):
-                self.clock.resume(found["lastTs"])
+        if replica is not None and tree is not None:
+            last = replica.take_over(tree, found, self._change_now)
+        with self.session_lock.hold(CALLER_LOCK, -inf if last is None else last) as counter:
+            self.clock.resume(max(counter.last_ts, -inf if last is None else last))
+            stored = self.run_file.read()
+            if resume == "never" and stored is not None:
+                raise self._exists()
+            if stored is not None and isinstance(stored.get("lastTs"), float):
+                self.clock.resume(stored["lastTs"])
             given = {key: value for key, value in described.items() if value is not None}
-            if found is None or given:
+            if stored is None or given:
                 self.run_file.update(**given)
-                self.wrote = found is None
+                self.wrote = stored is None
             sweep_tmp(self.folder, 60.0)
+        if replica is not None:
+            replica.start()
+
+    def _exists(self) -> SessionExistsError:
+        held = self.folder if self.replica is None else f"{self.folder} or {self.replica.place}"
+        return SessionExistsError(f"{held} holds a session already, and resume='never' was asked for")
+
+    # -- what the replicator needs of it ---------------------------------------------------------------------------
+
+    @property
+    def last_ts(self) -> float | None:
+        """The highest automatic timestamp drawn so far; None before the first."""
+        last = self.clock.last
+        return None if last == -inf else last
+
+    def change(self, work: Callable[[], None]) -> None:
+        """Do `work` on the writer's thread, under the session's lock; what is known of all tracks is learnt anew."""
+        self.call(lambda: self._change_now(work))
+
+    def _change_now(self, work: Callable[[], None]) -> None:
+        with self.session_lock.hold(CALLER_LOCK, self.clock.last):
+            self.session_lock.announce_rewrite()
+            try:
+                work()
+            finally:
+                for track in list(self.tracks.values()):
+                    track.learn_anew()
+
+    def go_on_above(self, last: float) -> None:
+        """Draw automatic timestamps above this one from now on."""
+        with self.lock:
+            self.clock.last = max(self.clock.last, last)
+
+    def drop(self, track: str, names: "Sequence[SegmentName]") -> None:
+        """Drop segments of the track in this folder below the session that are on the replica."""
+
+        def work() -> None:
+            with self.session_lock.hold(CALLER_LOCK, self.clock.last):
+                self.track(layout.track_name(track)).drop(names)
+
+        self.call(work)
+
+    def waiting(self) -> list[TrackWriter]:
+        """The tracks with late fields that wait for segments which are only on the replica."""
+        if not self._looked_for_late:
+            self._looked_for_late = True
+            for path, _, files in os.walk(os.path.join(self.folder, layout.TRACKS_DIR)):
+                if layout.LATE_FILE in files:  # left by an earlier run, and its track may not be written to in this one
+                    self.track(layout.track_name(os.path.relpath(path, self.folder).replace(os.sep, "/")))
+        return [track for track in list(self.tracks.values()) if track.wanted()]
+
+    def settle_before_read(self, name: str) -> None:
+        """Have late fields merged that wait for a segment on the replica, so that a read sees them. Raises OSError."""
+        track = self.tracks.get(name)
+        if self.replica is not None and track is not None and track.wanted():
+            self.replica.settle()
+
+    def settle(self, track: TrackWriter, fetched: "dict[SegmentName, bytes]") -> None:
+        """Merge the late fields of a track into the segments that were fetched for them."""
+
+        def work() -> None:
+            with self.session_lock.hold(CALLER_LOCK, self.clock.last):
+                track.settle(fetched)
+
+        self.call(work)
 
     # -- what pending points need of it ----------------------------------------------------------------------------
 
@@ -220,7 +299,7 @@ class Writer:
 
         Raises TimeoutError when it has not ended after `timeout` seconds; it goes on then.
         """
-        return self.thread.call(work, timeout, self.folder)
+        return self.thread.call(work, timeout, f"the write to {self.folder}")
 
     def under_lock(self, work: Callable[[], T], timeout: float | None = None) -> T:
         """Run `work` on the writer's thread with the session's lock held; it is about to change the session."""
@@ -228,7 +307,10 @@ class Writer:
         def locked() -> T:
             with self.session_lock.hold(CALLER_LOCK, self.clock.last):
                 self._mark_running()
-                return work()
+                try:
+                    return work()
+                finally:
+                    self._tell_replica()
 
         return self.call(locked, timeout)
 
@@ -264,6 +346,7 @@ class Writer:
             with self.session_lock.hold(CALLER_LOCK, self.clock.last):
                 last = self.clock.last
                 self.run_file.update(status=status, lastTs=None if last == -inf else last)
+                self._tell_replica()
 
     # -- on the thread ---------------------------------------------------------------------------------------------
 
@@ -318,6 +401,7 @@ class Writer:
                         self.logs.flush(self.session_lock.tail_epoch)
                     except Exception as error:
                         errors.append(error)
+                self._tell_replica(self.session_lock.has_announced)
         except Exception:
             self._count_pending(waiting, give_up=True)
             raise
@@ -342,6 +426,10 @@ class Writer:
             total -= track.pending.drop_newest(excess)
         self._pending_bytes = total
 
+    def _tell_replica(self, rolled: bool = False) -> None:
+        if self.replica is not None:
+            self.replica.changed(rolled)
+
     def _mark_running(self) -> None:
         """Say in session.json that the run goes on, at the first write of this process."""
         if not self.wrote:
@@ -364,5 +452,16 @@ class Writer:
         self.session_lock.forget()
         self.notices = Notices()
         self._encoding = "dreamlake.engine.ondisk" in sys.modules
+        if self.replica is not None:
+            self.replica.after_fork_in_child()
         for track in self.tracks.values():
             track.forget()
+
+
+def _replicator(writer: Writer, workspace: str, name: str, arm: Callable[[], None]) -> "Replicator":
+    from dreamlake.engine.replica.replicator import Replicator  # not at the top: most sessions have none
+
+    remote, options = writer.options.remote, writer.options
+    assert remote is not None
+    session = layout.session_dir(workspace, name)
+    return Replicator(writer, session, remote, arm, single_writer=options.single_writer, fsync=options.fsync)

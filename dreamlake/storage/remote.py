@@ -72,7 +72,7 @@ class RemoteStore:
         self._url = url
         self._options = dict(storage_options or {})
         self._secrets = Secrets(url, self._options)
-        self._name = _shown(url)
+        self._name = shown(url)
         self._conditional: bool | None = None
         self._held: tuple[int, S3Objects | PlainFiles | None] = os.getpid(), self._connect()
 
@@ -303,7 +303,7 @@ def _plain(url: str, options: dict[str, Any]) -> PlainFiles:
     return PlainFiles(*url_to_fs(url, **options))
 
 
-def _shown(url: str) -> str:
+def shown(url: str) -> str:
     """The URL for people."""
     scheme, _, rest = url.partition("://")
     rest = re.split(r"[?#]", rest)[0]

@@ -1,0 +1,431 @@
+"""Keeps the replica of one session up to date while it is written, on a thread of its own: only this uses the network.
+
+It looks at the session folder as any reader does, so that it never makes the writer wait, and what it has not sent yet
+costs disk and no memory. What it changes locally (points taken over from the replica, uploaded segments dropped, late
+fields merged into fetched ones) it does on the writer's thread, under the session's lock.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import threading
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
+
+from dreamlake.engine.replica.pace import Pace
+from dreamlake.engine.thread import Worker
+from dreamlake.errors import LockTimeoutError, RemoteConflictError
+from dreamlake.notices import log
+
+if TYPE_CHECKING:
+    from dreamlake.engine.options import Remote
+    from dreamlake.engine.replica.push import Outcome, Progress
+    from dreamlake.engine.replica.state import ReplicaState
+    from dreamlake.engine.trackwriter import TrackWriter
+    from dreamlake.format.layout import SegmentName
+    from dreamlake.storage.remote import RemoteStore
+    from dreamlake.storage.store import Entry
+
+#: Seconds until the replica must have answered when a session is opened.
+CONTACT_TIMEOUT = 10.0
+#: Seconds that an open waits for another process that replicates the session just then.
+OPEN_LOCK = 30.0
+#: Seconds that `close` gives the last upload, where it is not told otherwise.
+CLOSE_TIMEOUT = 30.0
+#: Segments that are dropped in one turn of the writer's thread, so that flushes need not wait long.
+DROPPED_AT_ONCE = 8
+#: Passes that one `sync` makes at most: what was merged or rolled meanwhile is sent by the next.
+MAX_PASSES = 5
+
+
+class Local(Protocol):
+    """What the replicator needs of the session's writer."""
+
+    folder: str
+
+    def change(self, work: Callable[[], None]) -> None:
+        """Do `work` on the writer's thread, under the session's lock; what is known of all tracks is learnt anew."""
+
+    def drop(self, track: str, names: Sequence[SegmentName]) -> None:
+        """Drop segments of the track in this folder below the session that are on the replica."""
+
+    def waiting(self) -> list[TrackWriter]:
+        """The tracks with late fields that wait for segments which are only on the replica."""
+
+    def settle(self, track: TrackWriter, fetched: dict[SegmentName, bytes]) -> None:
+        """Merge the late fields of a track into the segments that were fetched for them."""
+
+    def go_on_above(self, last: float) -> None:
+        """Draw automatic timestamps above this one from now on."""
+
+    @property
+    def last_ts(self) -> float | None:
+        """The highest automatic timestamp drawn so far; None before the first."""
+
+
+class Replicator:
+    """See the module. Made with its writer; `begin` at open, then `start`; `finish` or `abandon` at the end.
+
+    Parameters
+    ----------
+    local
+        The writer of the session.
+    session
+        The session's folder below the lake's root, the same here and there.
+    remote
+        Where the replica is.
+    arm
+        Installs the hooks of the process; see `Worker`.
+    single_writer, fsync
+        As the session's.
+    """
+
+    def __init__(
+        self,
+        local: Local,
+        session: str,
+        remote: Remote,
+        arm: Callable[[], None],
+        *,
+        single_writer: bool = False,
+        fsync: bool = False,
+    ) -> None:
+        self.local = local
+        self.session = session
+        self.remote = remote
+        self.folder = local.folder
+        #: Whether segments are dropped locally once they are on the replica.
+        self.trims = False
+        self._single_writer = single_writer
+        self._fsync = fsync
+        self._arm = arm
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        self.thread = Worker("dreamlake-replica", self._pause, self._tick, lambda: None, self._arm)
+        self._pace = Pace(self.remote.interval)
+        self._stop = False
+        self._hurry = False
+        #: Stats of files at their last look, see `push`.
+        self._seen: dict[str, Any] = {}
+        #: Whether both sides were compared since the session was opened.
+        self._compared = False
+        #: Whether anything was written here since the last pass that sent all there was.
+        self.behind = True
+        self._told: set[str] = set()
+        self._warned = False
+        self.progress: Progress | None = None
+
+    @property
+    def place(self) -> str:
+        """The replica of the session, fit for messages."""
+        store: RemoteStore = self.remote.store()
+        return store.describe(self.session)
+
+    @property
+    def command(self) -> str:
+        """The command that finishes what is left."""
+        return f"dreamlake sync {shlex.quote(self.folder)} {shlex.quote(self.remote.store().describe())}"
+
+    # -- opening ---------------------------------------------------------------------------------------------------
+
+    def contact(self, local_there: bool) -> dict[str, Entry] | None:
+        """Look at the replica when a session is opened; None when it does not answer, and can be looked at later.
+
+        Raises
+        ------
+        OSError
+            It does not answer within 10 seconds, and there is nothing local to go on from.
+        """
+        # Imported here, all that passes need: a fork while a thread imports would leave the child waiting for ever.
+        from dreamlake.engine.replica import check, pull, push, state, trim  # noqa: F401
+
+        try:
+            return self._look()
+        except OSError as error:
+            if local_there:
+                self._warn(error)
+                return None
+            said = f"{error.strerror or error}; nothing of this session is here to go on from without its replica"
+            raise type(error)(error.errno, said, self.place) from error
+
+    def holds_session(self, tree: dict[str, Entry]) -> bool:
+        """Whether there is a session in what `contact` found."""
+        from dreamlake.engine.replica import check
+
+        return check.holds_session(tree)
+
+    def take_over(
+        self, tree: dict[str, Entry], local_there: bool, change: Callable[[Callable[[], None]], None]
+    ) -> float | None:
+        """Compare both sides when a session is opened, and take over what the replica is ahead in.
+
+        Parameters
+        ----------
+        tree
+            What `contact` found.
+        local_there
+            Whether there is a local session already.
+        change
+            Does work with the session's lock held and a rewrite announced; on this thread, as nothing is written yet.
+
+        Returns
+        -------
+        float | None
+            The timestamp above which automatic ones go on, where something was taken over.
+
+        Raises
+        ------
+        RemoteConflictError
+            Both sides are ahead of one another.
+        """
+        from dreamlake.engine.replica import state
+
+        with state.hold(self.folder, OPEN_LOCK, self._single_writer):
+            return self._compare(tree, local_there, change, late=False)
+
+    def _look(self) -> dict[str, Entry]:
+        """Look at the replica; in a thread of its own, since a network can hang for longer than anybody waits."""
+        from dreamlake.engine.replica import check
+
+        found: list[Any] = []
+
+        def look() -> None:
+            try:
+                found.append(check.look(self.remote.store(), self.session))
+            except Exception as error:
+                found.append(error)
+
+        thread = threading.Thread(target=look, name="dreamlake-contact", daemon=True)
+        thread.start()
+        thread.join(CONTACT_TIMEOUT)
+        if not found:
+            raise TimeoutError(110, f"the replica has not answered within {CONTACT_TIMEOUT:g} s", self.place)
+        if isinstance(found[0], Exception):
+            raise found[0]
+        tree: dict[str, Entry] = found[0]
+        return tree
+
+    def _compare(
+        self, tree: dict[str, Entry], local_there: bool, change: Callable[[Callable[[], None]], None], late: bool
+    ) -> float | None:
+        """Find out which side is ahead in what, and take over what the replica is ahead in. The lock is held.
+
+        `late`: the session is open already, so that a conflict stops the upload of its track and raises nothing here.
+        """
+        from dreamlake.engine.replica import check, pull, state
+
+        store = self.remote.store()
+        known = state.load(self.folder)
+        mine = known.remote(store.describe())
+        last: list[float] = []
+        adopts = not local_there and check.holds_session(tree)
+        tracks: tuple[str, ...] = ()
+        if not adopts:
+            found = check.compare(self.folder, self.session, store, mine, tree)
+            if found.conflicts and not late:
+                raise RemoteConflictError("; ".join(found.conflicts.values()))
+            tracks = found.pull
+
+        def take() -> None:
+            take_some = pull.adopt if adopts else partial(pull.pull, tracks=tracks)
+            last.append(take_some(self.folder, self.session, store, mine, tree, fsync=self._fsync))
+
+        if adopts or tracks:
+            change(take)
+        state.save(self.folder, known)
+        self._compared = True
+        if late and last:
+            self.local.go_on_above(last[0])
+        return last[0] if last else None
+
+    def start(self) -> None:
+        """See that the thread runs."""
+        if not self.thread.is_running:
+            self.thread.start()
+
+    # -- what the writer tells ---------------------------------------------------------------------------------------
+
+    def changed(self, rolled: bool) -> None:
+        """Note that something was written; a roll is sent soon."""
+        self.behind = True
+        if rolled and not self._hurry and self.thread.is_running:
+            self._hurry = True
+            self.thread.post(self._woken)
+
+    def _woken(self) -> None:
+        self._hurry = False
+        self._pace.hurry()
+
+    # -- what the session asks ---------------------------------------------------------------------------------------
+
+    def sync(self, timeout: float | None) -> None:
+        """Send all that is on the local disk now, and return when it is there; with a progress bar when it lasts.
+
+        Raises
+        ------
+        OSError
+            Not all could be sent: the network, or a disk; TimeoutError after `timeout` seconds.
+        RemoteConflictError
+            Another machine wrote one of the tracks; all else was sent.
+        CorruptTrackError
+            A local track is damaged; all else was sent.
+        """
+        from dreamlake.engine.replica.progress import Progress, watch
+
+        self._stop = False
+        self.progress = progress = Progress()
+        ended = False
+        try:
+            self.thread.call(
+                self._sync, timeout, f"the upload to {self.place}", lambda request, left: watch(request, left, progress)
+            )
+            ended = True
+        except RemoteConflictError:
+            raise
+        except OSError as error:
+            said = f"{error.strerror or error}; all is safe in {self.folder}, and this uploads it: {self.command}"
+            raise type(error)(error.errno, said, error.filename) from error
+        finally:
+            self._stop = not ended
+
+    def _sync(self) -> None:
+        for _ in range(MAX_PASSES):
+            self.behind = False
+            outcome = self._pass(patient=True)
+            if not outcome.complete:
+                self.behind = True
+            self._raise(outcome)
+            if not self.behind and not self.local.waiting():
+                return
+
+    def _raise(self, outcome: Outcome) -> None:
+        failures = [error for _, error in outcome.failures]
+        if failures:
+            raise failures[0]
+        if outcome.conflicts:
+            raise RemoteConflictError("; ".join(outcome.conflicts))
+
+    def finish(self, timeout: float | None, last: bool) -> None:
+        """Send what is left within `timeout` seconds, 30 by default; after the `last` session the thread ends.
+
+        Raises what `sync` does, saying which command finishes it; the thread ends all the same.
+        """
+        deadline = CLOSE_TIMEOUT if timeout is None else timeout
+        if not last:
+            self.sync(deadline)
+            return
+        hangs = False
+        try:
+            self.sync(deadline)
+        except TimeoutError:
+            hangs = True  # or it may hang: then its connections are not closed under it
+            raise
+        finally:
+            self._stop = True
+            self.thread.stop(0.0 if hangs else deadline)
+            if not hangs:
+                self.remote.store().close()
+
+    def abandon(self) -> None:
+        """End without the network: at interpreter exit it may not work any more. Says how to finish what is left."""
+        self._stop = True
+        if self.behind:
+            log().warning("%s is not wholly uploaded; this does it: %s", self.folder, self.command)
+
+    def settle(self, timeout: float | None = None) -> None:
+        """Fetch the segments that late fields wait for, and merge these, before a read. Raises OSError."""
+        if self.local.waiting():
+            self.thread.call(self._settle, timeout, f"the fetch from {self.place}")
+
+    # -- on the thread -----------------------------------------------------------------------------------------------
+
+    def _pause(self) -> float:
+        return self._pace.wait()
+
+    def _tick(self) -> None:
+        """Make a pass in the background: trouble becomes one log record, and the next try comes later and later."""
+        started = time.monotonic()
+        well = False
+        try:
+            self.behind, was_behind = False, self.behind
+            outcome = self._pass(patient=False)
+            well = not outcome.failures
+            self.behind = self.behind or not outcome.complete
+            for _, error in outcome.failures[:1]:
+                self._warn(error)
+            for conflict in outcome.conflicts:
+                if conflict not in self._told:
+                    self._told.add(conflict)
+                    log().error("%s", conflict)
+        except LockTimeoutError:
+            well, self.behind = True, was_behind  # another process does it
+        except Exception as error:
+            self.behind = True
+            self._warn(error)
+        if well and self._warned:
+            self._warned = False
+            log().warning("the replica %s is kept up to date again", self.place)
+        self._pace.ended(well, time.monotonic() - started)
+
+    def _warn(self, error: Exception) -> None:
+        """Log the first failure of an outage, and no other until it is over."""
+        if not self._warned:
+            self._warned = True
+            log().warning("%s cannot be brought up to date, trying again until it can: %s", self.place, error)
+
+    def _pass(self, patient: bool) -> Outcome:
+        from dreamlake.engine.replica import state
+        from dreamlake.engine.replica.push import push
+
+        with state.hold(self.folder, OPEN_LOCK if patient else 0.0, self._single_writer):
+            if not self._compared:
+                from dreamlake.engine.replica import check
+
+                tree = check.look(self.remote.store(), self.session)
+                self._compare(tree, True, self.local.change, late=True)
+            known = state.load(self.folder)
+            outcome = push(
+                self.folder,
+                self.session,
+                self.remote.store(),
+                known,
+                progress=self.progress,
+                stop=lambda: self._stop,
+                seen=self._seen,
+                last_ts=self.local.last_ts,
+            )
+            if self.trims and not self._stop:
+                self._trim(known)
+        if self.local.waiting() and not outcome.failures and not self._stop:
+            self._settle()
+            self._pace.hurry()
+        return outcome
+
+    def _trim(self, known: ReplicaState) -> None:
+        """Drop segments that are on the replica, a few at a time."""
+        from dreamlake.engine.replica.trim import droppable
+
+        for track, names in droppable(self.folder, known.remote(self.remote.store().describe())):
+            for place in range(0, len(names), DROPPED_AT_ONCE):
+                self.local.drop(track, names[place : place + DROPPED_AT_ONCE])
+
+    def _settle(self) -> None:
+        """Fetch the segments that late fields wait for, and have these merged."""
+        store = self.remote.store()
+        for track in self.local.waiting():
+            below = os.path.relpath(track.folder, self.folder).replace(os.sep, "/")
+            fetched = {name: store.get(f"{self.session}/{below}/{name.filename}") for name in track.wanted()}
+            self.local.settle(track, fetched)
+            self.behind = True
+
+    # -- fork --------------------------------------------------------------------------------------------------------
+
+    def after_fork_in_child(self) -> None:
+        """Start anew in a forked child, where the parent's thread is not; the parent goes on replicating."""
+        compared = self._compared
+        self._begin_anew()
+        self._compared = compared
