@@ -107,6 +107,8 @@ def test_records_survive_an_fsync_that_fails(tmp_path: Path, monkeypatch: pytest
 
 def test_a_drop_leaves_bounds_and_timestamps(trimmed: Trimmed) -> None:
     trimmed.append(points_of(23))
+    stale = trimmed.folder / ".ts-000000000000-000000000007.5"  # of a crash, and superseded since
+    stale.write_bytes(b"x")
     sizes = {name: (trimmed.folder / name.filename).stat().st_size for name in (A, B)}
     trimmed.drop([A, C])
     assert trimmed.here() == (B, C), "the last one stays"
@@ -361,6 +363,27 @@ def test_a_row_whose_segment_is_here_again_is_merged_by_the_next_flush(trimmed: 
     assert trimmed.here() == (A, SegmentName(0, 7, 1), C)
 
 
+def test_a_merge_within_a_flush_that_fails_is_made_by_the_next(
+    trimmed: Trimmed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trimmed.append(points_of(23))
+    trimmed.drop()
+    trimmed.append([{"late": 1, "_ts": 4.0}])
+    trimmed.session.close()
+    (trimmed.folder / A.filename).write_bytes(trimmed.there.get(f"{awaylib.BELOW}/{A.filename}"))
+    trimmed.session = trimmed.made()
+    trimmed.track.append(x=1)
+    monkeypatch.setattr(local, "write_new", lambda path, data: crashlib.fail("", lambda: None, ()))
+    with pytest.raises(OSError, match="error"):
+        trimmed.track.flush()
+    monkeypatch.undo()
+    assert (trimmed.folder / layout.LATE_FILE).exists()
+    trimmed.append([{"x": 2}])
+    assert not (trimmed.folder / layout.LATE_FILE).exists()
+    assert trimmed.points()[2] == {"n": 2, "late": 1, "_ts": 4.0}
+    assert [point.get("x") for point in trimmed.points()[23:]] == [1, 2]
+
+
 def test_segments_are_wanted_some_at_a_time(trimmed: Trimmed, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [{"n": n, "_ts": float(n * 37 % 101)} for n in range(100)]  # each segment's bounds hold nearly all
     trimmed.append(rows)
@@ -396,6 +419,7 @@ def test_fetched_bytes_that_are_damaged_are_told_and_the_rest_is_merged(trimmed:
     trimmed.under_lock(lambda: trimmed.writer.settle(data))
     assert trimmed.points()[2] == {"n": 2, "late": 4, "_ts": 4.0}
     assert not trimmed.writer.wanted()
+    assert not trimmed.writer._disk.fetched, "they are let go"
 
 
 def _flipped_in(whole: bytes, column: str) -> bytes:
@@ -583,6 +607,59 @@ def test_nothing_is_lost_or_doubled_where_timestamps_are_not_known(
 
 
 # ------------------------------------------------------------------------------------------------ several processes
+
+
+def test_rows_of_another_process_that_wait_are_noticed(
+    trimmed: Trimmed, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trimmed.append(points_of(23))
+    trimmed.drop([A])
+    trimmed.append([{"late": 0, "_ts": 4.0}])
+    code = """
+        import sys
+        from pathlib import Path
+        from awaylib import Trimmed
+        from dreamlake.storage.local import LocalStore
+        other = Trimmed(Path(sys.argv[1]), LocalStore(sys.argv[2]))
+        other.append([{"late": 1, "_ts": 4.0}, {"other": 1, "_ts": 6.0}])
+        if sys.argv[3] == "drop":
+            other.drop()
+        if sys.argv[3] == "settle":
+            other.settle()
+        other.session.close()
+    """
+    for what in ("append", "drop", "settle"):
+        run_python(code, trimmed.root, tmp_path / "there", what, PYTHONPATH=crashlib.PATH)
+        trimmed.append([{"mine": what, "_ts": 4.0}, {"b": what, "_ts": 16.0}])
+        away_now = [name.start for name in trimmed.writer._disk.away]
+        assert away_now == {"append": [0], "drop": [0, 7], "settle": []}[what]
+    assert not caplog.text, "found out by the counter, not by a size that does not fit"
+    assert not trimmed.writer.wanted(), "what another process has merged is here"
+    points = trimmed.points()
+    assert points[2] == {"n": 2, "late": 1, "mine": "settle", "_ts": 4.0}
+    assert points[3] == {"n": 3, "other": 1, "_ts": 6.0}
+    assert points[8] == {"n": 8, "b": "settle", "_ts": 16.0}
+    assert len(points) == 23
+
+
+def test_timestamps_that_another_process_has_fetched_are_noticed(trimmed: Trimmed, tmp_path: Path) -> None:
+    trimmed.append(points_of(23))
+    trimmed.drop()
+    trimmed.forget_stamps()
+    trimmed.append([{"x": 1, "_ts": 5.0}])
+    code = """
+        import sys
+        from pathlib import Path
+        from awaylib import Trimmed
+        from dreamlake.storage.local import LocalStore
+        other = Trimmed(Path(sys.argv[1]), LocalStore(sys.argv[2]))
+        print(other.settle())
+        other.session.close()
+    """
+    assert run_python(code, trimmed.root, tmp_path / "there", PYTHONPATH=crashlib.PATH).stdout == "1\n"
+    trimmed.append([{"x": 2, "_ts": 5.0}])
+    assert hidden(trimmed.folder) == [".away.jsonl", ".ts-000000000000-000000000007"]
+    assert trimmed.points()[23:] == [{"x": 2, "_ts": 5.0}]
 
 
 def test_two_processes_drop_and_add_late_fields(lake_dir: Path, tmp_path: Path) -> None:

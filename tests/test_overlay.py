@@ -197,7 +197,10 @@ class Racing(LocalStore):
     before: Callable[[], Any] = staticmethod(lambda: None)
     after: Callable[[], Any] = staticmethod(lambda: None)
 
+    looks = 0
+
     def names(self, path: str = "") -> list[str]:
+        self.looks += 1
         before, self.before = self.before, lambda: None
         before()
         found = super().names(path)
@@ -215,6 +218,7 @@ def test_a_drop_around_the_listing(trimmed: Trimmed, when: str) -> None:
     snapshot = reader.snapshot(described=True)
     assert len(snapshot.points(0, 30)) == 30
     assert len(trimmed.here()) == 1, "the drop was not tried"
+    assert local.looks == 1, "one look is enough: nothing seems to be missing"
 
 
 def test_readers_see_every_point_while_segments_go_away(trimmed: Trimmed) -> None:

@@ -1,8 +1,8 @@
 """Late fields that wait, in ``.late.jsonl``, for segments which are away; and how they are merged once these are here.
 
 A row waits when its timestamp belongs to a point of an away segment, or may do so, or waits already: rows of one
-timestamp keep their order. The file has a line a row, as the hot file has, with the row's number for an index. Merging
-the same rows twice gives the same, so a crash anywhere between the first merge and the end of the file is harmless.
+timestamp keep their order. The file has a line a row, as the hot file has, with 0 for the index. Merging the same rows
+twice gives the same, so a crash anywhere between the first merge and the end of the file is harmless.
 """
 
 from __future__ import annotations
@@ -44,7 +44,6 @@ class LateFile:
         #: The timestamps that wait.
         self.stamps: set[float] = set()
         self._size = 0
-        self._lines = 0
 
     def load(self) -> None:
         """Learn what waits, and cut off a torn line. Raises CorruptTrackError when a whole line is damaged."""
@@ -54,26 +53,25 @@ class LateFile:
             local.truncate(self.path, lines.end)
             log().warning("cut a torn line of %d bytes off %s", len(data) - lines.end, self.path)
         self.stamps = {fields["_ts"] for fields in lines.points}
-        self._size, self._lines = lines.end, len(lines.indices)
+        self._size = lines.end
 
     def append(self, rows: Sequence[MixedRow]) -> None:
         """Let rows wait. Raises OSError, SizeChanged; some may wait all the same, then `load` is needed."""
-        data = _encode(rows, self._lines)
+        data = _encode(rows)
         local.append_at(self.path, self._size, data, self.fsync)
         self.stamps.update(row[0] for row in rows)
         self._size += len(data)
-        self._lines += len(rows)
 
     def replace(self, rows: Sequence[MixedRow]) -> None:
         """Let these rows wait and no others. On disk for good when it returns: no merged row must come back later."""
-        data = _encode(rows, 0)
+        data = _encode(rows)
         if rows:
             local.atomic_write(self.path, data, fsync=True)
         else:
             local.os_.unlink(self.path)
             local.fsync_dir(os.path.dirname(self.path))
         self.stamps = {row[0] for row in rows}
-        self._size, self._lines = len(data), len(rows)
+        self._size = len(data)
 
     def rows(self) -> list[MixedRow]:
         """The rows that wait, in the order of their arrival."""
@@ -203,8 +201,8 @@ class _Fetched:
         return f"{self.place}, as the replica has it"
 
 
-def _encode(rows: Iterable[MixedRow], number: int) -> bytes:
-    return point.encode_lines((at, {**fields, "_ts": ts}) for at, (ts, _, fields) in enumerate(rows, number))
+def _encode(rows: Iterable[MixedRow]) -> bytes:
+    return point.encode_lines((0, {**fields, "_ts": ts}) for ts, _, fields in rows)
 
 
 def _read(path: str) -> bytes:
