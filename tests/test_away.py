@@ -363,8 +363,9 @@ def test_a_row_whose_segment_is_here_again_is_merged_by_the_next_flush(trimmed: 
     assert trimmed.here() == (A, SegmentName(0, 7, 1), C)
 
 
+@pytest.mark.parametrize("step", ["the later form", "the end of the waiting file"])
 def test_a_merge_within_a_flush_that_fails_is_made_by_the_next(
-    trimmed: Trimmed, monkeypatch: pytest.MonkeyPatch
+    trimmed: Trimmed, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     trimmed.append(points_of(23))
     trimmed.drop()
@@ -373,7 +374,8 @@ def test_a_merge_within_a_flush_that_fails_is_made_by_the_next(
     (trimmed.folder / A.filename).write_bytes(trimmed.there.get(f"{awaylib.BELOW}/{A.filename}"))
     trimmed.session = trimmed.made()
     trimmed.track.append(x=1)
-    monkeypatch.setattr(local, "write_new", lambda path, data: crashlib.fail("", lambda: None, ()))
+    place, name = (local, "write_new") if step == "the later form" else (late.LateFile, "replace")
+    monkeypatch.setattr(place, name, lambda *given: crashlib.fail("", lambda: None, ()))
     with pytest.raises(OSError, match="error"):
         trimmed.track.flush()
     monkeypatch.undo()
