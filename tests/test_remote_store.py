@@ -729,4 +729,4 @@ def unused_port() -> Iterator[int]:
 
 
 def test_the_bucket_of_the_tests_is_one() -> None:
-    assert remote._shown(f"s3://{BUCKET}/") == f"s3://{BUCKET}"
+    assert remote.shown(f"s3://{BUCKET}/") == f"s3://{BUCKET}"
