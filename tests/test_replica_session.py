@@ -539,7 +539,7 @@ def test_a_killed_run_is_finished_by_sync(proxied: Place, tmp_path: Path, s3_pro
         [sys.executable, "-c", code, *args], stdout=subprocess.PIPE, env=python_environment(), text=True
     ) as process:
         assert process.stdout is not None
-        assert process.stdout.readline() == "flushed\\n"
+        assert process.stdout.readline() == "flushed\n"
         wait_for(lambda: sent > 4)
         process.kill()
     s3_proxy.plan = lambda request: None
