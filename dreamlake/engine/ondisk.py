@@ -5,59 +5,45 @@ after each single commit, so that an error half-way leaves a state from which th
 """
 
 import os
-from bisect import bisect_left
 from collections.abc import Callable, Collection, Mapping
 from math import inf
 from typing import Any
 
 import dreamlake.storage.local as local
 from dreamlake.engine import away, late, roll
-from dreamlake.engine.segments import SegmentFiles
-from dreamlake.engine.sorting import Changes, RowQueue, SegmentAway, Sorted, without_ts
+from dreamlake.engine.known import KnownSegments
+from dreamlake.engine.sorting import Changes, RowQueue, Sorted, without_ts
 from dreamlake.engine.sweep import sweep
 from dreamlake.errors import CorruptTrackError
-from dreamlake.format import hot, layout, live, logical, point, schema, segment
+from dreamlake.format import hot, layout, logical, point, schema, segment
 from dreamlake.format.layout import SegmentName
 from dreamlake.format.schema import Batch
-from dreamlake.format.segment import SegmentBounds
 from dreamlake.notices import log
 
 #: A hot file of this many bytes is rolled before it has `segment_points` points.
 ROLL_BYTES = 32 << 20
 #: Batches of hot points that are kept apart: those of a batch loop come and go in a roll without being joined twice.
 MOST_PIECES = 16
-#: Columns of timestamps of segments that are kept for look-ups of late fields.
-CACHED_SEGMENTS = 32
 
 
-class TrackOnDisk:
+class TrackOnDisk(KnownSegments):
     """What stands on disk of one track: its live segments, and its hot points as Arrow batches, kept for the roll."""
 
     def __init__(
         self, folder: str, name: str, segment_points: int, fsync: bool, announce_rewrite: Callable[[], None]
     ) -> None:
-        self.folder = folder
-        self.name = name
+        super().__init__(folder, name, late.LateFile(folder, fsync))
         self.segment_points = segment_points
         self.fsync = fsync
         self.announce_rewrite = announce_rewrite
-        self.files = SegmentFiles(local.LocalStore(os.path.dirname(folder)), os.path.basename(folder), name)
         self.hot_path = os.path.join(folder, layout.HOT_FILE)
-        #: Rows that wait for segments which are only on the replica.
-        self.late = late.LateFile(folder, fsync)
-        #: Away segments that were fetched, while the rows that wait for them are merged.
-        self.fetched: dict[SegmentName, SegmentFiles] = {}
         self._epochs: tuple[int, int] | None = None
         #: Whether the hot file has to be written anew, whatever is learnt of it meanwhile.
         self.must_rewrite = False
         self._reset()
 
     def _reset(self) -> None:
-        self.live: tuple[SegmentName, ...] = ()
-        self.bounds: tuple[SegmentBounds, ...] = ()
-        #: Those of the live segments that are only on the replica.
-        self.away: dict[SegmentName, away.Away] = {}
-        self.schema: dict[str, Any] = {}
+        self.reset_segments()
         #: Hot points in the order of their indices, the first of which is `start`.
         self.pieces: list[Batch] = []
         self.hot_count = 0
@@ -66,15 +52,8 @@ class TrackOnDisk:
         #: Bytes and lines of the hot file that count.
         self.size = 0
         self.lines = 0
-        self.max_ts = self._segments_max_ts = -inf
+        self.max_ts = -inf
         self._hot_index: dict[float, int] | None = None
-        self._columns: dict[SegmentName, tuple[list[float] | None, bool]] = {}
-        self.late.reset()
-
-    @property
-    def start(self) -> int:
-        """Where the segments end and the hot points begin."""
-        return live.end_of(self.live)
 
     @property
     def next_index(self) -> int:
@@ -98,63 +77,10 @@ class TrackOnDisk:
     def _load(self) -> None:
         self._reset()
         filenames = _listdir(self.folder)
-        self._take_listing(filenames)
-        if self.live:
-            self._learn_segments()
-            self.max_ts = self._segments_max_ts = max(b.ts_max for b in self.bounds)
+        self.learn_segments(filenames)
+        self.max_ts = self.segments_max_ts
         self._read_hot()
         sweep(self.folder, filenames, self.live)
-
-    def _take_listing(self, filenames: Collection[str]) -> None:
-        """Find the live segments among those in the folder and those that are away, and what waits for these."""
-        here = live.parse_listing(filenames)
-        known = away.read(self.folder) if layout.AWAY_FILE in filenames else {}
-        try:
-            self.live = live.live_segments({*here, *known} if known else here)
-        except live.HoleError as error:
-            raise CorruptTrackError(self.folder, "its segments", error.start, error.stop, str(error)) from error
-        if known:
-            self.away = {name: known[name] for name in self.live if name not in here}
-            if self.live[-1] in self.away:
-                name = self.live[-1]
-                path = os.path.join(self.folder, name.filename)
-                detail = "the last segment is missing; it always stays here, whatever else is only on the replica"
-                raise CorruptTrackError(path, "its place", name.start, name.stop, detail)
-        if layout.LATE_FILE in filenames:
-            self.late.load()
-
-    def _learn_segments(self) -> None:
-        """Learn the bounds of all live segments and the track's schema up to their end.
-
-        The last footer tells both, except for segments that got a later generation after it was written: only these
-        are opened beside it.
-        """
-        last = self.files.newest(self.live[-1], self._size_of(self.live[-1]))
-        self.schema = last.track_schema
-        recorded = {(b.start, b.stop, b.generation): b for b in last.before}
-        bounds = []
-        for name in self.live[:-1]:
-            found = recorded.get((name.start, name.stop, name.generation))
-            if found is None and name in self.away:
-                found, fields = self._of_away(name)
-                self.schema = logical.unify_schemas(self.schema, fields)
-            elif found is None:
-                info = self.files.info(name, self._size_of(name))
-                self.schema = logical.unify_schemas(self.schema, info.track_schema)
-                found = info.bounds
-            bounds.append(found)
-        self.bounds = (*bounds, last.bounds)
-
-    def _of_away(self, name: SegmentName) -> tuple[SegmentBounds, dict[str, Any]]:
-        record = self.away[name]
-        if record.schema is None:
-            path = os.path.join(self.folder, layout.AWAY_FILE)
-            detail = f"neither it nor the last segment says which fields {name.filename} has"
-            raise CorruptTrackError(path, "a line", name.start, name.stop, detail)
-        return record.bounds, record.schema
-
-    def _size_of(self, name: SegmentName) -> int:
-        return os.stat(os.path.join(self.folder, name.filename)).st_size
 
     def _read_hot(self) -> None:
         data = _read(self.hot_path, 0)
@@ -221,47 +147,6 @@ class TrackOnDisk:
         self.pieces = [*pieces[:place], schema.combine(pieces[place:])]
 
     # -- looking for the point that an explicit timestamp means ----------------------------------------------------
-
-    def find_in_segments(self, ts: float) -> tuple[SegmentName, int] | None:
-        """Return the lowest place in the segments with this timestamp; only those whose bounds hold it are opened.
-
-        Raises SegmentAway when a segment that is only on the replica holds it, or may.
-        """
-        found = self._search(ts) if ts <= self._segments_max_ts else None
-        if ts in self.late.stamps or (found is not None and found[0] in self.away and found[0] not in self.fetched):
-            raise SegmentAway(found[1] if found else None)
-        return found
-
-    def _search(self, ts: float) -> tuple[SegmentName, int] | None:
-        for name, bounds in zip(self.live, self.bounds, strict=True):
-            if bounds.ts_min <= ts <= bounds.ts_max:
-                column, rising = self._column(name, bounds)
-                if column is None:
-                    raise SegmentAway(None)
-                if rising:
-                    place = bisect_left(column, ts)
-                    found = place < len(column) and column[place] == ts
-                else:
-                    found = ts in column
-                    place = column.index(ts) if found else 0
-                if found:
-                    return name, name.start + place
-        return None
-
-    def _column(self, name: SegmentName, bounds: SegmentBounds) -> tuple[list[float] | None, bool]:
-        """Return the timestamps of a segment, None where it is away and they did not stay, and whether they rise."""
-        if name not in self._columns:
-            if len(self._columns) >= CACHED_SEGMENTS:
-                self._columns.pop(next(iter(self._columns)))
-            if name in self.away and name not in self.fetched:
-                column = away.stamps(self.folder, name)
-            else:
-                column = schema.timestamps(self._read_segment(name, ["_ts"])[0])
-            self._columns[name] = (column, bounds.ts_rising)
-        return self._columns[name]
-
-    def _read_segment(self, name: SegmentName, columns: list[str] | None) -> tuple[Any, dict[str, Any]]:
-        return self.fetched.get(name, self.files).read(name, None, columns, name.start, name.stop)
 
     def find_in_hot(self, ts: float) -> int | None:
         """Return the lowest index of a hot point with this timestamp."""
@@ -434,7 +319,7 @@ class TrackOnDisk:
         self.bounds = (*self.bounds, draft.info.bounds)
         self.schema = draft.info.track_schema
         self.max_ts = max(self.max_ts, draft.info.ts_max)
-        self._segments_max_ts = max(self._segments_max_ts, draft.info.ts_max)
+        self.segments_max_ts = max(self.segments_max_ts, draft.info.ts_max)
         rows.new.drop(from_new)
         rows.hot = {index: fields for index, fields in rows.hot.items() if index >= self.start}
         self.hot_count -= from_hot
@@ -484,17 +369,12 @@ class TrackOnDisk:
         """Merge the rows that waited for these segments; see `late.settle`."""
         late.settle(self, fetched)
 
-    def take_in(self, name: SegmentName, files: SegmentFiles) -> None:
-        """Read an away segment from what was fetched, until the rows that wait for it are merged."""
-        self.fetched[name] = files
-        self._columns.pop(name, None)
-
     # -- late fields -----------------------------------------------------------------------------------------------
 
     def _write_next_generation(self, name: SegmentName, changes: Changes) -> None:
         """Write the segment's next generation, with fields that arrived after its points were rolled."""
         self.announce_rewrite()
-        table, own_schema = self._read_segment(name, None)
+        table, own_schema = self.read_segment(name, None)
         points = schema.to_points(table, own_schema)
         changed = with_changes(points, name.start, changes)
         place = self.live.index(name)
