@@ -177,6 +177,7 @@ class OwnFiles:
     def _send_file(self, path: str) -> None:
         full = self.local.describe(path)
         stands = stand(full)
+        self.local.size(path)  # refuses a link that leads out of the session
         with open(full, "rb") as file:
             size = os.fstat(file.fileno()).st_size
             sha = file_digest(file, "sha256").hexdigest()

@@ -92,7 +92,8 @@ class TrackSender:
         if self._print(filenames) == self._seen.get(self.below, ()):
             return False
         unsent = [name for name in live.parse_listing(filenames) if name not in self._segments]
-        files = [layout.HOT_FILE, layout.METADATA_FILE, *(name.filename for name in unsent)]
+        about = [layout.METADATA_FILE] if self.known.about.version is None else []
+        files = [layout.HOT_FILE, *about, *(name.filename for name in unsent)]
         sizes = [_size(os.path.join(self.folder, each)) for each in files if each in filenames]
         self._expect(len(sizes), sum(sizes))
         return True
