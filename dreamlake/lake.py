@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from dreamlake.engine.catalog import session_folders, session_info, track_names, workspaces
+from dreamlake.engine.catalog import session_folders, session_info, session_there, track_names, workspaces
 from dreamlake.engine.process import check_polars, reading_width, side_by_side
 from dreamlake.engine.reader import TrackReader
 from dreamlake.errors import SessionNotFoundError, TrackNotFoundError
@@ -65,7 +65,8 @@ class Lake:
     def sessions(self, workspace: str | None = None) -> list[SessionInfo]:
         """What session.json says of each session, sorted by workspace and name.
 
-        The status of a run whose file says running, but which has written nothing for a minute, is ``"lost"``.
+        The status of a run whose file says running, but which has written nothing for a minute, is ``"lost"``. Where
+        several machines write one session, what they say is merged, later wins.
 
         Parameters
         ----------
@@ -89,9 +90,9 @@ class Lake:
         SessionNotFoundError
             There is none of this name.
         """
-        view = SessionView(self._store, workspace, name)
-        _ = view.info
-        return view
+        if not session_there(self._store, workspace, name):
+            raise _no_session(self._store, workspace, name)
+        return SessionView(self._store, workspace, name)
 
     def scan(
         self,
@@ -182,17 +183,18 @@ class SessionView:
     def info(self) -> SessionInfo:
         """What session.json says now; the status is ``"lost"`` where a running session has fallen silent.
 
+        Of a session that several machines write this is what all of them say; in doubt, the one that said it last.
+
         Raises
         ------
         SessionNotFoundError
             The session is not there.
         CorruptTrackError
-            session.json is not readable.
+            A session.json is not readable.
         """
         info = session_info(self._store, self.workspace, self.name)
         if info is None:
-            place = self._store.describe(self._folder)
-            raise SessionNotFoundError(f"no session {self.name!r} in workspace {self.workspace!r}: {place} has none")
+            raise _no_session(self._store, self.workspace, self.name)
         return info  # type: ignore[return-value]
 
     def track(self, name: str) -> TrackView:
@@ -217,6 +219,8 @@ class SessionView:
     def logs(self, level: Level | None = None, *, errors: Errors = "raise") -> pl.DataFrame:
         """The log, oldest first: ``sequenceNumber``, ``timestamp``, ``level``, ``message``, ``metadata`` (JSON text).
 
+        Of several machines that write the session each counts its own records.
+
         Parameters
         ----------
         level
@@ -234,6 +238,11 @@ class SessionView:
             In a forked child process, where Polars would hang.
         """
         return read_logs(self._store, self._folder, level, errors)
+
+
+def _no_session(store: Store, workspace: str, name: str) -> SessionNotFoundError:
+    place = store.describe(layout.session_dir(workspace, name))
+    return SessionNotFoundError(f"no session {name!r} in workspace {workspace!r}: {place} has none")
 
 
 class TracksView:

@@ -22,17 +22,21 @@ class ParametersView:
 
     def __init__(self, store: Store, folder: str) -> None:
         self._store = store
-        self._path = f"{folder}/{PARAMETERS_FILE}" if folder else PARAMETERS_FILE
+        self._folder = folder
 
     def get(self) -> dict[str, Any]:
         """Return all parameters: flat, dotted keys; empty when none were set.
 
+        Where several machines write the session, key by key the value of the one that set parameters last.
+
         Raises
         ------
         CorruptTrackError
-            parameters.json is damaged.
+            A parameters.json is damaged.
         """
-        return read_parameters(self._store, self._path)["data"]  # type: ignore[no-any-return]
+        from dreamlake.engine.hosts import all_parameters
+
+        return all_parameters(self._store, self._folder)
 
     def to_polars(self) -> pl.DataFrame:
         """Return one row with a column for each parameter; lists of mixed types and the like as JSON text."""
@@ -77,22 +81,22 @@ class Parameters(ParametersView):
         return self
 
     def _merge(self, flat: dict[str, Any], fsync: bool) -> None:
+        from dreamlake.engine.hosts import read_parameters, with_parameters
         from dreamlake.engine.runfile import iso_now
         from dreamlake.format.point import to_json
         from dreamlake.storage.local import atomic_write
 
-        stored = read_parameters(self._store, self._path)
-        data = {key: value for key, value in stored["data"].items() if not _hidden_by(key, flat)}
-        data.update(flat)
+        path = f"{self._folder}/{PARAMETERS_FILE}" if self._folder else PARAMETERS_FILE
+        stored = read_parameters(self._store, path)
         now = iso_now()
         content = {
             "version": stored["version"] + 1,
-            "data": to_json(data),
+            "data": to_json(with_parameters(stored["data"], flat)),
             "createdAt": stored["createdAt"] or now,
             "updatedAt": now,
         }
         text = json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False)
-        atomic_write(self._store.describe(self._path), text.encode() + b"\n", fsync)
+        atomic_write(self._store.describe(path), text.encode() + b"\n", fsync)
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "", depth: int = 0) -> dict[str, Any]:
@@ -111,35 +115,3 @@ def flatten(values: Mapping[str, Any], prefix: str = "", depth: int = 0) -> dict
         else:
             flat[name] = take_value(name, value)[0]
     return flat
-
-
-def _hidden_by(key: str, flat: dict[str, Any]) -> bool:
-    """Whether a stored key is replaced by a new value of which it is a part, or that is a part of it."""
-    return any(key.startswith(new + ".") or new.startswith(key + ".") for new in flat)
-
-
-def read_parameters(store: Store, path: str) -> dict[str, Any]:
-    """Return what parameters.json says, with its values decoded; version 0 and no data where there is none."""
-    from dreamlake.errors import CorruptTrackError
-    from dreamlake.format.point import from_json
-
-    try:
-        raw = store.get(path)
-    except FileNotFoundError:
-        raw = b""
-    if not raw:
-        return {"version": 0, "data": {}, "createdAt": None, "updatedAt": None}
-    try:
-        content = json.loads(raw)
-        data = from_json(content["data"])
-        if not isinstance(data, dict):
-            raise TypeError("its data is not an object")
-        version = int(content["version"])
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise CorruptTrackError(store.describe(path), "the whole file", None, None, str(error)) from error
-    return {
-        "version": version,
-        "data": data,
-        "createdAt": content.get("createdAt"),
-        "updatedAt": content.get("updatedAt"),
-    }

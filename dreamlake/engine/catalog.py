@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import time
 
+from dreamlake.engine.hosts import host_paths, merged_info, moment
 from dreamlake.engine.process import reading_width, side_by_side
 from dreamlake.errors import CorruptTrackError
 from dreamlake.format import layout
-from dreamlake.format.layout import HOT_FILE, LOCK_FILE, METADATA_FILE, SESSION_FILE, TRACKS_DIR
+from dreamlake.format.layout import HOSTS_DIR, HOT_FILE, LOCK_FILE, METADATA_FILE, SESSION_FILE, TRACKS_DIR
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 #: A session that says it is running and has written nothing for this many seconds is shown as lost.
 SILENCE = 60.0
+#: What is written this many seconds after a machine ended its run is surely the work of another one.
+CLEARLY = 5.0
 
 
 def workspaces(store: Store) -> list[str]:
@@ -69,25 +72,40 @@ def track_names(store: Store, session: str) -> list[str]:
     return sorted(found)
 
 
+def session_there(store: Store, workspace: str, session: str) -> bool:
+    """Whether there is such a session; one GET where there is. Raises CorruptTrackError for a damaged session.json."""
+    folder = layout.session_dir(workspace, session)
+    there = read_object(store, f"{folder}/{SESSION_FILE}") is not None
+    return there or bool(host_paths(store, folder, SESSION_FILE))
+
+
 def session_info(store: Store, workspace: str, session: str, now: float | None = None) -> dict[str, Any] | None:
     """What session.json says, with ``workspace`` and ``name``; None where there is no such session.
 
-    The status is ``"lost"`` where the file says ``"running"`` and nothing of the session was written lately.
+    Where several machines write the session, what they say is merged; see `merged_info`. The status is that of the one
+    whose session.json was updated last, but ``"running"`` while another machine that says so goes on to write. It is
+    ``"lost"`` where the file says ``"running"`` and nothing of the session was written lately.
 
     Raises
     ------
     CorruptTrackError
-        session.json is not readable.
+        A session.json is not readable.
     """
     folder = layout.session_dir(workspace, session)
-    info = read_object(store, f"{folder}/{SESSION_FILE}")
-    if info is None:
+    paths = [f"{folder}/{SESSION_FILE}", *host_paths(store, folder, SESSION_FILE)]
+    read = side_by_side(lambda path: read_object(store, path), paths, reading_width(store, 0))
+    infos = [info for info in read if info is not None]
+    if not infos:
         return None
-    info |= {"workspace": workspace, "name": session}
+    info = merged_info(infos) | {"workspace": workspace, "name": session}
+    silent_since = (time.time() if now is None else now) - SILENCE
     if info.get("status") == "running":
-        silent_since = (time.time() if now is None else now) - SILENCE
         if _last_write(store, folder, silent_since) <= silent_since:
             info["status"] = "lost"
+    elif any(each.get("status") == "running" for each in infos):
+        ended = max(silent_since, moment(info.get("updatedAt")) + CLEARLY)
+        if _last_write(store, folder, ended) > ended:
+            info["status"] = "running"
     return info
 
 
@@ -121,7 +139,7 @@ def _last_write(store: Store, folder: str, enough: float) -> float:
         return max((entry.modified for entry in tree(folder)), default=0.0)
     top = [entry.modified for entry in store.list(folder) if entry.name in (SESSION_FILE, LOCK_FILE)]
     latest = max(top, default=0.0)
-    left = [f"{folder}/{TRACKS_DIR}"]
+    left = [f"{folder}/{HOSTS_DIR}", f"{folder}/{TRACKS_DIR}"]
     while left and latest <= enough:
         below = left.pop()
         for entry in store.list(below):
@@ -144,7 +162,8 @@ def _candidates(store: Store, top: str) -> dict[str, tuple[str, str]]:
 
 
 def _is_session(store: Store, folder: str) -> bool:
-    return any(entry.name == SESSION_FILE for entry in store.list(folder))
+    names = {entry.name for entry in store.list(folder)}
+    return SESSION_FILE in names or (HOSTS_DIR in names and bool(host_paths(store, folder, SESSION_FILE)))
 
 
 def _folders(store: Store, path: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""The log of a session as a frame: the current file first, the full ones after it, each record once."""
+"""The log of a session as a frame: of each machine the current file first, the full ones after it, each record once."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import polars as pl
 
+from dreamlake.engine.hosts import host_files, moment
+from dreamlake.engine.process import reading_width, side_by_side
 from dreamlake.errors import CorruptTrackError
 from dreamlake.format import layout
 from dreamlake.format.point import encode_text, from_json
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from dreamlake.storage.store import Store
 
 _decoder = msgspec.json.Decoder(dict[str, Any])
+_IDENTITY = ("sequenceNumber", "timestamp", "level", "message")
 
 SCHEMA = {
     "sequenceNumber": pl.Int64(),
@@ -29,7 +32,10 @@ SCHEMA = {
 
 
 def log_records(store: Store, session: str, *, errors: str = "raise") -> list[dict[str, Any]]:
-    """The log records of the session in folder `session`, in the order of their sequence numbers.
+    """The log records of the session in folder `session`.
+
+    They are in the order of their sequence numbers; those of several machines, whose numbers each begin at 0, in the
+    order of their times.
 
     Parameters
     ----------
@@ -41,11 +47,24 @@ def log_records(store: Store, session: str, *, errors: str = "raise") -> list[di
     CorruptTrackError
         A whole line is not a log record.
     """
+    hosts = host_files(store, session).items()
+    keeping = [folder for folder, files in hosts if any(file.startswith(f"{layout.LOGS_DIR}/") for file in files)]
+    logs = side_by_side(lambda folder: _log_of(store, folder, errors), [session, *keeping], reading_width(store, 0))
+    logs = [log for log in logs if log]
+    if len(logs) < 2:
+        return logs[0] if logs else []
+    # A machine that lost its id sends its log under a new one again.
+    once = {repr([record.get(key) for key in _IDENTITY]): record for log in logs for record in log}
+    return sorted(once.values(), key=lambda record: (moment(record.get("timestamp")), int(record["sequenceNumber"])))
+
+
+def _log_of(store: Store, folder: str, errors: str) -> list[dict[str, Any]]:
+    """The records of one machine, in the order of their sequence numbers."""
     # The current file before the listing: what is put aside in between is found twice, and never missed.
-    records = _records(store, f"{session}/{layout.LOGS_FILE}", errors)
-    for entry in store.list(f"{session}/{layout.LOGS_DIR}"):
+    records = _records(store, f"{folder}/{layout.LOGS_FILE}", errors)
+    for entry in store.list(f"{folder}/{layout.LOGS_DIR}"):
         if layout.parse_log_archive(entry.name) is not None:
-            records |= _records(store, f"{session}/{layout.LOGS_DIR}/{entry.name}", errors)
+            records |= _records(store, f"{folder}/{layout.LOGS_DIR}/{entry.name}", errors)
     return [records[number] for number in sorted(records)]
 
 

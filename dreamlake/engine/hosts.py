@@ -1,0 +1,146 @@
+"""One session written by several machines: what each says of it below ``hosts/``, merged into one.
+
+The plain session.json, parameters.json and logs of a replica are those of the machine that made the session; every
+other machine writes its own below ``hosts/<machine>/``. Clocks of machines differ, so "later" is as exact as they are.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from math import inf
+
+from dreamlake.errors import CorruptTrackError
+from dreamlake.format.layout import HOSTS_DIR, PARAMETERS_FILE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
+    from dreamlake.storage.store import Store
+
+
+def host_files(store: Store, session: str) -> dict[str, list[str]]:
+    """The files of the other machines of the session in folder `session`; with none of them, one LIST on S3.
+
+    Returns
+    -------
+    dict[str, list[str]]
+        By the folder of each machine, from the store's root on, the paths of its files below that folder.
+    """
+    top = f"{session}/{HOSTS_DIR}" if session else HOSTS_DIR
+    found: dict[str, list[str]] = {}
+    for path in store.walk(top):
+        machine, _, below = path[len(top) + 1 :].partition("/")
+        if below:
+            found.setdefault(f"{top}/{machine}", []).append(below)
+    return found
+
+
+def host_paths(store: Store, session: str, filename: str) -> list[str]:
+    """The paths of this file of each of the other machines, from the store's root on."""
+    return [f"{folder}/{filename}" for folder, files in host_files(store, session).items() if filename in files]
+
+
+def moment(iso: object) -> float:
+    """A stored ISO time as seconds since the epoch, so that times compare; below all others where it is none."""
+    try:
+        at = datetime.fromisoformat(iso)  # type: ignore[arg-type]
+        return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
+    except (TypeError, ValueError, OverflowError):
+        return -inf
+
+
+# ------------------------------------------------------------------------------------------------ session.json
+
+
+def merged_info(infos: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """What the session.json files of one session say together.
+
+    In the order of their ``updatedAt`` the later wins: metadata by key, all else whole, unless it is empty.
+    ``createdAt`` is the earliest, ``lastTs`` the highest.
+    """
+    merged: dict[str, Any] = {}
+    for info in sorted(infos, key=lambda info: moment(info.get("updatedAt"))):
+        before = dict(merged)
+        merged |= {key: value for key, value in info.items() if key not in merged or value not in (None, "", [])}
+        if isinstance(before.get("metadata"), dict):
+            own = info.get("metadata")
+            merged["metadata"] = before["metadata"] | (own if isinstance(own, dict) else {})
+        for key, choose in (("createdAt", _earlier), ("lastTs", _higher)):
+            if key in before:
+                merged[key] = choose(before[key], info.get(key))
+    return merged
+
+
+def _earlier(one: Any, other: Any) -> Any:
+    return min((each for each in (one, other) if moment(each) > -inf), key=moment, default=one)
+
+
+def _higher(one: Any, other: Any) -> Any:
+    known = [each for each in (one, other) if isinstance(each, int | float)]
+    return max(known, default=None)
+
+
+# ------------------------------------------------------------------------------------------------ parameters.json
+
+
+def read_parameters(store: Store, path: str) -> dict[str, Any]:
+    """What one parameters.json says, with its values decoded; version 0 and no data where there is none.
+
+    Raises
+    ------
+    CorruptTrackError
+        The file is damaged.
+    """
+    from dreamlake.format.point import from_json
+
+    try:
+        raw = store.get(path)
+    except FileNotFoundError:
+        raw = b""
+    if not raw:
+        return {"version": 0, "data": {}, "createdAt": None, "updatedAt": None}
+    try:
+        content = json.loads(raw)
+        data = from_json(content["data"])
+        if not isinstance(data, dict):
+            raise TypeError("its data is not an object")
+        version = int(content["version"])
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise CorruptTrackError(store.describe(path), "the whole file", None, None, str(error)) from error
+    return {
+        "version": version,
+        "data": data,
+        "createdAt": content.get("createdAt"),
+        "updatedAt": content.get("updatedAt"),
+    }
+
+
+def all_parameters(store: Store, session: str) -> dict[str, Any]:
+    """The parameters of the session in folder `session`, those of all machines together. Raises CorruptTrackError."""
+    from dreamlake.engine.process import reading_width, side_by_side
+
+    plain = f"{session}/{PARAMETERS_FILE}" if session else PARAMETERS_FILE
+    paths = [plain, *host_paths(store, session, PARAMETERS_FILE)]
+    contents = side_by_side(lambda path: read_parameters(store, path), paths, reading_width(store, 0))
+    return merged_parameters(contents)
+
+
+def merged_parameters(contents: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """The data of the parameters.json files of one session, key by key that of the file updated last."""
+    merged: dict[str, Any] = {}
+    for content in sorted(contents, key=lambda content: moment(content["updatedAt"])):
+        merged = with_parameters(merged, content["data"])
+    return merged
+
+
+def with_parameters(stored: dict[str, Any], later: dict[str, Any]) -> dict[str, Any]:
+    """Flat parameters with later ones in their place; a value also replaces its parts, and a part the whole."""
+    return {key: value for key, value in stored.items() if not _hidden_by(key, later)} | later
+
+
+def _hidden_by(key: str, flat: dict[str, Any]) -> bool:
+    """Whether a stored key is replaced by a new value of which it is a part, or that is a part of it."""
+    return any(key.startswith(new + ".") or new.startswith(key + ".") for new in flat)
