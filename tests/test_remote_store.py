@@ -7,7 +7,6 @@ import logging
 import os
 import pickle
 import threading
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +17,7 @@ import pytest
 from s3.proxy import Fault, Proxy
 from s3.server import BUCKET, KEY, SECRET, S3Server
 from store_tests import StoreMachine, StoreTests
-from support import run_python
+from support import in_child, run_python
 
 from dreamlake.storage import plain, remote, s3
 from dreamlake.storage.faults import Secrets, translated
@@ -656,26 +655,6 @@ def test_it_works_in_a_running_event_loop(store: RemoteStore) -> None:
         return store.get("x")
 
     assert asyncio.run(cell()) == b"in a notebook"
-
-
-def in_child(work: Callable[[], None]) -> int:
-    """The exit status of a forked child that does `work`; killed after a minute."""
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            work()
-            status = 0
-        finally:
-            os._exit(status)
-    deadline = time.monotonic() + 60
-    while True:
-        ended, status = os.waitpid(pid, os.WNOHANG)
-        if ended:
-            return os.waitstatus_to_exitcode(status)
-        if time.monotonic() > deadline:
-            os.kill(pid, 9)
-        time.sleep(0.02)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")

@@ -10,6 +10,7 @@ import builtins
 import os
 import threading
 import uuid
+import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -27,13 +28,12 @@ PIECE = 16 << 20
 _TIMES = ("mtime", "LastModified", "last_modified", "modified", "updated", "timeModified", "created")
 _VERSION = ("ETag", "etag", "md5Hash", "generation", "ino", "size", *_TIMES)
 
-# One for all stores of the process, since two of them may look at one place.
-_writing = threading.RLock()
+# For all stores of the process, since two of them may look at one place: a path has always the same of them.
+_locks = [threading.RLock() for _ in range(64)]
 
 
 def _in_child() -> None:
-    global _writing
-    _writing = threading.RLock()
+    _locks[:] = [threading.RLock() for _ in _locks]
 
 
 if hasattr(os, "register_at_fork"):
@@ -78,7 +78,7 @@ class PlainFiles:
         if self._is_async or self._is_memory:
             top = self._path(folder)
             found = self._do(self._fs.find, top, detail=True)
-            return [_entry(info, name[len(top) + 1 :]) for name, info in found.items() if name != top]
+            return [entry_of(info, name[len(top) + 1 :]) for name, info in found.items() if name != top]
         files, left = [], [""]
         while left:
             below = left.pop()
@@ -107,7 +107,7 @@ class PlainFiles:
 
     def read(self, path: str) -> tuple[bytes, str]:
         """A whole file and its version, which is looked at first: an older one only makes a later write be refused."""
-        with _writing:
+        with self._writing(path):
             version = self.stat(path).version
             return self.get(path, 0, None), version
 
@@ -122,7 +122,7 @@ class PlainFiles:
 
     def put(self, path: str, data: bytes) -> str:
         """Write a file, whatever is there; its version."""
-        with _writing:
+        with self._writing(path):
             full = self._writable(path)
             if self._renames:
                 beside = self._write_beside(full, data)
@@ -155,7 +155,7 @@ class PlainFiles:
 
     def put_if(self, path: str, data: bytes, version: str | None) -> str:
         """Write a file in the place of that version, or (None) where there is none; raises ``Refused``."""
-        with _writing:
+        with self._writing(path):
             try:
                 there = self.stat(path).version
             except (FileNotFoundError, NotADirectoryError):
@@ -188,6 +188,10 @@ class PlainFiles:
         with self._one_at_a_time:
             return call(*args, **kwargs)
 
+    def _writing(self, path: str) -> threading.RLock:
+        """The lock to hold from the look at a file's version until the file is written."""
+        return _locks[zlib.crc32(self._path(path).lstrip("/").encode()) % len(_locks)]
+
     def _path(self, path: str) -> str:
         return f"{self._root}/{path}" if path else self._root or self._fs.root_marker
 
@@ -202,7 +206,7 @@ class PlainFiles:
         # A file is listed as the only entry of itself, an empty folder's marker as one without a name.
         same = top.rstrip("/").lstrip("/")
         return [
-            (_entry(info, name), bool(info.get("islink")) and self._do(self._fs.isdir, info["name"]))
+            (entry_of(info, name), bool(info.get("islink")) and self._do(self._fs.isdir, info["name"]))
             for info, name in named
             if name and info["name"].rstrip("/").lstrip("/") != same
         ]
@@ -243,7 +247,8 @@ class PlainFiles:
             return
 
 
-def _entry(info: dict[str, Any], name: str) -> Entry:
+def entry_of(info: dict[str, Any], name: str) -> Entry:
+    """What fsspec tells of a file or folder, under this name."""
     if info.get("type") == "directory":
         return Entry(name, 0, 0.0, not info.get("islink"))
     return Entry(name, int(info.get("size") or 0), _time(info), False, _version(info))

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 Made = TypeVar("Made")
 
 _S3 = frozenset({"s3", "s3a"})
+_SFTP = frozenset({"sftp", "ssh"})
 
 # Filesystems inherited by a fork. Their end would close sockets and event queues under the parent, so they never end.
 _inherited: list[Any] = []
@@ -279,7 +280,7 @@ class RemoteStore:
             url = "file://" + url2pathname(urlsplit(url).path)
         failure: Exception
         try:
-            return _s3(url, options) if scheme in _S3 else _plain(url, options)
+            return (_s3 if scheme in _S3 else _sftp if scheme in _SFTP else _plain)(url, options)
         except ImportError as error:
             failure = ImportError(f"{scheme}:// URLs need another package: {self._secrets.clean(str(error))}")
         except Exception as error:
@@ -293,6 +294,16 @@ def _s3(url: str, options: dict[str, Any]) -> S3Objects:
     from dreamlake.storage.s3 import S3Objects, options_for
 
     return S3Objects(*url_to_fs(url, **options_for(options)))
+
+
+def _sftp(url: str, options: dict[str, Any]) -> PlainFiles:
+    try:
+        from dreamlake.storage.sftp import Sftp, SftpFiles
+    except ModuleNotFoundError as error:
+        raise ImportError('pip install "dreamlake[sftp]"') from error
+    given = {**Sftp._get_kwargs_from_urls(url), **options}
+    del given["use_listings_cache"]  # what sshfs does not know goes to asyncssh, which does not know it either
+    return SftpFiles(Sftp(**given), Sftp._strip_protocol(url))
 
 
 def _plain(url: str, options: dict[str, Any]) -> PlainFiles:

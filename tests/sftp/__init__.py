@@ -1,0 +1,1 @@
+"""An SFTP server of this machine for the tests."""
