@@ -2,7 +2,9 @@
 
 The blocks of a page run in order, in one fresh interpreter, in an empty folder, with warnings as errors, and share
 their names. A block of ``text`` right after one is what it prints, ``...`` standing for anything. A block that cannot
-run has ``<!-- not run: why -->`` above it.
+run has ``<!-- not run: why -->`` above it. A block of ``bash`` with dreamlake's commands is run where a block of
+``text`` follows. ``s3://my-team`` is a bucket of the tests' own S3 server, empty at first, which
+the environment of the page names.
 """
 
 from __future__ import annotations
@@ -13,8 +15,11 @@ import shlex
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
+from s3.server import S3Server
+from s3.team import BUCKET, make_team_bucket
 from support import ROOT, run_python
 
 from dreamlake.cli import build_parser
@@ -59,11 +64,26 @@ def python_blocks(page: Path) -> list[Block]:
     return [block for block in blocks(page) if block.language == "python" and reason(block) is None]
 
 
+def shown_after(page: Path) -> dict[Block, Block]:
+    """The blocks of a page that have a block of ``text`` right below, and that one."""
+    pairs = zip(blocks(page), blocks(page)[1:], strict=False)
+    return {one: other for one, other in pairs if other.language == "text" and other.line == one.end + 3}
+
+
+def run_blocks(page: Path) -> list[Block]:
+    """The blocks of a page that are run, in order."""
+    run, shown = python_blocks(page), shown_after(page)
+    return [block for block in blocks(page) if block in run or (block.language == "bash" and block in shown)]
+
+
 def script(page: Path) -> str:
     """The blocks of a page as one program, each on the lines that it has in the page; a mark at each closing fence."""
     lines = [""] * page.read_text(encoding="utf-8").count("\n")
-    for block in python_blocks(page):
-        lines[block.line - 1 : block.end - 1] = block.text.splitlines()
+    for block in run_blocks(page):
+        source = block.text.splitlines()
+        if block.language == "bash":
+            source = [f"__import__('dreamlake.cli').cli.main({shlex.split(line)[1:]!r})" for line in source]
+        lines[block.line - 1 : block.end - 1] = source
         lines[block.end - 1] = f"print({MARK!r})"
     return "\n".join(lines)
 
@@ -72,20 +92,33 @@ def name_of(page: Path) -> str:
     return page.relative_to(DOCS).as_posix()
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if python_blocks(page)], ids=name_of)
+def pages_to_run(remote: bool) -> list[Path]:
+    """The pages with blocks that run: those that need S3, or the others."""
+    return [page for page in PAGES if python_blocks(page) and (f"s3://{BUCKET}/" in script(page)) is remote]
+
+
+@pytest.mark.parametrize("page", pages_to_run(remote=False), ids=name_of)
 def test_the_blocks_run_and_print_what_they_say(page: Path, tmp_path: Path) -> None:
+    check_blocks(page, tmp_path)
+
+
+@pytest.mark.parametrize("page", pages_to_run(remote=True), ids=name_of)
+def test_the_blocks_with_s3_run_and_print_what_they_say(page: Path, tmp_path: Path, s3_server: S3Server) -> None:
+    check_blocks(page, tmp_path, **make_team_bucket(s3_server))
+
+
+def check_blocks(page: Path, tmp_path: Path, **env: Any) -> None:
     program = tmp_path / f"{page.stem}.py"
     program.write_text(script(page), encoding="utf-8")
     folder = tmp_path / "newcomer"
     folder.mkdir()
     run = f"import runpy; runpy.run_path({str(program)!r}, run_name='__main__')"
-    printed = run_python(run, cwd=folder).stdout.split(f"{MARK}\n")
-    assert len(printed) == len(python_blocks(page)) + 1
-    following = dict(zip(blocks(page), blocks(page)[1:], strict=False))
-    for block, got in zip(python_blocks(page), printed, strict=False):
-        shown = following.get(block)
-        if shown is not None and shown.language == "text" and shown.line == block.end + 3:
-            assert same_text(shown.text, got), f"{name_of(page)}, line {shown.line}: it prints\n{got}"
+    printed = run_python(run, cwd=folder, **env).stdout.split(f"{MARK}\n")
+    assert len(printed) == len(run_blocks(page)) + 1
+    shown = shown_after(page)
+    for block, got in zip(run_blocks(page), printed, strict=False):
+        if block in shown:
+            assert same_text(shown[block].text, got), f"{name_of(page)}, line {shown[block].line}: it prints\n{got}"
         else:
             assert got == "", f"{name_of(page)}, line {block.line}: what it prints is not shown:\n{got}"
 
@@ -98,6 +131,7 @@ def test_the_pages_have_blocks_that_run() -> None:
     with_blocks = {name_of(page): len(python_blocks(page)) for page in PAGES}
     assert with_blocks["quickstart.md"] >= 4
     assert with_blocks["guide/tracks.md"] >= 20
+    assert with_blocks["guide/remote.md"] >= 8
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
