@@ -86,7 +86,6 @@ class Proxy:
         self.requests: list[Request] = []
         self._upstream = upstream
         self._loop = asyncio.new_event_loop()
-        self._running: set[asyncio.Task[None]] = set()
         self._thread = threading.Thread(target=self._run, name="s3-proxy")
         ready = threading.Event()
         self._loop.call_soon(ready.set)
@@ -131,16 +130,14 @@ class Proxy:
 
     async def _end(self) -> None:
         self._server.close()
-        running = list(self._running)
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+        # Also connections that were just taken: each is a task that makes the task which serves it.
+        while running := asyncio.all_tasks() - {asyncio.current_task()}:
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
         await self._server.wait_closed()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._running.add(task)
         upstream = None
         try:
             upstream = await asyncio.open_connection("127.0.0.1", self._upstream)
@@ -149,7 +146,6 @@ class Proxy:
         except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
             pass
         finally:
-            self._running.discard(task)
             for each in (writer, upstream[1] if upstream else writer):
                 each.transport.abort()
             await asyncio.sleep(0)  # the transports close in the loop's next round
