@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 from dreamlake import __version__
 from dreamlake.cli import demo, files, ls, show, sync
-from dreamlake.cli.places import Mistake
+from dreamlake.cli.places import Mistake, close_opened
 from dreamlake.cli.text import complain
 from dreamlake.errors import DreamlakeError, SessionNotFoundError, TrackNotFoundError
 
@@ -76,6 +76,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(2, str(error))
     except (DreamlakeError, OSError) as error:
         return _fail(1, str(error))
+    finally:
+        close_opened()
     return status
 
 

@@ -32,7 +32,7 @@ def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """List the files of one track."""
-    track = find_track(find_run(args.name, args.path), args.track)
+    track = find_track(find_run(args.name, args.path, args.storage_options), args.track)
     rows = file_rows(track)
     if args.json:
         say_json(rows)

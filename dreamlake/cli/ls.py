@@ -5,7 +5,15 @@ from __future__ import annotations
 import argparse
 import os
 
-from dreamlake.cli.places import DEFAULT_LAKE, Mistake, open_lake, runs_of
+from dreamlake.cli.places import (
+    DEFAULT_LAKE,
+    Mistake,
+    add_storage_options,
+    open_lake,
+    place_of,
+    runs_of,
+    split_url,
+)
 from dreamlake.cli.text import complain, say, say_json, table, time_text
 from dreamlake.errors import CorruptTrackError, SessionNotFoundError
 
@@ -27,42 +35,51 @@ def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
         nargs="?",
         default=DEFAULT_LAKE,
         metavar="PATH",
-        help="a lake, or a workspace's folder (%(default)s)",
+        help="a lake, or a workspace's folder, or the URL of one (%(default)s)",
     )
+    add_storage_options(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """List the runs; 1 when one of them is damaged."""
-    rows = [row for row in map(_row, _runs(args.path)) if row is not None]
+    from dreamlake.engine.process import reading_width, side_by_side
+
+    runs = _runs(args.path, args.storage_options)
+    width = reading_width(runs[0]._store, 0) if runs else 1
+    rows = [row for row in side_by_side(_row, runs, width) if row is not None]
     if args.json:
         say_json(rows)
     elif rows:
         header = ("RUN", "STATUS", "TRACKS", "CREATED", "DESCRIPTION")
         say(table(header, [_cells(row) for row in rows], right=("TRACKS",)))
     else:
-        say(f"no runs in {args.path}")
+        say(f"no runs in {place_of(args.path)}")
     damaged = [row for row in rows if row["status"] == DAMAGED]
     for row in damaged:
         complain(row["detail"])
     return 1 if damaged else 0
 
 
-def _runs(path: str) -> list[SessionView]:
+def _runs(path: str, options: dict[str, Any] | None) -> list[SessionView]:
     from dreamlake.format.layout import SESSION_FILE, decode_component
+    from dreamlake.storage import scheme_of
 
-    lake = open_lake(path)
+    lake = open_lake(path, options)
     runs = runs_of(lake)
     if runs:
         return runs
-    if os.path.isfile(os.path.join(path, SESSION_FILE)):
-        raise Mistake(f"{path} is a single run: dreamlake show {path}")
+    if any(entry.name == SESSION_FILE for entry in lake._store.list()):
+        raise Mistake(f"{place_of(path)} is a single run: dreamlake show {place_of(path)}")
     # A workspace's folder, as the shell completes it: its runs are one level down.
-    top, folder = os.path.split(os.path.abspath(os.path.expanduser(path)))
     try:
-        return runs_of(open_lake(top), decode_component(folder))
-    except ValueError:
+        if scheme_of(path) is not None:
+            root, (folder,) = split_url(path, 1)
+        else:
+            root, folder = os.path.split(os.path.abspath(os.path.expanduser(path)))
+        return runs_of(open_lake(root, options), decode_component(folder))
+    except (ValueError, Mistake):
         return []
 
 

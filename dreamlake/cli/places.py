@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import json
 import os
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from dreamlake.lake import Lake, SessionView
+    from dreamlake.storage.remote import RemoteStore
     from dreamlake.view import TrackView
 
 #: Where `Session` writes when it is not told.
 DEFAULT_LAKE = ".dreamlake"
+
+_opened: list[RemoteStore] = []
 
 
 class Mistake(Exception):
@@ -20,44 +26,120 @@ class Mistake(Exception):
 
 
 def add_lake(parser: argparse.ArgumentParser) -> None:
-    """Add the option that names the lake."""
+    """Add the options that name the lake."""
     parser.add_argument(
         "--path",
         default=DEFAULT_LAKE,
         metavar="LAKE",
-        help="the folder of the workspaces (default: %(default)s)",
+        help="the folder or URL of the workspaces (default: %(default)s)",
+    )
+    add_storage_options(parser)
+
+
+def add_storage_options(parser: argparse.ArgumentParser) -> None:
+    """Add the option for the filesystem of a URL."""
+    parser.add_argument(
+        "--storage-options",
+        metavar="JSON",
+        type=_options,
+        help="options of the filesystem of a URL as JSON, or @FILE that holds it; by default S3 finds endpoint and "
+        "credentials in the environment and in profiles",
     )
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
-    """Add the argument that names a run, and the option that names its lake."""
-    parser.add_argument("name", metavar="RUN", help="workspace/session, a session's name, or a session's folder")
+    """Add the argument that names a run, and the options that name its lake."""
+    parser.add_argument("name", metavar="RUN", help="workspace/session, a session's name, or a session's folder or URL")
     add_lake(parser)
 
 
-def open_lake(path: str) -> Lake:
-    """The lake at `path`.
+def _options(text: str) -> dict[str, Any]:
+    try:
+        if text.startswith("@"):
+            with open(os.path.expanduser(text[1:]), encoding="utf-8") as file:
+                text = file.read()
+        options = json.loads(text)
+    except OSError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    except (ValueError, RecursionError):
+        options = None
+    if not isinstance(options, dict):
+        # Without the text, which may hold secrets.
+        raise argparse.ArgumentTypeError('it is a JSON object, such as {"profile": "team"}, or @FILE')
+    return options
+
+
+# ------------------------------------------------------------------------------------------------ lakes
+
+
+def open_lake(path: str, options: dict[str, Any] | None = None) -> Lake:
+    """The lake at `path`, a folder or a URL.
 
     Raises
     ------
     Mistake
         There is no such folder, or it is of a kind that cannot be read.
+    OSError
+        The package that reads such URLs is not installed.
     """
     from dreamlake.lake import Lake
     from dreamlake.storage import scheme_of
+    from dreamlake.storage.remote import RemoteStore
 
+    if scheme_of(path) is None and options:
+        raise Mistake(f"{path} is a folder of this machine, which has no use for --storage-options")
     try:
-        lake = Lake(path)
+        lake = Lake(path, options)
     except ValueError as error:
         raise Mistake(str(error)) from None
-    if scheme_of(path) is None and not os.path.isdir(os.path.expanduser(path)):
+    except ImportError as error:
+        raise OSError(str(error)) from None
+    if isinstance(lake._store, RemoteStore):
+        _opened.append(lake._store)
+    elif scheme_of(path) is None and not os.path.isdir(os.path.expanduser(path)):
         what = "is no folder" if os.path.exists(path) else "does not exist"
         raise Mistake(f"{path} {what}; name the folder that holds the workspaces")
     return lake
 
 
-def find_run(name: str, path: str) -> SessionView:
-    """The run that a person calls `name`, in the lake at `path` unless it is a folder itself.
+def open_remote(url: str, options: dict[str, Any] | None) -> RemoteStore:
+    """The store over a URL to write to. Raises as `open_lake`."""
+    from dreamlake.storage.remote import RemoteStore
+
+    try:
+        store = RemoteStore(url, options)
+    except ValueError as error:
+        raise Mistake(str(error)) from None
+    except ImportError as error:
+        raise OSError(str(error)) from None
+    _opened.append(store)
+    return store
+
+
+def close_opened() -> None:
+    """Close the connections of all that was opened."""
+    while _opened:
+        _opened.pop().close()
+
+
+def is_remote(lake: Lake) -> bool:
+    """Whether each look at the lake costs a request."""
+    return not getattr(lake._store, "is_local", True)
+
+
+def place_of(path: str) -> str:
+    """A folder as it was typed, a URL without user-info and query."""
+    from dreamlake.storage import scheme_of
+    from dreamlake.storage.remote import shown
+
+    return path if scheme_of(path) is None else shown(path)
+
+
+# ------------------------------------------------------------------------------------------------ runs
+
+
+def find_run(name: str, path: str, options: dict[str, Any] | None = None) -> SessionView:
+    """The run that a person calls `name`, in the lake at `path` unless it is a folder or a URL itself.
 
     Raises
     ------
@@ -65,22 +147,40 @@ def find_run(name: str, path: str) -> SessionView:
         There is none, or there are several; the message names them.
     """
     from dreamlake.format.layout import SESSION_FILE
+    from dreamlake.storage import scheme_of
 
+    if scheme_of(name) is not None:
+        return _run_at_url(name, options)
     folder = os.path.expanduser(name)
     if os.path.isfile(os.path.join(folder, SESSION_FILE)):
         return _run_in_folder(folder)
-    lake = open_lake(path)
+    lake = open_lake(path, options)
+    if is_remote(lake) and (named := _run_named(lake, name.strip("/"))):
+        return named
     runs = runs_of(lake)
     # A whole name first: a session called as another one's workspace/session must not hide that.
     found = [run for run in runs if f"{run.workspace}/{run.name}" == name.strip("/")]
     found = found or [run for run in runs if run.name == name]
     if not found:
         known = [f"{run.workspace}/{run.name}" for run in runs]
-        raise Mistake(f"no run {name!r} in {path}; {_hint(name, known, 'dreamlake ls shows what is there')}")
+        raise Mistake(f"no run {name!r} in {place_of(path)}; {_hint(name, known, 'dreamlake ls shows what is there')}")
     if len(found) > 1:
         choices = ", ".join(sorted(f"{run.workspace}/{run.name}" for run in found))
         raise Mistake(f"{name!r} may be any of {choices}; give workspace/session, or the session's folder")
     return found[0]
+
+
+def _run_named(lake: Lake, name: str) -> SessionView | None:
+    """The run of which this is plainly workspace/session; None where it takes a list of all runs to tell."""
+    from dreamlake.errors import SessionNotFoundError
+
+    workspace, slash, session = name.partition("/")
+    if not slash or "/" in session:
+        return None
+    try:
+        return lake.session(session, workspace)
+    except (SessionNotFoundError, ValueError):
+        return None
 
 
 def find_track(run: SessionView, name: str) -> TrackView:
@@ -110,15 +210,41 @@ def runs_of(lake: Lake, workspace: str | None = None) -> list[SessionView]:
 
 
 def _run_in_folder(folder: str) -> SessionView:
-    from dreamlake.format.layout import session_names
-
     top, session = os.path.split(os.path.abspath(folder))
     root, workspace = os.path.split(top)
     try:
-        names = session_names(f"{workspace}/{session}")
+        names = _names(workspace, session)
     except ValueError as error:
         raise Mistake(f"{folder} is not named as a session's folder is: {error}") from None
     return open_lake(root).session(names[1], names[0])
+
+
+def _run_at_url(url: str, options: dict[str, Any] | None) -> SessionView:
+    root, folders = split_url(url, 2)
+    try:
+        names = _names(*folders)
+    except ValueError:  # it may name a part of the URL that must not be shown
+        raise Mistake(f"{place_of(url)} is not the URL of a session's folder") from None
+    return open_lake(root, options).session(names[1], names[0])
+
+
+def _names(workspace: str, session: str) -> tuple[str, str]:
+    from dreamlake.format.layout import session_names
+
+    return session_names(f"{workspace}/{session}")
+
+
+def split_url(url: str, count: int) -> tuple[str, list[str]]:
+    """The URL without its last `count` folders, and these. Raises Mistake where it does not have so many."""
+    scheme, _, rest = url.partition("://")
+    if "?" in rest or "#" in rest:
+        raise Mistake(f"{place_of(url)} has a query: name the lake's root alone by such a URL")
+    top, *folders = rest.rstrip("/").rsplit("/", count)
+    if len(folders) < count and scheme == "memory":  # where nothing stands for a host
+        top, folders = "", [top, *folders]
+    if len(folders) < count or not all(folders):
+        raise Mistake(f"{place_of(url)} has too few folders: root, workspace, session")
+    return f"{scheme}://{top or ('/' if rest.startswith('/') else '')}", folders
 
 
 def _hint(name: str, known: list[str], otherwise: str) -> str:

@@ -31,7 +31,7 @@ def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Show one run; 1 when part of it is damaged, which does not keep the rest from being shown."""
-    view = find_run(args.name, args.path)
+    view = find_run(args.name, args.path, args.storage_options)
     damage: list[str] = []
     about = {
         "session": dict(view.info),
@@ -53,19 +53,26 @@ def track_rows(view: SessionView, damage: list[str] | None = None) -> list[dict[
 
     Of a track that cannot be read there is only the name; what is wrong with it is added to `damage` (raised without).
     """
-    rows: list[dict[str, Any]] = []
-    for name in view.tracks:
+    from dreamlake.engine.process import reading_width, side_by_side
+
+    def look(name: str) -> tuple[dict[str, Any] | None, CorruptTrackError | None]:
         track = view.track(name)
         try:
             newest = track.read(-1, 1)["data"]
-            rows.append({**track.stats(), "latest": newest[0]["data"] if newest else None})
+            return {**track.stats(), "latest": newest[0]["data"] if newest else None}, None
         except TrackNotFoundError:
-            continue  # removed since it was listed
+            return None, None  # removed since it was listed
         except CorruptTrackError as error:
+            return {"name": name}, error
+
+    rows: list[dict[str, Any]] = []
+    for row, error in side_by_side(look, view.tracks.list(), reading_width(view._store, 0)):
+        if row is not None:
+            rows.append(row)
+        if error is not None:
             if damage is None:
-                raise
+                raise error
             damage.append(str(error))
-            rows.append({"name": name})
     return rows
 
 

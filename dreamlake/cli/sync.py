@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import threading
 
-from dreamlake.cli.places import Mistake
-from dreamlake.cli.text import complain, say, size_text
+from dreamlake.cli.places import Mistake, add_storage_options, open_remote, place_of
+from dreamlake.cli.text import clean, complain, say, size_text
+from dreamlake.errors import DreamlakeError, LockTimeoutError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 
     from dreamlake.engine.replica.push import Outcome
     from dreamlake.storage.remote import RemoteStore
+
+
+#: After this many runs in a row of which none could be sent, the network is down: the others are not tried.
+IN_A_ROW = 2
 
 
 def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
@@ -27,39 +31,42 @@ def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
     )
     parser.add_argument("local", metavar="LOCAL", help="the folder of a run, of a workspace or of a whole lake")
     parser.add_argument("remote", metavar="REMOTE", help="the URL of the lake's root there, such as s3://bucket/prefix")
-    parser.add_argument(
-        "--storage-options",
-        metavar="JSON",
-        default="{}",
-        help="options of the filesystem there as JSON, or @FILE that holds it; by default S3 finds endpoint and "
-        "credentials in the environment and in profiles",
-    )
+    add_storage_options(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Upload the runs below one folder."""
+    """Upload the runs below one folder; 1 when something is left, which is named."""
     from dreamlake.engine.replica.sync import sessions_below
 
     if "://" not in args.remote:
         raise Mistake(f"{args.remote} is no URL; name the root of a lake elsewhere, such as s3://bucket/prefix")
+    if "://" in args.local:
+        raise Mistake(f"{place_of(args.local)} is a URL; name the folder of a run, of a workspace or of a lake")
     runs = list(sessions_below(args.local))
     if not runs:
         raise Mistake(f"{args.local} holds no run; name the folder of a run, of a workspace or of a lake")
-    from dreamlake.storage.remote import RemoteStore
-
-    try:
-        remote = RemoteStore(args.remote, _options(args.storage_options))
-    except (ValueError, ImportError) as error:
-        raise Mistake(str(error)) from None
-    status = 0
-    try:
-        for folder, session in runs:
+    remote = open_remote(args.remote, args.storage_options)
+    left = []
+    in_a_row = 0
+    for place, (folder, session) in enumerate(runs):
+        try:
             outcome = _sync(folder, session, remote)
-            status = max(status, _tell(session, remote.describe(session), outcome))
-    finally:
-        remote.close()
-    return status
+        except (DreamlakeError, OSError) as error:
+            complain(f"{remote.describe(session)} is not up to date: {error}")
+            is_complete, ended = False, not isinstance(error, LockTimeoutError)
+        else:
+            _tell(session, remote.describe(session), outcome)
+            is_complete, ended = outcome.complete, outcome.ended
+        if not is_complete:
+            left.append(session)
+        in_a_row = in_a_row + 1 if ended else 0
+        if in_a_row == IN_A_ROW:
+            left += [session for _, session in runs[place + 1 :]]
+            break
+    if left and len(runs) > 1:
+        complain(f"{len(left)} of {len(runs)} runs are not up to date: {', '.join(left)}")
+    return 1 if left else 0
 
 
 def _sync(folder: str, session: str, remote: RemoteStore) -> Outcome:
@@ -85,30 +92,13 @@ def _sync(folder: str, session: str, remote: RemoteStore) -> Outcome:
     return outcome
 
 
-def _tell(session: str, place: str, outcome: Outcome) -> int:
+def _tell(session: str, place: str, outcome: Outcome) -> None:
     for conflict in outcome.conflicts:
         complain(conflict)
     for where, error in outcome.failures:
         complain(f"{session}: {where}: {error}")
     sent = f"{outcome.objects:,} {'object' if outcome.objects == 1 else 'objects'}, {size_text(outcome.bytes)}, sent"
     if outcome.complete:
-        say(f"{place} is up to date: {sent}")
-        return 0
-    say(f"{place} is not up to date: {sent}, {outcome.left:,} left")
-    return 1
-
-
-def _options(text: str) -> dict[str, Any]:
-    try:
-        if text.startswith("@"):
-            with open(text[1:], encoding="utf-8") as file:
-                text = file.read()
-        options = json.loads(text)
-    except OSError as error:
-        raise Mistake(f"--storage-options: {error}") from None
-    except ValueError:
-        # Without the text, which may hold secrets.
-        raise Mistake('--storage-options is a JSON object, such as {"profile": "team"}, or @FILE') from None
-    if not isinstance(options, dict):
-        raise Mistake('--storage-options is a JSON object, such as {"profile": "team"}')
-    return options
+        say(f"{clean(place)} is up to date: {sent}")
+    else:
+        say(f"{clean(place)} is not up to date: {sent}, {outcome.left:,} left")
