@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,7 @@ class Machine:
 
     def pull(self, *tracks: str) -> float:
         """Take these tracks over."""
-        return self._take(lambda *given: pull.pull(*given, [below(track) for track in tracks]))
+        return self._take(partial(pull.pull, tracks=[below(track) for track in tracks]))
 
     def adopt(self) -> float:
         """Take over the session."""

@@ -257,7 +257,7 @@ class Pair:
         """Whether the replica holds what this machine sent, though the reply to it was lost."""
         hot = self.theirs.version is None or self.theirs.sha in (*self.known.hot.lately, self.mine.sha)
         return hot and all(
-            name in self._sent or (name in self.mine.sizes and self.alike(name)) for name in self.theirs.sizes
+            name in self._sent or (self.mine.has_made(name) and self.alike(name)) for name in self.theirs.sizes
         )
 
     def _is_unchanged(self) -> bool:

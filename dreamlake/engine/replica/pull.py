@@ -73,12 +73,14 @@ def pull(
     CorruptTrackError
         The replica of a track is damaged.
     """
-    last = _take_tracks(folder, session, remote, state, tree, tracks, fsync)
+    last = _last_ts(_infos(session, remote, tree))
+    # Before the tracks: once these are here, nothing calls for another pull.
+    _merge_parameters(folder, session, remote, state, tree, fsync)
+    last = max(last, _take_tracks(folder, session, remote, state, tree, tracks, fsync))
     for below in tracks:
         if state.track(below).conflict is not None:
             log().error("%s", state.track(below).conflict)
-    _merge_parameters(folder, session, remote, state, tree, fsync)
-    return max(last, _last_ts(_infos(session, remote, tree)))
+    return last
 
 
 def adopt(

@@ -59,6 +59,7 @@ class Side:
         self.sizes = sizes
         self.gone = gone or {}
         self.live, self.holes = live.survey(sizes)
+        self._counting = frozenset(self.live)
         self.files = SegmentFiles(store, folder, name)
         self._snapshot: Snapshot | None = None
 
@@ -88,6 +89,10 @@ class Side:
         """Whether no point is missing before others. Raises CorruptTrackError as `snapshot`."""
         indices = self.snapshot.hot.indices
         return not self.holes and list(indices) == list(range(live.end_of(self.live), self.snapshot.total))
+
+    def has_made(self, name: SegmentName) -> bool:
+        """Whether the segment counts, or what counts in its place was made from it: it is, or was, here."""
+        return name in self._counting or (name in self.sizes and name not in self.gone)
 
     def segment_path(self, name: SegmentName) -> str:
         """The path of a segment below the root of the store."""
@@ -205,8 +210,8 @@ def covers(over: Side, under: Side, alike: Callable[[SegmentName], bool], values
         pieces = [piece for piece in pieces if piece.segment is not None]  # what follows was written after it
     for piece in pieces:
         name = piece.segment
-        if name is not None and name in over.sizes and alike(name):
-            continue  # a later form that replaced it there was made from it
+        if name is not None and over.has_made(name) and alike(name):
+            continue
         if name is not None and name in under.gone:
             held = live.covering(over.live, piece.start, piece.stop)
             if sum(min(each.stop, piece.stop) - max(each.start, piece.start) for each in held) < len(piece):

@@ -1,6 +1,6 @@
 """One track of the replica on its way here: its hot file and its last segment come, its other segments are *away*.
 
-At every step the folder holds, for the next writer, all that it held before or all that the replica does.
+At every step the folder holds all that it held before, or a beginning of what the replica holds that is longer.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from math import inf
 from typing import Any
 
@@ -138,10 +139,11 @@ class Taking:
     def _take_points(self, pair: Pair) -> float:
         """Take over hot file and last segment, and note which segments stay away.
 
-        1. What is going to be away is noted. Segments that are here, or were away, count as well for now.
-        2. The last segment is written. From here on the lines of the hot file that the replica has not are hidden.
-        3. The hot file is replaced.
-        4. Segments that still count in the place of the replica's, which holds all that they do, are removed.
+        1. The last segment is written beside.
+        2. What is going to be away is noted. Segments that are here, or were away, count as well for now.
+        3. The last segment gets its name, in the next moment: a writer would not go on without it.
+        4. The hot file is replaced, whose lines are below the segments' end, or the same on the replica.
+        5. Segments that still count in the place of the replica's, which holds all that they do, are removed.
         """
         mine, theirs = pair.mine, pair.theirs
         if not theirs.is_whole:
@@ -158,15 +160,32 @@ class Taking:
             final = self._away(mine, theirs, kept, info)
             stamps += [info.ts_max] if info.ts_max <= self.newest else column
             stamps += [record.bounds.ts_max for record in final.values()]
-            noted = self._note_away({**noted, **final}, noted)
-            if last not in kept:
-                local.atomic_write(os.path.join(self.path, last.filename), data, fsync=True)
-                kept.add(last)
+            noted = self._place(last, None if last in kept else data, {**noted, **final}, noted)
+            kept.add(last)
         self._write(os.path.join(self.path, layout.HOT_FILE), theirs.hot, fsync=True)
         self._remove(mine, theirs, kept)
         self._note_away(final, noted)
         away.sweep_stamps(self.path, os.listdir(self.path), final)
         return max((ts for ts in stamps if ts <= self.newest), default=-inf)
+
+    def _place(
+        self, last: SegmentName, data: bytes | None, records: dict[SegmentName, Away], noted: dict[SegmentName, Away]
+    ) -> dict[SegmentName, Away]:
+        """Note what is away, and write the last segment, if it is not here."""
+        if data is None:
+            return self._note_away(records, noted)
+        path = os.path.join(self.path, last.filename)
+        beside = local.write_beside(path, data)
+        try:
+            self._note_away(records, noted)
+            local.os_.replace(beside, path)
+        except BaseException:
+            local.remove_quietly(beside)
+            with suppress(OSError):
+                self._note_away(noted, records)
+            raise
+        local.fsync_dir(self.path)
+        return records
 
     def _fetch(self, theirs: There, name: SegmentName) -> bytes:
         return self.remote.get(theirs.segment_path(name))
