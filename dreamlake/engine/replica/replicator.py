@@ -418,8 +418,11 @@ class Replicator:
         store = self.remote.store()
         for track in self.local.waiting():
             below = os.path.relpath(track.folder, self.folder).replace(os.sep, "/")
-            fetched = {name: store.get(f"{self.session}/{below}/{name.filename}") for name in track.wanted()}
-            self.local.settle(track, fetched)
+            fetched: set[SegmentName] = set()
+            # A few at a time, and each once: what still waits then has met damage, which `settle` has told.
+            while names := [name for name in track.wanted() if name not in fetched]:
+                self.local.settle(track, {name: store.get(f"{self.session}/{below}/{name.filename}") for name in names})
+                fetched.update(names)
             self.behind = True
 
     # -- fork --------------------------------------------------------------------------------------------------------
