@@ -159,7 +159,9 @@ def test_it_goes_there_by_itself(s3: Place, machine: Callable[[str], Open]) -> N
 
 def test_a_roll_does_not_wait_for_the_interval(s3: Place, machine: Callable[[str], Open]) -> None:
     with machine("a")(s3, segment_points=100) as session:
-        session.sync()
+        replica = session.writer.replica
+        assert replica is not None
+        wait_for(lambda: replica._pace.wait() > 500)  # the pass after the opening is over, the next is far away
         session.track("loss").append_batch([{"i": i} for i in range(250)])
         wait_for(lambda: "loss" in s3.lake().session("s", "w").tracks and len(s3.values()) >= 200)
 

@@ -49,7 +49,8 @@ class Worker:
     name
         Of the thread.
     pause
-        Gives the seconds until the next tick; asked after every tick and at the start.
+        Gives the seconds until the next tick; asked after every tick and at the start, and after a request, which may
+        have made it come earlier.
     tick
         What is done regularly; it raises nothing.
     prepare
@@ -169,6 +170,7 @@ class Worker:
             with self.busy:
                 request.run()
             request = None
+            due = min(due, time.monotonic() + self._pause())
 
 
 def _refuse_all(inbox: "SimpleQueue[Request | None]") -> None:
