@@ -79,15 +79,17 @@ def test_an_unchanged_session_costs_the_listing_only(tmp_path: Path, s3: RemoteS
     assert one.known == before
 
 
-def test_local_points_that_are_not_uploaded_yet_cost_nothing_more(
-    tmp_path: Path, s3: RemoteStore, s3_proxy: Proxy
+@pytest.mark.parametrize(("stop", "gets"), [(28, 0), (48, 1)])
+def test_points_that_are_not_uploaded_yet_cost_nothing_more_but_for_what_was_rolled(
+    tmp_path: Path, s3: RemoteStore, s3_proxy: Proxy, stop: int, gets: int
 ) -> None:
-    one = Machine(tmp_path, s3).write(points(0, 25)).push().write(points(25, 48))
+    one = Machine(tmp_path, s3).write(points(0, 25)).push().write([*points(25, stop), {"v": 5.0, "_ts": 1022.0}])
     with s3_proxy.counting() as requests:
         assert nothing(one.check())
-    assert kinds(requests) == {"LIST": 1}
+    assert kinds(requests) == {"LIST": 1, **({"GET": gets} if gets else {})}
     one.push()
-    assert one.remote_rows() == points(0, 48)
+    assert one.remote_rows() == one.rows()
+    assert len(one.rows()) == stop
 
 
 def test_a_lost_state_costs_one_object_more_where_the_versions_tell_the_content(
@@ -211,6 +213,54 @@ def test_segments_of_the_same_name_with_other_bytes(one: Machine) -> None:
     one.store.put(path, made.read_bytes())
     one.forget()
     assert LOSS in one.check().conflicts
+
+
+def test_a_power_loss_took_lines_that_were_uploaded(one: Machine) -> None:
+    hot = one.folder / LOSS / "data.jsonl"
+    whole = hot.read_bytes()
+    for kept in (0, 1, 4):
+        hot.write_bytes(b"".join(whole.splitlines(keepends=True)[:kept]) + b'{"index"')
+        assert one.check().pull == (LOSS,), kept
+    hot.unlink()
+    assert one.check().pull == (LOSS,)
+    hot.write_bytes(whole)
+    assert nothing(one.check())
+
+
+def test_a_power_loss_while_the_last_reply_was_lost(one: Machine) -> None:
+    before = (one.folder / ".replica.json").read_bytes()
+    one.write(points(25, 29)).push()
+    known = state.load(str(one.folder))
+    sent = known.remote(one.store.describe()).track(LOSS).hot
+    (one.folder / ".replica.json").write_bytes(before)
+    known = state.load(str(one.folder))
+    known.remote(one.store.describe()).track(LOSS).hot.about_to_send(str(sent.sha))
+    state.save(str(one.folder), known)
+    hot = one.folder / LOSS / "data.jsonl"
+    hot.write_bytes(b"".join(hot.read_bytes().splitlines(keepends=True)[:7]))
+    assert one.check().pull == (LOSS,)
+
+
+def test_points_that_were_written_after_a_power_loss_are_not_mixed_with_those_before(one: Machine) -> None:
+    hot = one.folder / LOSS / "data.jsonl"
+    hot.write_bytes(b"".join(hot.read_bytes().splitlines(keepends=True)[:2]))
+    one.write(points(60, 65))
+    assert one.check().conflicts.keys() == {LOSS}
+    assert len(one.rows()) == 27
+
+
+def test_a_track_that_was_deleted_here(one: Machine) -> None:
+    shutil.rmtree(one.folder / LOSS)
+    assert one.check().pull == (LOSS,)
+
+
+def test_fields_that_were_set_anew_and_rolled_since_the_last_upload(one: Machine) -> None:
+    one.write([{"v": number, "_ts": 1022.0} for number in range(40)])
+    assert nothing(one.check())
+    one.write([{"v": 7.5, "_ts": 1023.0}, *points(25, 38)])
+    assert nothing(one.check())
+    one.push()
+    assert [row["v"] for row in one.remote_rows()[22:24]] == [39, 7.5]
 
 
 # -- two machines --------------------------------------------------------------------------------------------------

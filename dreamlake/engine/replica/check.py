@@ -173,8 +173,9 @@ def _compare(
     known = state.track(below)
     hot, about = entries.get(layout.HOT_FILE), entries.get(layout.METADATA_FILE)
     told = about is not None and not _is_known_about(folder, session, remote, known, below, about)
-    is_hot_known = hot is None or hot.version == known.hot.version
-    if is_hot_known and known.segments.issuperset(live.parse_listing(entries)):
+    is_known = hot is None or hot.version == known.hot.version
+    is_known = is_known and known.segments.issuperset(live.parse_listing(entries))
+    if is_known and _is_here(folder, below, known, hot):
         _forget_track(known, entries)
         return Verdict.THEIRS if told else Verdict.MINE
     try:
@@ -191,6 +192,20 @@ def _compare(
         pair.note()
         _forget_track(known, entries)
     return Verdict.THEIRS if told else verdict
+
+
+def _is_here(folder: str, below: str, known: TrackState, hot: Entry | None) -> bool:
+    """Whether all that was sent of a track still is here: after a power loss the replica can hold more than the disk.
+
+    Lines are only added to a hot file, until it is written anew; then this says False, and the content decides.
+    """
+    try:
+        mine = here(folder, below)
+    except CorruptTrackError:  # a flush says so, and an upload; the replica is as it was left
+        return True
+    if live.end_of(mine.live) < live.end_of(live.survey(known.segments)[0]):
+        return False
+    return hot is None or not hot.size or digest(mine.hot[: hot.size]) == known.hot.sha
 
 
 def _is_known_about(
@@ -237,12 +252,14 @@ class Pair:
         if self.mine.is_empty:
             return Verdict.THEIRS
         union, damage = live.survey({*self.mine.sizes, *self.theirs.sizes})
-        wins = union == self.mine.live and not damage
-        if wins and self._is_ours():
-            return Verdict.MINE
         if not self.mine.is_whole:
             raise CorruptTrackError(self.mine.place, "its files", detail="points are missing here")
-        if wins and covers(self.mine, self.theirs, self.alike):
+        # What was sent from here is an older form of what is here, unless the disk lost the end of that.
+        if (
+            union == self.mine.live
+            and not damage
+            and covers(self.mine, self.theirs, self.alike, values=not self._is_ours())
+        ):
             return Verdict.MINE
         if not self.theirs.is_whole:
             raise CorruptTrackError(self.theirs.place, "its files", detail="points are missing on the replica")
@@ -254,9 +271,10 @@ class Pair:
         return Verdict.CLASH
 
     def _is_ours(self) -> bool:
-        """Whether the replica holds what this machine sent, though the reply to it was lost."""
-        hot = self.theirs.version is None or self.theirs.sha in (*self.known.hot.lately, self.mine.sha)
-        return hot and all(
+        """Whether the replica holds what this machine sent, though the reply to it may have been lost."""
+        hot = self.known.hot
+        is_ours = self.theirs.version is None or self.theirs.sha in (*hot.lately, hot.sha, self.mine.sha)
+        return is_ours and all(
             name in self._sent or (self.mine.has_made(name) and self.alike(name)) for name in self.theirs.sizes
         )
 

@@ -219,7 +219,7 @@ def covers(over: Side, under: Side, alike: Callable[[SegmentName], bool], values
             continue  # its points came from the replica, and are the replica's to tell
         if any(each in over.gone for each in live.covering(over.live, piece.start, piece.stop)):
             return False  # nobody here knows what it holds
-        same = _equal_points if name is not None and name in over.sizes else _holds if values else _resembles
+        same = _resembles if not values else _equal_points if name is not None and name in over.sizes else _holds
         for start in range(piece.start, piece.stop, WINDOW):
             stop = min(start + WINDOW, piece.stop)
             if not _all(same, over.snapshot.points(start, stop), under.snapshot.points(start, stop)):
