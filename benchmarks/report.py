@@ -138,7 +138,7 @@ def _cells(row: Row) -> tuple[str, ...]:
 def _target(row: Row) -> str:
     if row.target is None:
         return "-"
-    return f"{row.target:.1f} x" if row.judged == "ratio" else figure(row.target, row.unit)
+    return f"{row.target:.3g} x" if row.judged == "ratio" else figure(row.target, row.unit)
 
 
 def figure(value: float, unit: Unit) -> str:
