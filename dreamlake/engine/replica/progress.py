@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from typing import Protocol
 
@@ -34,7 +35,11 @@ def watch(request: Waited, timeout: float | None, progress: Progress) -> bool:
         return True
     from tqdm import tqdm
 
-    with tqdm(desc="uploading", unit="B", unit_scale=True, leave=False, file=sys.stderr) as bar:
+    class Bar(tqdm):  # type: ignore[misc]
+        monitor_interval = 0  # else a thread stays behind
+
+    Bar.set_lock(threading.RLock())  # else one between processes is made, by a process more on some systems
+    with Bar(desc="uploading", unit="B", unit_scale=True, leave=False, file=sys.stderr) as bar:
         while deadline is None or time.monotonic() < deadline:
             bar.total = max(progress.bytes_total, progress.bytes_done) or None
             bar.n = progress.bytes_done

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Collection, Iterator
 
+from dreamlake.engine.catalog import SILENCE, read_object
+from dreamlake.engine.ondisk import TrackOnDisk
 from dreamlake.engine.replica import check, state
 from dreamlake.engine.replica.progress import Progress
 from dreamlake.engine.replica.push import Outcome, push
+from dreamlake.engine.sessionlock import SessionLock
 from dreamlake.format import layout
+from dreamlake.notices import log
+from dreamlake.storage.local import LocalStore
 from dreamlake.storage.remote import RemoteStore
 
 #: Seconds that another process, which replicates the session just then, is waited for.
 PATIENCE = 60.0
+#: Seconds that a process which writes to the session just then is waited for.
+WRITERS_PATIENCE = 10.0
 
 
 def sync_folder(
@@ -27,7 +36,8 @@ def sync_folder(
     """Send what the replica of a session lacks, as its own process would; also while that one runs.
 
     Both sides are compared first, so that it can be done again at any time, and after anything: objects that were
-    deleted on the replica are sent again, and what was sent without a note is recognised.
+    deleted on the replica are sent again, and what was sent without a note is recognised. Late fields that wait for
+    segments which only the replica has are merged into these, unless the run still goes on and does it itself.
 
     Parameters
     ----------
@@ -55,9 +65,112 @@ def sync_folder(
     with state.hold(folder, lock_timeout):
         known = state.load(folder)
         tree = check.look(remote, session)
-        check.compare(folder, session, remote, known.remote(remote.describe()), tree)
+        found = check.compare(folder, session, remote, known.remote(remote.describe()), tree)
         state.save(folder, known)
-        return push(folder, session, remote, known, progress=progress, stop=stop)
+
+        def send() -> Outcome:
+            return _push_all_but(found.pull, folder, session, remote, known, progress, stop)
+
+        outcome = send()
+        waiting = list(_with_late_fields(folder))
+        if not waiting or outcome.ended:
+            return outcome
+        if _is_live(folder):
+            outcome.failures += [(below, _still_waiting()) for below in waiting]
+            return outcome
+        failures = _settle(folder, session, remote, waiting)
+        settled = send()
+    settled.objects += outcome.objects
+    settled.bytes += outcome.bytes
+    settled.failures += failures
+    return settled
+
+
+def _push_all_but(
+    ahead: Collection[str],
+    folder: str,
+    session: str,
+    remote: RemoteStore,
+    known: state.ReplicaState,
+    progress: Progress | None,
+    stop: Callable[[], bool],
+) -> Outcome:
+    """Send all but the tracks in which the replica is ahead: it holds all that this side has of these."""
+    tracks = [known.remote(remote.describe()).track(below) for below in ahead]
+    said = f"{remote.describe(session)} is ahead in {', '.join(map(layout.track_name, ahead))}"
+    for track in tracks:
+        track.conflict = said
+    try:
+        outcome = push(folder, session, remote, known, progress=progress, stop=stop)
+    finally:
+        for track in tracks:
+            track.conflict = None
+        if tracks:
+            state.save(folder, known)
+    if tracks:
+        log().warning("%s: to go on from there, open the session with remote=", said)
+        outcome.conflicts = [conflict for conflict in outcome.conflicts if conflict != said]
+    return outcome
+
+
+# ------------------------------------------------------------------------------------------------ late fields
+
+
+def _with_late_fields(folder: str) -> Iterator[str]:
+    """The tracks, as folders below the session, with late fields that wait for segments on the replica."""
+    for path, _, files in os.walk(os.path.join(folder, layout.TRACKS_DIR)):
+        if layout.LATE_FILE in files:
+            yield os.path.relpath(path, folder).replace(os.sep, "/")
+
+
+def _is_live(folder: str) -> bool:
+    """Whether a process seems to write to the session, perhaps one that takes no locks."""
+    about = read_object(LocalStore(folder), layout.SESSION_FILE) or {}
+    try:
+        written = os.stat(os.path.join(folder, layout.LOCK_FILE)).st_mtime
+    except FileNotFoundError:
+        return False
+    return about.get("status") == "running" and written > time.time() - SILENCE
+
+
+def _still_waiting() -> OSError:
+    return OSError(
+        errno.EAGAIN,
+        "late fields wait for segments that only the replica has; a run that goes on merges them itself, else sync "
+        "again, a minute after it was killed",
+    )
+
+
+def _settle(folder: str, session: str, remote: RemoteStore, waiting: list[str]) -> list[tuple[str, Exception]]:
+    """Merge the late fields of these tracks into the segments that they wait for; returns what failed, and why."""
+    failures: list[tuple[str, Exception]] = []
+    lock = SessionLock(os.path.join(folder, layout.LOCK_FILE), single_writer=False)
+    for below in waiting:
+        try:
+            _settle_track(folder, session, remote, below, lock)
+        except Exception as error:
+            failures.append((below, error))
+    return failures
+
+
+def _settle_track(folder: str, session: str, remote: RemoteStore, below: str, lock: SessionLock) -> None:
+    path = os.path.join(folder, *below.split("/"))
+    about = read_object(LocalStore(path), layout.METADATA_FILE) or {}
+    points = about.get("segment_points") or 10_000
+    disk = TrackOnDisk(path, layout.track_name(below), points, False, lock.announce_rewrite)
+    before = None
+    while os.path.exists(disk.late.path):
+        wanted = disk.wanted()
+        if wanted == before:
+            raise _still_waiting()
+        before = wanted
+        fetched = {name: remote.get(f"{session}/{below}/{name.filename}") for name in wanted}
+        with lock.hold(WRITERS_PATIENCE):
+            disk.learn(lock.tail_epoch, lock.full_epoch)
+            disk.settle(fetched)
+
+
+# ------------------------------------------------------------------------------------------------ what is there
 
 
 def sessions_below(path: str) -> Iterator[tuple[str, str]]:
