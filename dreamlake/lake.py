@@ -6,10 +6,10 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from dreamlake.engine.catalog import session_folders, session_info, session_there, track_names, workspaces
+from dreamlake.engine.catalog import is_session, session_folders, session_info, session_there, track_names, workspaces
 from dreamlake.engine.process import check_polars, reading_width, side_by_side
 from dreamlake.engine.reader import TrackReader
-from dreamlake.errors import SessionNotFoundError, TrackNotFoundError
+from dreamlake.errors import CorruptTrackError, SessionNotFoundError, TrackNotFoundError
 from dreamlake.format import layout
 from dreamlake.logs import read_logs
 from dreamlake.parameters import ParametersView
@@ -139,7 +139,14 @@ class Lake:
 
         def look(pair: tuple[str, str]) -> Snapshot | None:
             nonlocal room
-            snapshot = SessionView(self._store, *pair).track(track)._reader.snapshot(errors=errors, described=True)
+            reader = SessionView(self._store, *pair).track(track)._reader
+            try:
+                snapshot = reader.snapshot(errors=errors, described=True)
+            except CorruptTrackError:
+                # Until its session.json is there, a run in its first upload is no run, and may have holes.
+                if not is_session(self._store, layout.session_dir(*pair)):
+                    return None
+                snapshot = reader.snapshot(errors=errors, described=True)
             room -= snapshot.held(room)
             return snapshot if snapshot.exists else None
 

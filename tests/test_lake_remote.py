@@ -452,3 +452,30 @@ def test_polars_reads_the_files_that_are_named(s3_server: S3Server, uploaded: st
     """
     said = run_python(code, uploaded, **environment(s3_server), AWS_ALLOW_HTTP="true").stdout
     assert said == f"{SEGMENTS} {SEGMENTS * POINTS}\n"
+
+
+def test_a_first_upload_under_way_is_no_run_yet(memory_lake: tuple[str, RemoteStore]) -> None:
+    url, store = memory_lake
+    with pytest.raises(TrackNotFoundError):  # a hole, where segments come in any order, and no session.json
+        Lake(url).scan("loss", sessions="half")
+    assert Lake(url).scan("loss").collect().height == 20
+    store.put("w/half/session.json", b"{}")
+    with pytest.raises(CorruptTrackError, match="holds the indices"):
+        Lake(url).scan("loss")
+
+
+@pytest.fixture
+def memory_lake(tmp_path: Path) -> tuple[str, RemoteStore]:
+    """A whole run, and one without its first segment and its session.json."""
+    url = f"memory://{uuid.uuid4().hex}"
+    store = RemoteStore(url)
+    for name in ("whole", "half"):
+        with Session(name, "w", tmp_path, segment_points=10) as session:
+            session.track("loss").append_batch([{"i": i} for i in range(20)])
+        for path in (tmp_path / "w" / name).rglob("*"):
+            left_out = path.name.startswith(".") or (
+                name == "half" and path.name.endswith(("session.json", "10.parquet"))
+            )
+            if path.is_file() and not left_out:
+                store.put(path.relative_to(tmp_path).as_posix(), path.read_bytes())
+    return url, store

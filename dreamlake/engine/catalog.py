@@ -28,7 +28,7 @@ def workspaces(store: Store) -> list[str]:
     found = set()
     for top in _folders(store, ""):
         for folder, (workspace, _) in _candidates(store, top).items():
-            if _is_session(store, folder):
+            if is_session(store, folder):
                 found.add(workspace)
                 break
     return sorted(found)
@@ -55,7 +55,7 @@ def session_folders(store: Store, workspace: str | None = None, *, sure: bool = 
         found |= candidates
     if not sure:
         return sorted(found.values())
-    looks = side_by_side(lambda folder: _is_session(store, folder), list(found), width)
+    looks = side_by_side(lambda folder: is_session(store, folder), list(found), width)
     return sorted(names for names, there in zip(found.values(), looks, strict=True) if there)
 
 
@@ -161,7 +161,8 @@ def _candidates(store: Store, top: str) -> dict[str, tuple[str, str]]:
     return found
 
 
-def _is_session(store: Store, folder: str) -> bool:
+def is_session(store: Store, folder: str) -> bool:
+    """Whether the session folder `folder` holds a session.json, whichever machine's."""
     names = {entry.name for entry in store.list(folder)}
     return SESSION_FILE in names or (HOSTS_DIR in names and bool(host_paths(store, folder, SESSION_FILE)))
 
