@@ -659,3 +659,11 @@ def test_nothing_shows_storage_options(s3: Place, machine: Callable[[str], Open]
         shown = f"{session!r} {session.writer.options!r} {session._remote!r} {session.writer.replica!r}"
     assert SECRET not in shown
     assert BUCKET in shown
+
+
+def test_what_a_filesystem_cannot_promise_is_said_at_open(
+    place: Place, machine: Callable[[str], Open], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "dreamlake"), machine("a")(place):
+        pass
+    assert ("no conditional writes" in caplog.text) == (not place.url.startswith("s3:"))

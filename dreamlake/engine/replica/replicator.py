@@ -195,7 +195,9 @@ class Replicator:
 
         def look() -> None:
             try:
-                found.append(check.look(self.remote.store(), self.session))
+                tree = check.look(self.remote.store(), self.session)
+                self._tell_of_conditions()
+                found.append(tree)
             except Exception as error:
                 found.append(error)
 
@@ -208,6 +210,15 @@ class Replicator:
             raise found[0]
         tree: dict[str, Entry] = found[0]
         return tree
+
+    def _tell_of_conditions(self) -> None:
+        """Find out whether the filesystem notices other writers for sure; one that takes no files shows now too."""
+        if not self.remote.store().conditional:
+            log().info(
+                "%s has no conditional writes: of two machines that write one track at one moment, one may overwrite "
+                "the other",
+                self.place,
+            )
 
     def _compare(
         self, tree: dict[str, Entry], local_there: bool, change: Callable[[Callable[[], None]], None], late: bool
