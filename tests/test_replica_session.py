@@ -399,6 +399,23 @@ def test_a_dead_network_costs_one_warning_and_no_point(
         assert proxied.values() == list(range(450))
 
 
+def test_a_sync_that_was_given_up_goes_on_in_the_background(
+    proxied: Place, machine: Callable[[str], Open], s3_proxy: Proxy
+) -> None:
+    with machine("a")(proxied, sync_interval=0.05) as session:
+        session.track("loss").append(i=0)
+        session.sync()
+        s3_proxy.latency = 0.3
+        session.track("loss").append(i=1)
+        with pytest.raises(TimeoutError, match="dreamlake sync"):
+            session.sync(timeout=0.05)
+        s3_proxy.latency = 0.0
+        wait_for(lambda: proxied.values() == [0, 1])
+        session.track("loss").append(i=2)
+        session.flush()
+        wait_for(lambda: proxied.values() == [0, 1, 2])
+
+
 def test_close_has_a_deadline_and_names_the_command(
     proxied: Place, machine: Callable[[str], Open], s3_proxy: Proxy, tmp_path: Path
 ) -> None:

@@ -279,7 +279,7 @@ class Replicator:
         Raises
         ------
         OSError
-            Not all could be sent: the network, or a disk; TimeoutError after `timeout` seconds.
+            Not all could be sent: the network, or a disk; TimeoutError after `timeout` seconds, when it goes on.
         RemoteConflictError
             Another machine wrote one of the tracks; all else was sent.
         CorruptTrackError
@@ -287,21 +287,16 @@ class Replicator:
         """
         from dreamlake.engine.replica.progress import Progress, watch
 
-        self._stop = False
         self.progress = progress = Progress()
-        ended = False
         try:
             self.thread.call(
                 self._sync, timeout, f"the upload to {self.place}", lambda request, left: watch(request, left, progress)
             )
-            ended = True
         except RemoteConflictError:
             raise
         except OSError as error:
             said = f"{error.strerror or error}; all is safe in {self.folder}, and this uploads it: {self.command}"
             raise type(error)(error.errno, said, error.filename) from error
-        finally:
-            self._stop = not ended
 
     def _sync(self) -> None:
         for _ in range(MAX_PASSES):
