@@ -263,6 +263,28 @@ def test_fields_that_were_set_anew_and_rolled_since_the_last_upload(one: Machine
     assert [row["v"] for row in one.remote_rows()[22:24]] == [39, 7.5]
 
 
+def test_segments_are_compared_piece_by_piece(one: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where versions do not tell the content."""
+    monkeypatch.setattr(check, "CHUNK", 100)
+    asked: list[int] = []
+    get = RemoteStore.get
+
+    def count(self: RemoteStore, path: str, start: int = 0, stop: int | None = None) -> bytes:
+        asked.extend([start] if path.endswith(".parquet") else [])
+        return get(self, path, start, stop)
+
+    monkeypatch.setattr(RemoteStore, "get", count)
+    path = f"{SESSION}/{LOSS}/000000000000-000000000010.parquet"
+    one.forget()
+    assert nothing(one.check())
+    assert bool(asked) == ("s3" not in one.store.describe())
+    assert not asked or len(asked) > 20
+    data = get(one.store, path)
+    one.store.put(path, data[:-300] + bytes([data[-300] ^ 1]) + data[-299:])
+    one.forget()
+    assert "parquet" in one.check().conflicts[LOSS]
+
+
 # -- two machines --------------------------------------------------------------------------------------------------
 
 
@@ -476,7 +498,10 @@ def test_a_description_that_another_machine_gave(one: Machine, tmp_path: Path) -
     with two.session() as session:
         session.track("loss", description="d")
     two.push()
-    assert one.check().pull == (LOSS,)
+    found = one.write(points(25, 28)).check()
+    assert found.pull == found.described == (LOSS,)
+    two.write(points(25, 29)).push()
+    assert one.check().described == ()
 
 
 # -- values --------------------------------------------------------------------------------------------------------

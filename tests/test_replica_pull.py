@@ -372,6 +372,21 @@ def test_descriptions_are_merged(one: Machine, tmp_path: Path) -> None:
     assert json.loads((two.folder / LOSS / "metadata.json").read_bytes()) == found
 
 
+def test_a_description_from_elsewhere_and_points_from_here(one: Machine, tmp_path: Path) -> None:
+    two = one.copy(tmp_path / "two")
+    with two.session() as session:
+        session.track("loss", description="two")
+    two.push()
+    one.write(points(45, 58))
+    assert one.check().described == (LOSS,)
+    one.pull("loss")
+    assert one.rows() == points(0, 58)
+    assert json.loads((one.folder / LOSS / "metadata.json").read_bytes())["description"] == "two"
+    one.push()
+    assert one.remote_rows() == points(0, 58)
+    assert json.loads(one.store.get(f"{SESSION}/{LOSS}/metadata.json"))["description"] == "two"
+
+
 def test_parameters_that_were_set_elsewhere(one: Machine, tmp_path: Path) -> None:
     with one.session() as session:
         session.parameters().set(lr=0.1, seed=1)

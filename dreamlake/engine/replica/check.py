@@ -6,14 +6,15 @@ an upload whose reply was lost, another machine that went on from here, or two t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Any
+from functools import partial
+from hashlib import file_digest, md5
 
 from dreamlake.engine.process import side_by_side
-from dreamlake.engine.replica.sides import Side, There, covers, here, is_md5_of, there
+from dreamlake.engine.replica.meeting import meet
+from dreamlake.engine.replica.sides import Side, There, covers, here, is_md5, is_md5_of, there
 from dreamlake.engine.replica.state import RemoteState, Sent, TrackState, digest
 from dreamlake.errors import CorruptTrackError
 from dreamlake.format import layout, live
@@ -24,6 +25,8 @@ from dreamlake.storage.store import Entry
 
 #: Tracks that are compared or taken over side by side: each may hold a hot file and a segment.
 WIDTH = 16
+#: Bytes of a segment that are read at once to be compared.
+CHUNK = 8 << 20
 #: Files that the machine which made the session writes under these names, every other below ``hosts/``.
 _OWN = (layout.SESSION_FILE, layout.PARAMETERS_FILE)
 
@@ -40,11 +43,14 @@ class Findings:
         The folders, below the session, of tracks in which the replica is ahead, and this side has nothing of its own.
     conflicts
         For the folders of tracks in which both sides are ahead of one another: a sentence that says what to do.
+    described
+        Those of `pull` of which only metadata.json is ahead there: points may have to be sent.
     """
 
     session_there: bool
     pull: tuple[str, ...]
     conflicts: dict[str, str]
+    described: tuple[str, ...] = ()
 
 
 class Verdict(Enum):
@@ -54,6 +60,8 @@ class Verdict(Enum):
     """This one: it holds all that the replica does."""
     THEIRS = auto()
     """The replica, which holds all that this side does, and more."""
+    TOLD = auto()
+    """This one, but the track was described elsewhere."""
     CLASH = auto()
     """Neither."""
 
@@ -118,7 +126,7 @@ def compare(folder: str, session: str, remote: RemoteStore, state: RemoteState, 
         The replica does not answer, or the disk fails.
     """
     tracks = tracks_in(tree)
-    _meet(folder, session, remote, state, tree)
+    meet(folder, session, remote, state, tree)
     _forget(state, tree, tracks)
     for below in tracks:
         state.track(below)  # not by several threads
@@ -129,8 +137,9 @@ def compare(folder: str, session: str, remote: RemoteStore, state: RemoteState, 
         state.track(below).conflict = verdict if isinstance(verdict, str) else None
     return Findings(
         session_there=holds_session(tree),
-        pull=tuple(below for below, verdict in found.items() if verdict is Verdict.THEIRS),
+        pull=tuple(below for below, verdict in found.items() if verdict in (Verdict.THEIRS, Verdict.TOLD)),
         conflicts={below: verdict for below, verdict in found.items() if isinstance(verdict, str)},
+        described=tuple(below for below, verdict in found.items() if verdict is Verdict.TOLD),
     )
 
 
@@ -177,7 +186,7 @@ def _compare(
     is_known = is_known and known.segments.issuperset(live.parse_listing(entries))
     if is_known and _is_here(folder, below, known, hot):
         _forget_track(known, entries)
-        return Verdict.THEIRS if told else Verdict.MINE
+        return Verdict.TOLD if told else Verdict.MINE
     try:
         mine = here(folder, below)
         if mine.is_empty:
@@ -191,7 +200,8 @@ def _compare(
     if verdict is Verdict.MINE:
         pair.note()
         _forget_track(known, entries)
-    return Verdict.THEIRS if told else verdict
+        return Verdict.TOLD if told else Verdict.MINE
+    return verdict
 
 
 def _is_here(folder: str, below: str, known: TrackState, hot: Entry | None) -> bool:
@@ -296,10 +306,20 @@ class Pair:
         if name in self._sent or name in self.mine.gone:
             return True
         try:
-            data = self.mine.store.get(self.mine.segment_path(name))
-            return is_md5_of(entry, data) or self.theirs.store.get(self.theirs.segment_path(name)) == data
+            return self._is_same(name, entry)
         except FileNotFoundError:  # swept meanwhile, here or there: then a later form counts
             return False
+
+    def _is_same(self, name: SegmentName, entry: Entry) -> bool:
+        with open(self.mine.store.describe(self.mine.segment_path(name)), "rb") as file:
+            if is_md5(entry, file_digest(file, partial(md5, usedforsecurity=False)).hexdigest()):
+                return True
+            path = self.theirs.segment_path(name)
+            file.seek(0)
+            return all(
+                file.read(CHUNK) == self.theirs.store.get(path, start, start + CHUNK)
+                for start in range(0, entry.size, CHUNK)
+            )
 
     def note(self) -> None:
         """Note what is on the replica, as the state in which it was left."""
@@ -312,8 +332,8 @@ class Pair:
         return (
             f"the track {self.mine.name!r} was written by two machines: {self.mine.place} holds {_extent(self.mine)}, "
             f"{self.theirs.place} holds {_extent(self.theirs)}, and neither holds all that the other does. All of it "
-            "is kept. Move the local folder of the session away to go on from the replica, or give it another name to "
-            "upload it as another session"
+            "is kept. Move the local folder of the session away to go on from the replica; to have this side there "
+            "too, rename the folder and upload it as another session, with `dreamlake sync`"
         )
 
 
@@ -321,82 +341,3 @@ def _extent(side: Side) -> str:
     count = side.snapshot.total
     last = max((point["_ts"] for point in side.snapshot.hot.points), default=None)
     return f"{count} points" + ("" if last is None else f" (_ts up to {last})")
-
-
-# -------------------------------------------------------------------------------- the session's own files
-
-
-def _meet(folder: str, session: str, remote: RemoteStore, state: RemoteState, tree: Mapping[str, Entry]) -> None:
-    """Find out whose the plain files are, where the state does not say: then it knows of none of them."""
-    if state.origin is not None or layout.SESSION_FILE not in tree:
-        return
-    local = LocalStore(folder)
-    mine = _get(local, layout.SESSION_FILE)
-    theirs = _get(remote, f"{session}/{layout.SESSION_FILE}")
-    if mine is None or theirs is None:
-        return
-    state.origin = _created(mine) is not None and _created(mine) == _created(theirs)
-    if not state.origin:
-        return
-    _note(state.file(layout.SESSION_FILE), tree[layout.SESSION_FILE], theirs)
-    logs = [name for name in local.names(layout.LOGS_DIR) if name.endswith(".jsonl")]
-    for path in (layout.PARAMETERS_FILE, *(f"{layout.LOGS_DIR}/{name}" for name in logs)):
-        if path in tree:
-            _note_if_held(local, session, remote, state, path, tree[path])
-
-
-def _note_if_held(
-    local: LocalStore, session: str, remote: RemoteStore, state: RemoteState, path: str, entry: Entry
-) -> None:
-    """Note an object as this machine's where the file here holds all that it does; else it is left to others."""
-    mine = local.get(path)
-    if is_md5_of(entry, mine):
-        _note(state.file(path), entry, mine)
-        return
-    theirs = _get(remote, f"{session}/{path}")
-    if theirs is None:
-        return
-    if path == layout.PARAMETERS_FILE:
-        held = _holds_parameters(mine, theirs)
-    else:
-        archives = local.names(layout.LOGS_DIR) if path == layout.LOGS_FILE else []
-        held = mine.startswith(theirs) or any(
-            local.get(f"{layout.LOGS_DIR}/{name}").startswith(theirs) for name in archives
-        )
-    if held:
-        _note(state.file(path), entry, theirs)
-
-
-def _holds_parameters(mine: bytes, theirs: bytes) -> bool:
-    own, other = _parameters(mine), _parameters(theirs)
-    return None not in (own, other) and all(own.get(key) == value for key, value in other.items())
-
-
-def _parameters(data: bytes) -> Any:
-    """The parameters in a file, each as JSON text, in which true is not 1; None where it cannot be read."""
-    found = _object(data)
-    stored = found.get("data") if isinstance(found, dict) else None
-    return {key: json.dumps(value) for key, value in stored.items()} if isinstance(stored, dict) else None
-
-
-def _note(sent: Sent, entry: Entry, data: bytes) -> None:
-    sent.version, sent.sha = entry.version, digest(data)
-
-
-def _get(store: LocalStore | RemoteStore, path: str) -> bytes | None:
-    try:
-        return store.get(path)
-    except FileNotFoundError:
-        return None
-
-
-def _created(data: bytes) -> object:
-    found = _object(data)
-    return found.get("createdAt") if isinstance(found, dict) else None
-
-
-def _object(data: bytes) -> Any:
-    try:
-        return json.loads(data)
-    except (ValueError, RecursionError):
-        return None

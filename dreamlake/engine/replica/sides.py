@@ -21,8 +21,8 @@ from dreamlake.storage.local import LocalStore
 from dreamlake.storage.remote import RemoteStore
 from dreamlake.storage.store import Entry, Store
 
-#: Points of both sides that are held in memory at once to be compared: those of one row group of a wide segment.
-WINDOW = 100_000
+#: Points of a track that are held in memory at once, of both sides, to be compared.
+WINDOW = 25_000
 
 _MD5 = re.compile(r'"?([0-9a-f]{32})"?')
 
@@ -179,12 +179,13 @@ def _read(remote: RemoteStore, path: str) -> tuple[bytes, str | None]:
 
 def is_md5_of(entry: Entry, data: bytes) -> bool:
     """Whether an object holds these bytes for sure, by its version; that it does not, says nothing."""
+    return entry.size == len(data) and is_md5(entry, md5(data, usedforsecurity=False).hexdigest())
+
+
+def is_md5(entry: Entry, digest: str) -> bool:
+    """Whether the version of an object is the MD5, in hex, of some bytes of the same length."""
     found = _MD5.fullmatch(entry.version)
-    return found is not None and entry.size == len(data) and _md5(data) == found[1]
-
-
-def _md5(data: bytes) -> str:
-    return md5(data, usedforsecurity=False).hexdigest()
+    return found is not None and found[1] == digest
 
 
 # -------------------------------------------------------------------------------- who holds whose points
