@@ -108,7 +108,7 @@ def translated(error: Exception, place: str, secrets: Secrets) -> Exception:
     if isinstance(error, FileExistsError):
         return FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), place)
     if isinstance(error, TimeoutError) or types & _TIMEOUT_TYPES:
-        return TimeoutError(errno.ETIMEDOUT, text or "no answer in time", place)
+        return TimeoutError(errno.ETIMEDOUT, text if str(error) else "no answer in time", place)
     if isinstance(error, ConnectionError) or (types & _CONNECTION_TYPES and not code):
         return ConnectionError(getattr(error, "errno", None) or errno.ECONNABORTED, text, place)
     if isinstance(error, OSError):

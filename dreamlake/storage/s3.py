@@ -13,7 +13,7 @@ import os
 import random
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, BinaryIO, TypeVar
 
@@ -192,7 +192,7 @@ class S3Objects:
             code, status = response_of(error)
             if status == 404 and method != "head_object" and not code.startswith("NoSuch"):
                 # A reply to HEAD has no body that could say more; any other has, from an S3 server.
-                raise OSError(errno.EPROTO, "what answers at this endpoint is no S3 server: a 404 of its own") from None
+                raise _no_s3("a 404 of its own") from None
             raise
 
     async def _call(self, method: str, **asked: Any) -> Any:
@@ -203,6 +203,8 @@ class S3Objects:
         asked = {"Prefix": prefix, **({"Delimiter": delimiter} if delimiter else {})}
         while True:
             page = await self._call("list_objects_v2", **asked)
+            if "IsTruncated" not in page:
+                raise _no_s3("a listing that is none")
             folders = [each["Prefix"][len(prefix) : -1] for each in page.get("CommonPrefixes", ())]
             found += [Entry(name, 0, 0.0, True) for name in folders if name]
             for each in page.get("Contents", ()):
@@ -225,7 +227,7 @@ class S3Objects:
                 data = await body.read()
             if len(data) != reply["ContentLength"]:
                 raise ConnectionError(f"{len(data)} of {reply['ContentLength']} bytes came")
-            return data, reply["ETag"]
+            return data, _etag(reply)
 
         try:
             return await _retried(attempt)
@@ -248,12 +250,13 @@ class S3Objects:
 
     async def _stat(self, path: str) -> Stat:
         reply = await self._call("head_object", Key=self._key(path))
-        return Stat(reply["ContentLength"], reply["LastModified"].timestamp(), reply["ETag"])
+        version = _etag(reply)
+        return Stat(reply["ContentLength"], reply["LastModified"].timestamp(), version)
 
     async def _put(self, path: str, data: bytes, **condition: str) -> str:
         # One PUT whatever the size: in parts, the condition would hold for the last request only.
         reply = await self._call("put_object", Key=self._key(path), Body=data, **condition)
-        return str(reply["ETag"])
+        return _etag(reply)
 
     async def _put_parts(self, path: str, file: BinaryIO, size: int) -> str:
         key = self._key(path)
@@ -265,13 +268,13 @@ class S3Objects:
             async with gate:
                 body = _read_at(file, number * piece, min(piece, size - number * piece))
                 sent = await self._call("upload_part", Key=key, UploadId=upload, PartNumber=number + 1, Body=body)
-                return {"PartNumber": number + 1, "ETag": sent["ETag"]}
+                return {"PartNumber": number + 1, "ETag": _etag(sent)}
 
         tasks = [asyncio.ensure_future(send(number)) for number in range(-(-size // piece))]
         try:
             parts = await asyncio.gather(*tasks)
             whole = {"Key": key, "UploadId": upload, "MultipartUpload": {"Parts": parts}}
-            return str((await self._call("complete_multipart_upload", **whole))["ETag"])
+            return _etag(await self._call("complete_multipart_upload", **whole))
         except BaseException as error:
             for task in tasks:
                 task.cancel()
@@ -332,6 +335,17 @@ def _read_at(file: BinaryIO, start: int, count: int) -> bytes:
     if len(data) != count:
         raise OSError(errno.EIO, "it was cut off while it was sent", file.name)
     return data
+
+
+def _no_s3(what: str) -> OSError:
+    """For a proxy, a login page or any other web server, which must not look like an empty bucket."""
+    return OSError(errno.EPROTO, f"what answers at this endpoint is no S3 server: {what}")
+
+
+def _etag(reply: Mapping[str, Any]) -> str:
+    if "ETag" not in reply:
+        raise _no_s3("a reply without an ETag")
+    return str(reply["ETag"])
 
 
 def _condition(version: str | None) -> dict[str, str]:
