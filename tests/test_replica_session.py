@@ -102,7 +102,7 @@ def machine(tmp_path: Path) -> Iterator[Callable[[str], Open]]:
     yield on
     for session in opened:
         if session.is_open:  # as a machine that was switched off
-            session._close("finished", timeout=0.01, quiet=True)
+            session._close("finished", timeout=20.0, quiet=True)
         assert session._remote is not None
         session._remote.store().close()
 
@@ -263,6 +263,21 @@ def test_late_fields_of_adopted_segments_wait_and_are_merged(s3: Place, machine:
         assert len(found) == 36
     found = s3.lake().session("s", "w").track("loss").read(limit=None)["data"]
     assert [point["data"].get("late") for point in found] == [{3: 1, 33: 2}.get(i) for i in range(36)]
+
+
+def test_the_rest_of_a_first_upload_that_was_cut_off(s3: Place, machine: Callable[[str], Open], tmp_path: Path) -> None:
+    with Session("s", "w", tmp_path / "a", segment_points=10) as session:
+        session.track("loss").append_batch([{"i": i} for i in range(95)])
+    store = RemoteStore(s3.url, s3.options)
+    for name in ("metadata.json", "000000000000-000000000010.parquet", "000000000030-000000000040.parquet"):
+        path = f"w/s/tracks/loss/{name}"
+        store.put(path, (tmp_path / "a" / path).read_bytes())
+    store.close()
+    with pytest.raises(errors.RemoteConflictError, match="first upload that was cut off"):
+        machine("b")(s3).open()
+    with machine("a")(s3, segment_points=10) as session:
+        session.track("loss").append(i=95)
+    assert s3.values() == list(range(96))
 
 
 # ------------------------------------------------------------------------------------------------ two machines

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from dreamlake.engine.replica.pace import Pace
 from dreamlake.engine.thread import Worker
-from dreamlake.errors import LockTimeoutError, RemoteConflictError
+from dreamlake.errors import CorruptTrackError, LockTimeoutError, RemoteConflictError
 from dreamlake.notices import log
 
 if TYPE_CHECKING:
@@ -246,7 +246,15 @@ class Replicator:
             last.append(take_some(self.folder, self.session, store, mine, tree, fsync=self._fsync))
 
         if adopts or tracks:
-            change(take)
+            try:
+                change(take)
+            except CorruptTrackError as error:
+                if check.holds_session(tree):
+                    raise
+                raise RemoteConflictError(
+                    f"{self.place} holds the rest of a first upload that was cut off: finish it where the run is, by "
+                    f"`dreamlake sync`, or delete it, and open this session again ({error})"
+                ) from error
         state.save(self.folder, known)
         self._compared = True
         if late and last:
