@@ -112,6 +112,19 @@ def test_a_conflict_is_told_and_the_other_tracks_go(
     assert lake.tracks.list() == ["from copy", "from lake", "loss"]
 
 
+def test_a_track_that_was_described_elsewhere(root: Path, there: str, tmp_path: Path) -> None:
+    assert main(["sync", str(root / "w/two"), there]) == 0
+    shutil.copytree(root, tmp_path / "copy")
+    with Session("two", "w", tmp_path / "copy") as session:
+        session.track("loss", description="of validation", tags=["x"])
+    with Session("two", "w", root) as session:
+        session.track("loss").append(i=3)
+    assert main(["sync", str(tmp_path / "copy/w/two"), there]) == 0
+    assert main(["sync", str(root / "w/two"), there]) == 0
+    stats = Lake(there).session("two", "w").track("loss").stats()
+    assert (stats["totalDataPoints"], stats["description"], stats["tags"]) == (4, "of validation", ["x"])
+
+
 def test_a_dead_network(
     root: Path, s3_url: str, s3_server: S3Server, s3_proxy: Proxy, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator
 
 from dreamlake.engine.catalog import SILENCE, read_object
 from dreamlake.engine.ondisk import TrackOnDisk
-from dreamlake.engine.replica import check, state
+from dreamlake.engine.replica import check, pull, state
 from dreamlake.engine.replica.progress import Progress
 from dreamlake.engine.replica.push import Outcome, push
 from dreamlake.engine.sessionlock import SessionLock
@@ -65,11 +65,18 @@ def sync_folder(
     with state.hold(folder, lock_timeout):
         known = state.load(folder)
         tree = check.look(remote, session)
-        found = check.compare(folder, session, remote, known.remote(remote.describe()), tree)
+        mine = known.remote(remote.describe())
+        found = check.compare(folder, session, remote, mine, tree)
+        if found.described:  # or their points would stay unsent, as those of a track in which the replica is ahead
+            lock = SessionLock(os.path.join(folder, layout.LOCK_FILE), single_writer=False)
+            with lock.hold(WRITERS_PATIENCE):
+                lock.announce_rewrite()
+                pull.pull(folder, session, remote, mine, tree, found.described)
+        ahead = set(found.pull) - set(found.described)
         state.save(folder, known)
 
         def send() -> Outcome:
-            return _push_all_but(found.pull, folder, session, remote, known, progress, stop)
+            return _push_all_but(sorted(ahead), folder, session, remote, known, progress, stop)
 
         outcome = send()
         waiting = list(_with_late_fields(folder))
