@@ -184,11 +184,68 @@ def test_requests_on_s3(tmp_path: Path, proxied: RemoteStore, s3_proxy: Proxy) -
 
 
 def test_a_track_goes_in_the_order_that_readers_need(tmp_path: Path, memory: Watched) -> None:
-    one = Machine(tmp_path / "one", memory).write(points(0, 45))
+    one = Machine(tmp_path / "one", memory).write(points(0, 1), "first").push()
+    memory.puts()
+    one.write(points(0, 85))
     complete(send(one))
-    segments = [SegmentName(start, start + 10).filename for start in range(0, 40, 10)]
+    segments = [SegmentName(start, start + 10).filename for start in range(0, 80, 10)]
     wanted = ["metadata.json", *segments, "data.jsonl"]
-    assert memory.puts() == ["session.json", *(f"{below('loss')}/{name}" for name in wanted)]
+    assert memory.puts() == [*(f"{below('loss')}/{name}" for name in wanted), "session.json"]
+
+
+def test_a_session_that_nobody_can_find_yet_goes_side_by_side(tmp_path: Path, memory: Watched) -> None:
+    """Its segments before its session.json, all but the first in any order: each waits here until the last is asked."""
+    one = Machine(tmp_path / "one", memory).write(points(0, 10 * memory.width + 15)).write(points(0, 3), "small")
+    segments = sorted(name for name in one.files() if name.endswith(".parquet"))
+    gate = threading.Barrier(memory.width)
+
+    def wait(method: str, path: str) -> None:
+        if path.rpartition("/")[2] in segments[1:]:
+            gate.wait(60)
+        if method == "put" and path.endswith("session.json"):
+            assert {entry.name for entry in memory.list(LOSS)} == {"metadata.json", *segments}
+
+    memory.before = wait
+    complete(send(one))
+    loss = [path.rpartition("/")[2] for path in memory.puts() if path.startswith(below("loss"))]
+    assert loss[:2] == ["metadata.json", segments[0]]
+    assert sorted(loss[2:-1]) == segments[1:]
+    assert loss[-1] == "data.jsonl"
+    assert_same(one, "loss", "small")
+
+
+@pytest.mark.parametrize("path", ["session.json", "hosts/ab/session.json"])
+def test_a_session_that_somebody_can_find_goes_in_order(tmp_path: Path, memory: Watched, path: str) -> None:
+    one = Machine(tmp_path / "one", memory).write(points(0, 85))
+    memory.put(f"{SESSION}/{path}", (one.folder / "session.json").read_bytes())
+    complete(send(one))
+    segments = [name for name in memory.puts() if name.endswith(".parquet")]
+    assert segments == [f"{below('loss')}/{SegmentName(start, start + 10).filename}" for start in range(0, 80, 10)]
+
+
+def test_of_two_that_send_a_new_session_at_once_one_has_the_track(tmp_path: Path, store: Watched) -> None:
+    machines = [
+        Machine(tmp_path / f"{number}", store).write(points(0, 125, by=number)).write(points(0, 9), f"own{number}")
+        for number in range(3)
+    ]
+    gate = threading.Barrier(3)
+    outcomes: dict[int, Outcome] = {}
+
+    def run(number: int) -> None:
+        gate.wait()
+        outcomes[number] = send(machines[number])
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [outcome.failures for outcome in outcomes.values()] == [[]] * 3
+    (winner,) = [number for number, outcome in outcomes.items() if outcome.complete]
+    assert_same(machines[winner], "loss")
+    for number, machine in enumerate(machines):
+        assert_same(machine, f"own{number}")
+        assert len(outcomes[number].conflicts) == (number != winner)
 
 
 def test_hot_bytes_are_those_from_before_the_listing(tmp_path: Path, memory: Watched) -> None:
@@ -1020,7 +1077,7 @@ def test_a_network_that_dies_half_way_and_comes_back(
     s3_proxy.plan = plan
     outcome = send(one)
     assert outcome.ended
-    assert 0 < len(outcome.failures) <= proxied.width
+    assert 0 < len(outcome.failures) <= proxied.width + sending.IN_A_ROW
     assert outcome.left >= 80
     s3_proxy.plan = lambda request: None
     with s3_proxy.counting() as seen:
@@ -1076,11 +1133,11 @@ def test_stop_is_asked_before_each_object(tmp_path: Path, memory: Watched) -> No
     stopped: list[Outcome] = []
     while not stopped or not stopped[-1].complete:
         sent = [0]
-        memory.after = lambda method, path, sent=sent: sent.__setitem__(0, sent[0] + 1)
+        memory.after = lambda method, path, sent=sent: sent.__setitem__(0, sent[0] + (method == "put"))
         stopped.append(send(one, stop=lambda sent=sent: sent[0] >= 1))
         assert sent[0] <= memory.width
         assert stopped[-1].ended or stopped[-1].complete
-        rows = one.remote_rows() if f"{LOSS}/metadata.json" in memory.walk() else []
+        rows = one.remote_rows() if f"{SESSION}/session.json" in memory.walk() else []  # else nobody finds them
         assert [row["i"] for row in rows] == list(range(len(rows)))
     assert len(stopped) > 3
     assert sum(outcome.objects for outcome in stopped) == len(memory.walk())
@@ -1221,7 +1278,7 @@ def test_many_tracks_are_under_way_together(tmp_path: Path, memory: Watched) -> 
 def test_a_large_hot_file_does_not_keep_segments_from_being_sent(
     tmp_path: Path, memory: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sending, "HOT_BYTES", 1)
+    monkeypatch.setattr("dreamlake.engine.replica.push.WAVE_BYTES", 1)
     monkeypatch.setattr(sending, "SEGMENT_BYTES", 1)
     one = Machine(tmp_path / "one", memory)
     names = [f"t{number}" for number in range(20)]

@@ -32,9 +32,20 @@ class Ledger:
         self._changes += 1
         self._changing.release()
 
-    def save(self) -> None:
-        """See that all changes made so far are on disk; those of other threads are saved with them. Raises OSError."""
-        wanted = self._changes
+    @property
+    def number(self) -> int:
+        """Counts the changes; one that is being made is the next."""
+        return self._changes
+
+    def save(self, number: int | None = None) -> None:
+        """See that all changes up to this one, by default the newest, are on disk, with whatever else changed.
+
+        Raises
+        ------
+        OSError
+            The disk failed.
+        """
+        wanted = self._changes if number is None else number
         with self._saving:
             if self._saved >= wanted:
                 return

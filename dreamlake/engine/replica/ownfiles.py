@@ -70,14 +70,30 @@ class OwnFiles:
 
     # -- session.json ----------------------------------------------------------------------------------------------
 
-    def introduce(self) -> None:
-        """Send session.json where none of this machine's is known to be there; find out whose the plain names are.
+    @property
+    def is_unknown(self) -> bool:
+        """Whether no session.json of this machine is known to be on the replica."""
+        return self.known.origin is None or self.known.file(layout.SESSION_FILE).version is None
+
+    def check(self) -> None:
+        """See that there is a session.json here.
 
         Raises
         ------
         FileNotFoundError, CorruptTrackError
-            There is no session.json here, or a damaged one.
+            There is none, or a damaged one.
         """
+        self._session()
+
+    def is_unheard_of(self) -> bool:
+        """Whether readers of the replica cannot find the session; one LIST on S3 where it is not known."""
+        if self.known.origin is not None:
+            return False
+        there = self.sender.ask(lambda: self.sender.remote.list(self.there))
+        return not any(entry.name in (layout.SESSION_FILE, layout.HOSTS_DIR) for entry in there)
+
+    def introduce(self) -> None:
+        """Send session.json where none of this machine's is known to be there; find out whose the plain names are."""
         if self.known.origin is None:
             self._meet()
         elif self.known.file(layout.SESSION_FILE).version is None:

@@ -16,8 +16,14 @@ from dreamlake.engine.replica.sending import Sender, Stopped
 from dreamlake.engine.replica.state import ReplicaState
 from dreamlake.engine.replica.tracks import TrackSender
 from dreamlake.format import layout
+from dreamlake.format.layout import SegmentName
 from dreamlake.storage.local import LocalStore
 from dreamlake.storage.remote import RemoteStore
+
+#: Tracks of which the hot files are held until they are sent, and the bytes of these: the state is saved once for all.
+WAVE, WAVE_BYTES = 500, 32 << 20
+#: Objects of a track up to which it is not worth a request to find out whether they may go in any order.
+FEW = 4
 
 
 def push(
@@ -102,14 +108,49 @@ class _Pass:
         self.own = OwnFiles(self.local, session, state, self.known, sender, seen, last_ts)
 
     def run(self) -> None:
-        self.attempt(layout.SESSION_FILE, self.own.introduce)
-        if self.sender.outcome.failures:  # without it readers do not find the session, and nobody knows whose it is
+        self.attempt(layout.SESSION_FILE, self.own.check)
+        if self.sender.outcome.failures:
             raise Stopped
         # Those with most to send first: what is sent of one track goes one after the other.
         tracks = sorted(self.changed_tracks(), key=lambda track: -track.expected)
-        side_by_side(lambda track: self.attempt(track.below, track.run), tracks, self.sender.remote.width)
-        self.sender.check()
+        if tracks and tracks[0].expected > FEW and self.own.is_unheard_of():
+            self.send_ahead([track for track in tracks if track.expected > FEW])
+        self.attempt(layout.SESSION_FILE, self.own.introduce)
+        if self.own.is_unknown:  # without it readers do not find the session, and nobody knows whose it is
+            raise Stopped
+        while tracks:
+            wave = self.next_wave(tracks)
+            side_by_side(lambda track: self.attempt(track.below, track.run), wave, self.sender.remote.width)
+            self.sender.check()
         self.own.run(self.attempt)
+
+    def send_ahead(self, tracks: list[TrackSender]) -> None:
+        """Send segments side by side, in any order, while no reader can find the session.
+
+        Otherwise none may ever be there without those before it, so that each takes a round trip.
+        """
+        width = self.sender.remote.width
+        left: list[tuple[TrackSender, SegmentName]] = []
+
+        def claim(track: TrackSender) -> None:
+            left.extend((track, name) for name in track.claim())
+
+        try:
+            side_by_side(lambda track: self.attempt(track.below, lambda: claim(track)), tracks, width)
+            side_by_side(lambda each: self.attempt(each[0].below, lambda: each[0].send_ahead(each[1])), left, width)
+        finally:
+            for track in tracks:
+                track.note()
+
+    def next_wave(self, tracks: list[TrackSender]) -> list[TrackSender]:
+        """Take tracks off the front, as many as can be held in memory; what they are about to send is noted."""
+        wave: list[TrackSender] = []
+        held = 0
+        while tracks and len(wave) < WAVE and held < WAVE_BYTES:
+            track = tracks.pop(0)
+            held += track.prepare()
+            wave.append(track)
+        return wave
 
     def attempt(self, place: str, work: Callable[[], None]) -> None:
         """Do one thing; what fails is noted, and does not keep the pass from the others."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import errno
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -19,8 +19,8 @@ Made = TypeVar("Made")
 
 #: Requests that fail one after the other, none succeeding in between, before the pass ends: each took seconds already.
 IN_A_ROW = 2
-#: Bytes of segments on their way at once, and of hot files that are held until they are sent; one alone may be larger.
-SEGMENT_BYTES = HOT_BYTES = 32 << 20
+#: Bytes of segments that are on their way at once; one alone may be larger.
+SEGMENT_BYTES = 32 << 20
 #: Attempts at an object whose earlier writes turn out to have succeeded.
 TRIES = 4
 
@@ -116,7 +116,6 @@ class Sender:
         self.ledger = ledger
         self.outcome = Outcome()
         self.segments = Room(SEGMENT_BYTES)
-        self.hot = Room(HOT_BYTES)
         self._progress = progress
         self._stop = stop
         self._lock = threading.Lock()
@@ -195,8 +194,20 @@ class Sender:
                 self.ask(lambda: self.remote.replace_if(path, data, version))
         self.count(len(data))
 
+    def note(self, objects: Iterable[tuple[Sent, str]]) -> int:
+        """Note what is going to be sent, each with its SHA-256; the number is for `replace`, of any of these."""
+        with self.ledger:
+            for sent, sha in objects:
+                sent.about_to_send(sha)
+            return self.ledger.number + 1
+
     def replace(
-        self, path: str, data: bytes, sent: Sent, check: Callable[[bytes, str], None] = lambda data, version: None
+        self,
+        path: str,
+        data: bytes,
+        sent: Sent,
+        check: Callable[[bytes, str], None] = lambda data, version: None,
+        noted: int | None = None,
     ) -> None:
         """Send an object in the place of the version that was written or read here last.
 
@@ -207,7 +218,9 @@ class Sender:
         sent
             What is known of the object; is kept in step.
         check
-            X
+            Is called with the bytes and the version of such a lost reply before it is believed; may raise `Foreign`.
+        noted
+            What `note` returned, where what is sent was noted with other objects.
 
         Raises
         ------
@@ -220,9 +233,9 @@ class Sender:
         for _ in range(TRIES):
             if sent.version is not None and sent.sha == sha:
                 break
-            with self.ledger:
-                sent.about_to_send(sha)
-            self.ledger.save()
+            if noted is None or sent.lately[-1:] != [sha]:
+                noted = self.note([(sent, sha)])
+            self.ledger.save(noted)
             try:
                 version = self.ask(lambda: self.remote.replace_if(path, data, sent.version))
             except (FileExistsError, ObjectChanged):

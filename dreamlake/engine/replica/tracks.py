@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 import time
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ from dreamlake.engine import away
 from dreamlake.engine.replica.ledger import BREATH
 from dreamlake.engine.replica.sending import Foreign, Gone, Sender
 from dreamlake.engine.replica.stand import stand
-from dreamlake.engine.replica.state import TrackState, digest
+from dreamlake.engine.replica.state import Sent, TrackState, digest
 from dreamlake.engine.sweep import GRACE
 from dreamlake.errors import CorruptTrackError
 from dreamlake.format import layout, live
@@ -31,17 +32,31 @@ class _Index(msgspec.Struct):
     index: int
 
 
+class Object(NamedTuple):
+    """Bytes to send, and their SHA-256."""
+
+    data: bytes
+    sha: str
+
+
 class Look(NamedTuple):
     """What a track holds: its hot bytes were read before its folder was listed.
 
-    ``about`` and ``hot`` are the bytes of metadata.json and the whole lines of the hot file, None where they are there
-    already; ``counting`` are the live segments, and ``unsent`` those among them that are to be sent.
+    Parameters
+    ----------
+    about, hot
+        Its metadata.json, and the whole lines of its hot file; None where they are there already.
+    counting, unsent
+        Its live segments, and those among them that are to be sent.
+    stands
+        What would be another if the track was; None while that cannot be told.
     """
 
-    about: bytes | None
-    hot: bytes | None
+    about: Object | None
+    hot: Object | None
     counting: tuple[SegmentName, ...]
     unsent: list[SegmentName]
+    stands: tuple[object, ...] | None
 
 
 class TrackSender:
@@ -82,8 +97,11 @@ class TrackSender:
         self._seen = seen
         self._now = now
         self._segments = set(known.segments)
+        self._lock = threading.Lock()  # `send_ahead` is called by several threads
         self._noted_at = time.monotonic()
         self._end = 0
+        self._ahead: Look | None = None
+        self._noted: int | None = None
         #: Objects and bytes that the sender expects of this track.
         self._expected = 0, 0
 
@@ -112,6 +130,23 @@ class TrackSender:
         objects, before = self._expected
         self._expected = objects - 1, before - nbytes
 
+    def prepare(self) -> int:
+        """Look at the track, and note what is going to be sent, which is saved for many tracks at once.
+
+        Returns
+        -------
+        int
+            The bytes that are held until `run`.
+        """
+        try:
+            look = self._look()
+        except Exception:  # `run` looks again, and tells
+            return 0
+        objects = [(each, sent) for each, sent in ((look.about, self.known.about), (look.hot, self.known.hot)) if each]
+        self._ahead = look
+        self._noted = self.sender.note((sent, each.sha) for each, sent in objects)
+        return sum(len(each.data) for each, _ in objects)
+
     def run(self) -> None:
         """Send what is new. A conflict is noted, in the state and by the sender.
 
@@ -122,6 +157,8 @@ class TrackSender:
         OSError, CorruptTrackError
             It cannot be sent.
         """
+        if self.known.conflict is not None:  # found out by `claim`
+            return
         for number in range(LOOKS):
             last = number == LOOKS - 1
             try:
@@ -137,6 +174,40 @@ class TrackSender:
                 return
         raise OSError(errno.EBUSY, "it is deleted as fast as it is written", self.sender.remote.describe(self.there))
 
+    def claim(self) -> list[SegmentName]:
+        """Send the description and the first segment of a new track, which only one machine can.
+
+        Returns
+        -------
+        list[SegmentName]
+            The other segments, which may now be sent in any order; none where that is better left to `run`.
+        """
+        try:
+            look = self._look()
+            self._expect_all(look)
+            if look.about is not None:
+                self._replace(layout.METADATA_FILE, look.about, self.known.about)
+            if look.counting[:1] == tuple(look.unsent[:1]):
+                self.send_ahead(look.unsent.pop(0))
+            return look.unsent
+        except (CorruptTrackError, FileNotFoundError, Gone):
+            return []
+        except Foreign:
+            self._conflict()
+            return []
+
+    def send_ahead(self, name: SegmentName) -> None:
+        """Send one of the segments that `claim` gave; may be called by several threads."""
+        if self.known.conflict is not None:
+            return
+        try:
+            self._send_segment(name)
+            self._note_sometimes()
+        except (CorruptTrackError, FileNotFoundError):  # `run` looks again
+            return
+        except Foreign:
+            self._conflict()
+
     # -- looking ---------------------------------------------------------------------------------------------------
 
     def _print(self, filenames: Iterable[str]) -> tuple[object, ...] | None:
@@ -151,6 +222,7 @@ class TrackSender:
         return self.known.hot.version, self.known.about.version, tuple(self.known.runs)
 
     def _look(self) -> Look:
+        stands = self._print(self.local.names(self.below))
         about = self._read(layout.METADATA_FILE)
         hot = self._read(layout.HOT_FILE)
         listing = self.local.names(self.below)
@@ -166,10 +238,11 @@ class TrackSender:
             if name in gone:
                 said = f"the points {name.start} to {name.stop} (exclusive) are kept only in the other replica"
                 raise OSError(errno.ENODATA, said, self.folder)
-        hot = self._whole_lines(hot, self._end)
-        if about is not None and _is_there(self.known.about.version, self.known.about.sha, about):
-            about = None
-        return Look(about, hot, counting, unsent)
+        lines = self._whole_lines(hot)
+        new_about, new_hot = _news(about, self.known.about), _news(lines, self.known.hot)
+        if new_hot is not None:
+            self._check_lines(new_hot.data)
+        return Look(new_about, new_hot, counting, unsent, stands)
 
     def _read(self, filename: str) -> bytes | None:
         try:
@@ -177,74 +250,87 @@ class TrackSender:
         except FileNotFoundError:
             return None
 
-    def _whole_lines(self, data: bytes | None, end: int) -> bytes | None:
-        """The whole lines of the hot file, None when they are there already; of damage, what costs little to see."""
-        sent = self.known.hot
+    def _whole_lines(self, data: bytes | None) -> bytes | None:
         if data is None:
-            if sent.version is None:
-                return None
-            data = b""  # all is in segments
-        data = data[: data.rfind(b"\n") + 1]
-        if _is_there(sent.version, sent.sha, data):
-            return None
-        if data:
-            place = self.local.describe(f"{self.below}/{layout.HOT_FILE}")
-            for line in (data[: data.index(b"\n")], data[data.rfind(b"\n", 0, -1) + 1 :]):
-                try:
-                    index = msgspec.json.decode(line, type=_Index).index
-                except (msgspec.DecodeError, ValueError) as error:
-                    raise CorruptTrackError(place, "a line", end, None, f"it is no point: {error}") from error
-                if line == data[: len(line)] and index > end:
-                    raise CorruptTrackError(place, "its indices", end, index, "points are missing")
-            if b"\0" in data:
-                raise CorruptTrackError(place, f"byte {data.index(0)}", end, None, "there are zeros in it")
-        return data
+            # Without a hot file all is in segments; an older one on the replica has to become empty.
+            return None if self.known.hot.version is None else b""
+        return data[: data.rfind(b"\n") + 1]
+
+    def _check_lines(self, data: bytes) -> None:
+        """Refuse a damaged hot file, as far as that costs little to see: its first line, its last one, zeros in it."""
+        if not data:
+            return
+        place = self.local.describe(f"{self.below}/{layout.HOT_FILE}")
+        lines = data[: data.index(b"\n")], data[data.rfind(b"\n", 0, -1) + 1 :]
+        try:
+            first, _ = (msgspec.json.decode(line, type=_Index).index for line in lines)
+        except (msgspec.DecodeError, ValueError) as error:
+            raise CorruptTrackError(place, "a line", self._end, None, f"it is no point: {error}") from error
+        if first > self._end:
+            raise CorruptTrackError(place, "its indices", self._end, first, "points are missing")
+        if b"\0" in data:
+            raise CorruptTrackError(place, f"byte {data.index(0)}", self._end, None, "there are zeros in it")
 
     # -- sending ---------------------------------------------------------------------------------------------------
 
     def _send(self) -> None:
-        with self.sender.hot.of(_size(os.path.join(self.folder, layout.HOT_FILE))):
-            seen = self._print(self.local.names(self.below))
-            about, hot, counting, unsent = self._look()
-            files = [len(data) for data in (about, hot) if data is not None]
-            sizes = [_size(os.path.join(self.folder, name.filename)) for name in unsent]
-            self._expect(len(files) + len(sizes), sum(files) + sum(sizes))
-            try:
-                if about is not None:
-                    self.sender.replace(f"{self.there}/{layout.METADATA_FILE}", about, self.known.about)
-                    self._sent(len(about))
-                self._send_segments(unsent)
-                if hot is not None:
-                    self.sender.replace(f"{self.there}/{layout.HOT_FILE}", hot, self.known.hot, self._believe)
-                    self._sent(len(hot))
-            finally:
-                self._note()
-        self._sweep(counting)
-        if seen is not None:  # the files are those that were looked at; or later ones, which have other times
-            self._seen[self.below] = (*seen[:-1], self._state())
+        look, self._ahead = self._ahead or self._look(), None
+        self._expect_all(look)
+        try:
+            if look.about is not None:
+                self._replace(layout.METADATA_FILE, look.about, self.known.about)
+            self._send_segments(look.unsent)
+            if look.hot is not None:
+                self._replace(layout.HOT_FILE, look.hot, self.known.hot)
+        finally:
+            self.note()
+        self._sweep(look.counting)
+        if look.stands is not None:  # the files are those that were looked at; or later ones, which have other times
+            self._seen[self.below] = (*look.stands[:-1], self._state())
+
+    def _expect_all(self, look: Look) -> None:
+        objects = [each for each in (look.about, look.hot) if each is not None]
+        sizes = [*(len(each.data) for each in objects), *(self._size(name) for name in look.unsent)]
+        self._expect(len(sizes), sum(sizes))
+
+    def _replace(self, filename: str, each: Object, sent: Sent) -> None:
+        check = self._believe if sent is self.known.hot else _no_check
+        self.sender.replace(f"{self.there}/{filename}", each.data, sent, check, self._noted)
+        self._sent(len(each.data))
+
+    def _size(self, name: SegmentName) -> int:
+        return _size(os.path.join(self.folder, name.filename))
 
     def _send_segments(self, names: list[SegmentName]) -> None:
         """Send segments one after the other: a reader must never find a later one without those before it."""
         if names and self.known.hot.version is not None:
             self._claim()
         for name in names:
-            path = os.path.join(self.folder, name.filename)
-            with self.sender.segments.of(_size(path)):
-                data = self.local.get(f"{self.below}/{name.filename}")
-                _check_ends(path, name, data)
-                self.sender.create(f"{self.there}/{name.filename}", data)
+            self._send_segment(name)
+            self._note_sometimes()
+
+    def _send_segment(self, name: SegmentName) -> None:
+        with self.sender.segments.of(self._size(name)):
+            data = self.local.get(f"{self.below}/{name.filename}")
+            _check_ends(os.path.join(self.folder, name.filename), name, data)
+            self.sender.create(f"{self.there}/{name.filename}", data)
+        with self._lock:
             self._sent(len(data))
             self._segments.add(name)
-            if time.monotonic() - self._noted_at > BREATH:
-                self._note()
-                self.sender.ledger.breathe()
 
-    def _note(self) -> None:
+    def _note_sometimes(self) -> None:
+        if time.monotonic() - self._noted_at > BREATH:
+            self.note()
+            self.sender.ledger.breathe()
+
+    def note(self) -> None:
         """Note in the state which segments are there."""
         self._noted_at = time.monotonic()
         if len(self._segments) != sum(count for _, _, count, _ in self.known.runs):
+            with self._lock:
+                names = frozenset(self._segments)
             with self.sender.ledger:
-                self.known.segments = frozenset(self._segments)
+                self.known.segments = names
 
     def _claim(self) -> None:
         """See that nobody else replaced the hot object, whose lines a new segment would hide. Raises `Foreign`."""
@@ -269,7 +355,7 @@ class TrackSender:
                 if filename not in there:
                     sent.version = sent.sha = None
         self._segments.intersection_update(live.parse_listing(there))
-        self._note()
+        self.note()
 
     def _conflict(self) -> None:
         name = layout.track_name(self.below)
@@ -278,6 +364,8 @@ class TrackSender:
             f"has of it is kept in {self.folder}, and no more of it is uploaded"
         )
         with self.sender.ledger:
+            if self.known.conflict is not None:
+                return
             self.known.conflict = sentence
         self.sender.conflict(sentence)
 
@@ -299,11 +387,19 @@ class TrackSender:
                 self._segments.discard(dead[filename])
                 with self.sender.ledger:
                     del self.known.superseded[filename]
-        self._note()
+        self.note()
 
 
-def _is_there(version: str | None, sha: str | None, data: bytes) -> bool:
-    return version is not None and sha == digest(data)
+def _news(data: bytes | None, sent: Sent) -> Object | None:
+    """The bytes to send; None where there are none, or where they are there already."""
+    if data is None:
+        return None
+    each = Object(data, digest(data))
+    return None if sent.version is not None and sent.sha == each.sha else each
+
+
+def _no_check(data: bytes, version: str) -> None:
+    return
 
 
 def _size(path: str) -> int:
