@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from build import TrackOnDisk
 from machines import SESSION, Machine, below, points
 from s3.proxy import Fault, Proxy, Request
 from s3.server import S3Server
@@ -20,6 +21,7 @@ from s3.server import S3Server
 from dreamlake import Lake
 from dreamlake.engine import away, sweep
 from dreamlake.engine.replica import sending, stand, state, tracks
+from dreamlake.engine.replica.looking import TrackHere
 from dreamlake.engine.replica.push import Outcome, Progress, push
 from dreamlake.errors import CorruptTrackError
 from dreamlake.format import layout
@@ -251,16 +253,16 @@ def test_of_two_that_send_a_new_session_at_once_one_has_the_track(tmp_path: Path
 def test_hot_bytes_are_those_from_before_the_listing(tmp_path: Path, memory: Watched) -> None:
     """A roll between the two looks: its segment goes up, and the lines that were read, which it hides."""
     one = Machine(tmp_path / "one", memory).write(points(0, 15))
-    real = tracks.TrackSender._read
+    real = TrackHere._read
 
-    def read(self: tracks.TrackSender, filename: str) -> bytes | None:
+    def read(self: TrackHere, filename: str) -> bytes | None:
         data = real(self, filename)
         if filename == layout.HOT_FILE and not one.files() & {SegmentName(10, 20).filename}:
             one.write(points(15, 24))
         return data
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tracks.TrackSender, "_read", read)
+        patch.setattr(TrackHere, "_read", read)
         complete(send(one))
     assert memory.get(f"{LOSS}/data.jsonl").count(b"\n") == 5
     assert memory.get(f"{LOSS}/data.jsonl").startswith(b'{"index":10')
@@ -552,13 +554,67 @@ def test_an_upload_that_was_cut_off_where_files_are_seen_half_written(tmp_path: 
     assert memory.get(f"{LOSS}/{segment}") == data
 
 
+def test_a_lost_reply_before_a_long_outage(tmp_path: Path, memory: Watched) -> None:
+    """More passes fail than SHA-256s are kept: then the content says that nobody else was there."""
+    one = Machine(tmp_path / "one", memory)
+    with one.session() as session:
+        for number in range(2 * state.SHAS_KEPT):
+            session.track("loss").append(i=number, _ts=float(number))
+            session.track("calm").append(i=number, _ts=float(number))
+            session.flush()
+            if number == 0:
+                complete(send(one))
+            elif number == 1:
+                memory.after = lose
+            outcome = send(one)
+            if number == 1:
+                memory.after, memory.before = nothing, lose
+            assert outcome.ended == (number > 0)
+        memory.before = nothing
+        complete(send(one))
+    complete(send(one))
+    assert_same(one, "loss", "calm")
+
+
+def nothing(method: str, path: str) -> None:
+    return
+
+
+def lose(method: str, path: str) -> None:
+    raise ConnectionError(104, "reset", path)
+
+
+def test_nothing_is_noted_while_the_network_is_known_to_be_down(tmp_path: Path, memory: Watched) -> None:
+    one = Machine(tmp_path / "one", memory).write(points(0, 5)).write(points(0, 5), "b").push()
+    one.write(points(5, 6)).write(points(5, 6), "b")
+    memory.before = lose
+    seen: dict[str, Any] = {}
+    assert send(one, seen=seen).ended
+    known = one.known
+    for number in range(6, 9):
+        one.write(points(number, number + 1)).write(points(number, number + 1), "b")
+        memory.calls.clear()
+        outcome = send(one, seen=seen)
+        assert outcome.ended
+        assert [place for place, _ in outcome.failures] == ["session.json"]
+        assert memory.calls == [("stat", f"{SESSION}/session.json")]
+    assert one.known == known
+    memory.before = nothing
+    for path in memory.walk(SESSION):
+        memory.delete(path)
+    complete(send(one, seen=seen))
+    memory.calls.clear()
+    complete(send(one, seen=seen))
+    assert memory.calls == []
+
+
 # ------------------------------------------------------------------------------------------------ other machines
 
 
 def test_two_machines_on_one_track(tmp_path: Path, store: Watched) -> None:
     one = Machine(tmp_path / "one", store).write(points(0, 5))
     complete(send(one))
-    two = Machine(tmp_path / "two", store).write(points(0, 7), "loss").write(points(0, 3), "mine")
+    two = Machine(tmp_path / "two", store).write(points(100, 107), "loss").write(points(0, 3), "mine")
     outcome = send(two)
     assert not outcome.complete
     assert outcome.failures == []
@@ -570,7 +626,7 @@ def test_two_machines_on_one_track(tmp_path: Path, store: Watched) -> None:
     assert_same(two, "mine")
     # It stays so, without a request, and costs the others nothing.
     store.puts()
-    two.write(points(7, 9)).write(points(3, 4), "mine")
+    two.write(points(107, 109)).write(points(3, 4), "mine")
     assert send(two).conflicts == [sentence]
     assert sorted(store.puts()) == [
         f"hosts/{state.load(str(two.folder)).machine}/session.json",
@@ -764,6 +820,37 @@ def test_nothing_is_sent_of_parameters_that_are_all_taken_over(tmp_path: Path, m
     assert not [path for path in memory.walk() if path.endswith("parameters.json")]
 
 
+def test_another_with_the_same_points_and_fewer_is_no_other(tmp_path: Path, store: Watched) -> None:
+    """As after a copy of the folder by hand, or a state that was lost: this machine has all that is there."""
+    Machine(tmp_path / "one", store).write(points(0, 25)).push()
+    two = Machine(tmp_path / "two", store).write(points(0, 38))
+    complete(send(two))
+    assert_same(two)
+    assert two.known.origin is False
+
+
+def test_what_other_machines_wrote_goes_along_with_a_copy(tmp_path: Path, memory: Watched, store: Watched) -> None:
+    for name in ("one", "two"):
+        machine = Machine(tmp_path / name, memory)
+        with machine.session() as session:
+            session.track(name).append(v=1)
+            session.parameters().set(**{name: 1})
+        machine.push()
+    copy = Machine(tmp_path / "copy", store)
+    for path in memory.walk():
+        (copy.root / path).parent.mkdir(parents=True, exist_ok=True)
+        (copy.root / path).write_bytes(memory.get(path))
+    complete(send(copy))
+    assert sorted(store.walk()) == sorted(memory.walk())
+    assert all(store.get(path) == memory.get(path) for path in store.walk())
+    # What these machines write there themselves is not replaced by what was copied.
+    (guest,) = [path for path in store.walk() if "hosts" in path and path.endswith("parameters.json")]
+    store.put(guest, b"{}")
+    (copy.root / guest).write_bytes(b"[]")
+    complete(send(copy))
+    assert store.get(guest) == b"{}"
+
+
 # ------------------------------------------------------------------------------------------------ session.json
 
 
@@ -945,6 +1032,25 @@ def test_a_leftover_here_is_not_sent(tmp_path: Path, memory: Watched) -> None:
     complete(send(one))
     assert SegmentName(0, 10).filename not in {entry.name for entry in memory.list(LOSS)}
     assert complete(send(one)).objects == 0
+
+
+def test_a_wider_segment_in_the_place_of_others(tmp_path: Path, store: Watched) -> None:
+    one = Machine(tmp_path / "one", store).write(points(0, 35))
+    complete(send(one, now=lambda: 1000.0))
+    track = TrackOnDisk(one.root)
+    parts = [one.folder / below("loss") / SegmentName(start, start + 10).filename for start in (0, 10)]
+    track.segment(points(0, 20), 0)  # the parts stay for a while
+    store.puts()
+    complete(send(one, now=lambda: 1001.0))
+    wide = SegmentName(0, 20).filename
+    assert store.puts()[0] == f"{below('loss')}/{wide}"
+    assert_same(one)
+    for part in parts:
+        part.unlink()
+    complete(send(one, now=lambda: 1001.0 + sweep.GRACE))
+    names = {entry.name for entry in store.list(LOSS)}
+    assert names == {wide, SegmentName(20, 30).filename, "data.jsonl", "metadata.json"}
+    assert_same(one)
 
 
 # ------------------------------------------------------------------------------------------------ damage here

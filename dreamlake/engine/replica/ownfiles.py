@@ -6,10 +6,12 @@ The machine that made the session on the replica has the plain names there. Ever
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from hashlib import file_digest
 from math import isfinite
 from typing import Any
@@ -149,6 +151,7 @@ class OwnFiles:
         attempt(layout.LOGS_DIR, self._send_logs)
         attempt(layout.PARAMETERS_FILE, self._send_parameters)
         attempt(layout.FILES_DIR, lambda: self._send_files(attempt))
+        attempt(layout.HOSTS_DIR, self._send_guests)
         attempt(layout.SESSION_FILE, self._conclude)
 
     def _send_logs(self) -> None:
@@ -206,30 +209,44 @@ class OwnFiles:
             self.sender.count(size)
         self._saw(path, stands)
 
+    def _send_guests(self) -> None:
+        """Send what other machines wrote, if this folder is a copy of a whole replica; what they sent stays."""
+        own = f"{layout.HOSTS_DIR}/{self.state.machine}/"
+        for path in self.local.walk(layout.HOSTS_DIR):
+            if not path.startswith(own) and self._is_file(path):
+                stands = stand(self.local.describe(path))
+                with suppress(Foreign):
+                    self._replace_news(f"{self.there}/{path}", self.local.get(path), self.known.file(path))
+                self._saw(path, stands)
+
     # -- names there -----------------------------------------------------------------------------------------------
 
     def _send(self, path: str, data: bytes) -> None:
         """Send one of the files whose names are this machine's own. Raises `Moved` when they turn out not to be."""
         sent = self.known.file(path)
-        if (sent.version is None and not data) or (sent.version is not None and sent.sha == digest(data)):
-            return
         own = "" if self.known.origin else f"{layout.HOSTS_DIR}/{self.state.machine}/"
         try:
-            self._replace(f"{self.there}/{own}{path}", data, sent)
+            self._replace_news(f"{self.there}/{own}{path}", data, sent)
         except Foreign:
             with self.sender.ledger:
                 self._go_elsewhere()
             raise Moved from None
 
+    def _replace_news(self, path: str, data: bytes, sent: Sent) -> None:
+        if data if sent.version is None else sent.sha != digest(data):
+            self._replace(path, data, sent)
+
     def _replace(self, path: str, data: bytes, sent: Sent) -> None:
         self.sender.expect(1, len(data))
-        try:
-            self.sender.replace(path, data, sent)
-        except Gone:  # written anew, and refused only if somebody else writes it just then
-            self.sender.replace(path, data, sent)
-        except Foreign:
-            self.sender.expect(-1, -len(data))
-            raise
+        for _ in range(MOVES):
+            try:
+                return self.sender.replace(path, data, sent)
+            except Gone:  # it is written anew
+                continue
+            except Foreign:
+                self.sender.expect(-1, -len(data))
+                raise
+        raise OSError(errno.EBUSY, "it is deleted as fast as it is written", self.sender.remote.describe(path))
 
     def _again(self, work: Callable[[], None]) -> None:
         for _ in range(MOVES):
@@ -237,7 +254,8 @@ class OwnFiles:
                 return work()
             except Moved:
                 continue
-        raise OSError(f"other machines write to each name of {self.sender.remote.describe(self.there)} that is tried")
+        said = "other machines write to every name that is tried"
+        raise OSError(errno.EBUSY, said, self.sender.remote.describe(self.there))
 
     def _go_elsewhere(self) -> None:
         """Write below ``hosts/`` from now on; if we do already, this folder is a copy of another, and needs an id."""
@@ -245,7 +263,7 @@ class OwnFiles:
             self.state.machine = uuid.uuid4().hex[:16]
         self.known.origin = False
         for path in list(self.known.files):
-            if not path.startswith(f"{layout.FILES_DIR}/") or path == FILES_ABOUT:
+            if path == FILES_ABOUT or not path.startswith((f"{layout.FILES_DIR}/", f"{layout.HOSTS_DIR}/")):
                 self.known.files[path] = Sent()
                 self._seen.pop(path, None)
 

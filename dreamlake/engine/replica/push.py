@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from dreamlake.engine.process import side_by_side
@@ -24,6 +25,8 @@ from dreamlake.storage.remote import RemoteStore
 WAVE, WAVE_BYTES = 500, 32 << 20
 #: Objects of a track up to which it is not worth a request to find out whether they may go in any order.
 FEW = 4
+
+_DOWN = ""  # the key in `seen`, beside paths, of whether the last pass ended for trouble
 
 
 def push(
@@ -70,7 +73,8 @@ def push(
     """
     ledger = Ledger(folder, state)
     sender = Sender(remote, ledger, progress or Progress(), stop)
-    pass_ = _Pass(folder, session, sender, {} if seen is None else seen, last_ts, now)
+    seen = {} if seen is None else seen
+    pass_ = _Pass(folder, session, sender, seen, last_ts, now)
     try:
         pass_.run()
     except Stopped:
@@ -83,6 +87,7 @@ def push(
             ledger.save()
         except OSError as error:
             sender.failed(layout.REPLICA_FILE, error)
+    seen[_DOWN] = sender.outcome.ended and bool(sender.outcome.failures)
     return sender.outcome
 
 
@@ -109,6 +114,8 @@ class _Pass:
 
     def run(self) -> None:
         self.attempt(layout.SESSION_FILE, self.own.check)
+        if self.seen.get(_DOWN):
+            self.attempt(layout.SESSION_FILE, self.knock)
         if self.sender.outcome.failures:
             raise Stopped
         # Those with most to send first: what is sent of one track goes one after the other.
@@ -123,6 +130,11 @@ class _Pass:
             side_by_side(lambda track: self.attempt(track.below, track.run), wave, self.sender.remote.width)
             self.sender.check()
         self.own.run(self.attempt)
+
+    def knock(self) -> None:
+        """See that the network is back before anything is noted as sent: only so many such notes are kept."""
+        with suppress(FileNotFoundError):
+            self.sender.ask(lambda: self.sender.remote.stat(f"{self.session}/{layout.SESSION_FILE}"))
 
     def send_ahead(self, tracks: list[TrackSender]) -> None:
         """Send segments side by side, in any order, while no reader can find the session.
