@@ -79,9 +79,6 @@ def push(
         pass_.run()
     except Stopped:
         sender.end()
-    except BaseException:
-        sender.end()  # for the threads that help
-        raise
     finally:
         try:
             ledger.save()
@@ -172,6 +169,9 @@ class _Pass:
             raise
         except Exception as error:
             self.sender.failed(place, error)
+        except BaseException:
+            self.sender.end()  # for the threads that help
+            raise
 
     def changed_tracks(self) -> list[TrackSender]:
         """The tracks of which there may be something to send."""
