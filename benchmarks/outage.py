@@ -22,8 +22,9 @@ from benchmarks.places import Places, places
 
 COUNT = 100_000
 #: Loops of a process whose mean is its figure, and the appends between two short sleeps of the slow loop.
-LOOPS, BURST, PAUSE = 5, 20, 0.0005
-#: Seconds between uploads: much shorter than by default, so that the replica's thread tries all the time.
+LOOPS, BURST, PAUSE = 20, 20, 0.0005
+#: Seconds between uploads: much shorter than by default, so that the replica's thread is trying, or backing off from a
+#: try, during all loops.
 INTERVAL = 0.05
 #: Seconds from the outage to the first loop.
 LEAD = 0.5
@@ -41,7 +42,7 @@ def outage(settings: Settings) -> list[Row]:
         sides = [_side(place, count, None), _side(place, count, place.close), _side(place, count, place.hang)]
         local, closed, hangs = interleave(sides, settings, rounds=rounds)
     note = (
-        f"{LOOPS} loops a process, one process a round; upload tried every {INTERVAL} s from then on, timeouts of 1 s; "
+        f"{LOOPS} loops a process, one process a round; sync_interval {INTERVAL} s, timeouts of 1 s; "
         f"p99.9 of the slow loop {_p999(local)} local, {_p999(closed)} closed, {_p999(hangs)} hanging"
     )
     rows: list[Row] = []
