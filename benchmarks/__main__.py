@@ -59,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="dreamlake beside its floors, in one run")
-    parser.add_argument("--quick", action="store_true", help="smaller inputs and 3 rounds: a smoke run under a minute")
+    parser.add_argument("--quick", action="store_true", help="smaller inputs and 3 rounds: a smoke run of some minutes")
     parser.add_argument("--rounds", type=_positive, metavar="N", help="rounds a workload (7, quick 3)")
     parser.add_argument(
         "--only",
