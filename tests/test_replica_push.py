@@ -1416,15 +1416,17 @@ def test_a_large_hot_file_does_not_keep_segments_from_being_sent(
     assert_same(one, *names)
 
 
+@pytest.mark.parametrize("count", [0, 3])
 def test_the_state_is_saved_once_for_many_tracks(
-    tmp_path: Path, memory: Watched, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, memory: Watched, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
+    """Also where many have segments that are sent ahead."""
     one = Machine(tmp_path / "one", memory)
     with one.session() as session:
         for number in range(60):
-            session.track(f"t{number}").append(v=number)
+            session.track(f"t{number}").append_batch(points(0, 10 * count + 5))
     saves: list[str] = []
     monkeypatch.setattr("dreamlake.engine.replica.ledger.BREATH", 3600.0)
     monkeypatch.setattr("dreamlake.engine.replica.ledger.save", lambda *given: saves.append("") or state.save(*given))
-    assert complete(send(one)).objects == 121
-    assert len(saves) <= 4  # session.json, all tracks, the end
+    assert complete(send(one)).objects == 121 + 60 * count
+    assert len(saves) <= 5  # what is ahead, session.json, all tracks, the end

@@ -106,7 +106,7 @@ class TrackHere:
             Some of it is only in another replica; or the disk fails.
         """
         stands = self.stands(self.local.names(self.below))
-        about = self._read(layout.METADATA_FILE)
+        about = self.about()
         hot = self._read(layout.HOT_FILE)
         listing = self.local.names(self.below)
         here = set(live.parse_listing(listing))
@@ -123,7 +123,11 @@ class TrackHere:
         new_hot = _news(self._whole_lines(hot), self.known.hot)
         if new_hot is not None and new_hot.data:
             _check_lines(self.path(layout.HOT_FILE), new_hot.data, live.end_of(counting))
-        return Look(_news(about, self.known.about), new_hot, counting, unsent, stands)
+        return Look(about, new_hot, counting, unsent, stands)
+
+    def about(self) -> Object | None:
+        """Its metadata.json; None where it is there already."""
+        return _news(self._read(layout.METADATA_FILE), self.known.about)
 
     def segment(self, name: SegmentName) -> bytes:
         """The bytes of a segment. Raises CorruptTrackError, and FileNotFoundError when it was swept or dropped."""

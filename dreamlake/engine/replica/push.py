@@ -138,6 +138,8 @@ class _Pass:
 
         Otherwise none may ever be there without those before it, so that each takes a round trip.
         """
+        for track in tracks:
+            self.attempt(track.below, track.prepare_claim)
         width = self.sender.remote.width
         left: list[tuple[TrackSender, SegmentName]] = []
 

@@ -139,6 +139,12 @@ class TrackSender:
                     return
         raise OSError(errno.EBUSY, "it is deleted as fast as it is written", self.sender.remote.describe(self.there))
 
+    def prepare_claim(self) -> None:
+        """Note what `claim` is going to send, which is saved for many tracks at once."""
+        about = self._here.about()
+        if about is not None:
+            self._noted = self.sender.note([(self.known.about, about.sha)])
+
     def claim(self) -> list[SegmentName]:
         """Send the description and the first segment of a new track, which only one machine can.
 
