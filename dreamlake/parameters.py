@@ -77,26 +77,28 @@ class Parameters(ParametersView):
             if above := next((key[:at] for at, char in enumerate(key) if char == "." and key[:at] in flat), None):
                 raise ValueError(f"the parameter {above!r} is both a value and a part of {key!r}; give one of them")
         writer = self._open_writer()
-        writer.under_lock(lambda: self._merge(flat, writer.options.fsync))
+        writer.under_lock(lambda: _merge(writer.folder, flat, writer.options.fsync))
         return self
 
-    def _merge(self, flat: dict[str, Any], fsync: bool) -> None:
-        from dreamlake.engine.hosts import read_parameters, with_parameters
-        from dreamlake.engine.runfile import iso_now
-        from dreamlake.format.point import to_json
-        from dreamlake.storage.local import atomic_write
 
-        path = f"{self._folder}/{PARAMETERS_FILE}" if self._folder else PARAMETERS_FILE
-        stored = read_parameters(self._store, path)
-        now = iso_now()
-        content = {
-            "version": stored["version"] + 1,
-            "data": to_json(with_parameters(stored["data"], flat)),
-            "createdAt": stored["createdAt"] or now,
-            "updatedAt": now,
-        }
-        text = json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False)
-        atomic_write(self._store.describe(path), text.encode() + b"\n", fsync)
+def _merge(folder: str, flat: dict[str, Any], fsync: bool) -> None:
+    """Put parameters into the parameters.json of a session's folder on this machine."""
+    from dreamlake.engine.hosts import read_parameters, with_parameters
+    from dreamlake.engine.runfile import iso_now
+    from dreamlake.format.point import to_json
+    from dreamlake.storage.local import LocalStore, atomic_write
+
+    local = LocalStore(folder)
+    stored = read_parameters(local, PARAMETERS_FILE)
+    now = iso_now()
+    content = {
+        "version": stored["version"] + 1,
+        "data": to_json(with_parameters(stored["data"], flat)),
+        "createdAt": stored["createdAt"] or now,
+        "updatedAt": now,
+    }
+    text = json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False)
+    atomic_write(local.describe(PARAMETERS_FILE), text.encode() + b"\n", fsync)
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "", depth: int = 0) -> dict[str, Any]:

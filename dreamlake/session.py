@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from threading import RLock
 
+from dreamlake.arguments import LONGEST_WAIT, description_of, local_folder, options_of, remote_of
 from dreamlake.engine.lifecycle import give_temporary_back, open_writer, release_writer, status_of, take_temporary
-from dreamlake.engine.options import Options, Remote
 from dreamlake.errors import PointsDroppedError, SessionClosedError
 from dreamlake.format import layout
 from dreamlake.track import Track
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     Function = TypeVar("Function", bound=Callable[..., Any])
 
 RESUME = ("allow", "never", "must")
-#: Seconds that a thread can be asked to wait; infinity as a flush_interval comes to this.
-LONGEST_WAIT = 1e6
 #: Flags of the code of generators, coroutines and asynchronous generators.
 RUNS_LATER = 0x20 | 0x80 | 0x200
 
@@ -104,17 +102,19 @@ class Session:
         layout.check_name("workspace", workspace)
         self.name = name
         self.workspace = workspace
-        self._remote = _remote(remote, storage_options, sync_interval)
+        self._remote = remote_of(remote, storage_options, sync_interval)
         if local_path is None and self._remote is None:
             raise ValueError("local_path=None keeps nothing on this machine, so it needs remote=, where all goes to")
         self._is_temporary = local_path is None
         #: The folder of the workspaces; None while there is no temporary one.
-        self._root = None if local_path is None else _local_folder(local_path)
+        self._root = None if local_path is None else local_folder(local_path)
         if resume not in RESUME:
             raise ValueError(f"resume is one of {', '.join(RESUME)}, not {resume!r}")
         self._resume = resume
-        self._described = _described(description, tags, folder, metadata)
-        self._options = _options(flush_interval, segment_points, max_pending_bytes, fsync, single_writer, self._remote)
+        self._described = description_of(description, tags, folder, metadata)
+        self._options = options_of(
+            flush_interval, segment_points, max_pending_bytes, fsync, single_writer, self._remote
+        )
         self._tracks: dict[str, Track] = {}
         self._lock = RLock()
         self._writer: Writer | None = None
@@ -304,7 +304,7 @@ class Session:
         """
         track = (self._tracks.get(name) if isinstance(name, str) else None) or self._new_track(name)
         if description is not None or tags is not None or metadata is not None:
-            described = _described(description, tags, None, metadata)
+            described = description_of(description, tags, None, metadata)
             self.open_if_needed()
             self.writer.track(name).describe(**described)
             self.writer.wake()
@@ -489,74 +489,3 @@ def dreamlake_session(name: str, workspace: str, **options: Any) -> Callable[[Fu
         return inside  # type: ignore[return-value]
 
     return wrap
-
-
-def _local_folder(local_path: str | os.PathLike[str]) -> str:
-    path = os.fspath(local_path)
-    if not isinstance(path, str):
-        raise TypeError(f"local_path is a string or a Path, not {type(path).__name__}")
-    if "://" in path:
-        scheme = path.partition("://")[0]
-        raise ValueError(
-            f"local_path is a folder on this machine, not a {scheme}:// URL; to keep a replica there use remote="
-        )
-    return os.path.abspath(os.path.expanduser(path))
-
-
-def _described(
-    description: str | None, tags: list[str] | None, folder: str | None, metadata: dict[str, Any] | None
-) -> dict[str, Any]:
-    """Return what a session or track is described with, checked and copied."""
-    from dreamlake.format.point import take_value
-
-    for what, text in (("description", description), ("folder", folder)):
-        if text is not None and not isinstance(text, str):
-            raise TypeError(f"{what} is a string, not {type(text).__name__}")
-    if tags is not None and not (isinstance(tags, (list, tuple)) and all(isinstance(tag, str) for tag in tags)):
-        raise TypeError(f"tags is a list of strings, not {tags!r}")
-    if metadata is not None and not isinstance(metadata, dict):
-        raise TypeError(f"metadata is a dict, not {type(metadata).__name__}")
-    return {
-        "description": None if description is None else take_value("description", description)[0],
-        "tags": None if tags is None else take_value("tags", list(tags))[0],
-        "folder": None if folder is None else take_value("folder", folder)[0],
-        "metadata": None if metadata is None else take_value("metadata", metadata)[0],
-    }
-
-
-def _remote(url: str | None, storage_options: dict[str, Any] | None, sync_interval: float) -> Remote | None:
-    if not _is_number(sync_interval) or not sync_interval > 0:
-        raise ValueError(f"sync_interval is a number of seconds above 0, not {sync_interval!r}")
-    if url is None:
-        if storage_options is not None:
-            raise ValueError("storage_options are those of remote=, which was not given")
-        return None
-    if not isinstance(url, str):
-        raise TypeError(f"remote is a URL such as 's3://bucket/prefix', not {type(url).__name__}")
-    if "://" not in url or "::" in url:
-        raise ValueError("remote is a URL such as 's3://bucket/prefix', and not a path or a chain of URLs")
-    if storage_options is not None and not isinstance(storage_options, dict):
-        raise TypeError(f"storage_options is a dict, not {type(storage_options).__name__}")
-    return Remote(url, storage_options, min(float(sync_interval), LONGEST_WAIT))
-
-
-def _options(
-    flush_interval: float,
-    segment_points: int,
-    max_pending_bytes: int,
-    fsync: bool,
-    single_writer: bool,
-    remote: Remote | None,
-) -> Options:
-    if not _is_number(flush_interval) or not flush_interval > 0:
-        raise ValueError(f"flush_interval is a number of seconds above 0, not {flush_interval!r}")
-    if isinstance(segment_points, bool) or not isinstance(segment_points, int) or segment_points < 1:
-        raise ValueError(f"segment_points is a whole number of points, 1 or more, not {segment_points!r}")
-    if not _is_number(max_pending_bytes) or not 0 < max_pending_bytes < float("inf"):
-        raise ValueError(f"max_pending_bytes is a number of bytes above 0, not {max_pending_bytes!r}")
-    interval = min(float(flush_interval), LONGEST_WAIT)
-    return Options(interval, segment_points, int(max_pending_bytes), bool(fsync), bool(single_writer), remote)
-
-
-def _is_number(value: object) -> bool:
-    return hasattr(value, "__float__") and not isinstance(value, bool)

@@ -18,7 +18,7 @@ FLOORS = [
     {"storage"},
     {"format"},
     {"engine"},
-    {"parameters", "logs", "files"},
+    {"arguments", "parameters", "logs", "files"},
     {"session", "track", "view", "lake"},
     {"", "cli", "integrations", "demo"},  # "" is the package itself: what it gives out, it imports when asked for
 ]

@@ -6,6 +6,8 @@ import contextlib
 import json
 import os
 import shutil
+import subprocess
+import sys
 import threading
 import time
 import uuid
@@ -18,16 +20,18 @@ from build import TrackOnDisk
 from machines import SESSION, Machine, below, points
 from s3.proxy import Fault, Proxy, Request
 from s3.server import S3Server
+from support import python_environment
 
 from dreamlake import Lake
 from dreamlake.engine import away, sweep
-from dreamlake.engine.replica import sending, stand, state, tracks
+from dreamlake.engine.replica import ownfiles, sending, stand, state, tracks
 from dreamlake.engine.replica.looking import TrackHere
 from dreamlake.engine.replica.push import Outcome, Progress, push
 from dreamlake.errors import CorruptTrackError
 from dreamlake.format import layout
 from dreamlake.format.layout import SegmentName
 from dreamlake.storage import s3
+from dreamlake.storage.lock import FileLock
 from dreamlake.storage.remote import RemoteStore
 
 LOSS = f"{SESSION}/{below('loss')}"
@@ -322,7 +326,7 @@ def test_files_that_were_not_touched_are_not_read_again(
             session.track(name).append(v=1.0)
         session.log("hello")
         session.flush()
-        always = {"session.json", ".lock", "parameters.json", "files/.files_metadata.json"}
+        always = {"session.json", "parameters.json", "files/.files_metadata.json"}
         read: list[str] = []
         real = tracks.LocalStore.get
         monkeypatch.setattr(
@@ -1003,6 +1007,48 @@ def test_what_is_said_of_files_waits_for_them(tmp_path: Path, memory: Watched) -
 
 
 # ------------------------------------------------------------------------------------------------ late fields
+
+
+def test_a_sweep_that_may_not_delete_is_no_failure(
+    tmp_path: Path, memory: Watched, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = Machine(tmp_path / "one", memory).write(points(0, 25))
+    complete(send(one))
+    one.write([{"late": 1, "_ts": 1003.0}])
+    complete(send(one))
+
+    def deny(method: str, path: str) -> None:
+        if method == "delete":
+            raise PermissionError(13, "denied", path)
+
+    memory.before = deny
+    later = time.time() + sweep.GRACE + 1
+    complete(send(one, now=lambda: later))
+    assert "stays, since it may not be deleted" in caplog.text
+    memory.calls.clear()
+    complete(send(one, now=lambda: later))
+    assert "delete" not in {method for method, _ in memory.calls}
+    assert_same(one)
+
+
+def test_the_lock_of_a_writer_in_this_process_outlives_a_push(
+    tmp_path: Path, memory: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ownfiles, "LOCK_PATIENCE", 0.05)
+    one = Machine(tmp_path / "one", memory).write(points(0, 5))
+    path = os.path.join(one.folder, ".lock")
+
+    def is_free() -> bool:
+        code = f"from dreamlake.storage.lock import FileLock; FileLock.acquire({path!r}, 0.1)"
+        done = subprocess.run([sys.executable, "-c", code], env=python_environment(), capture_output=True, text=True)
+        assert done.returncode == 0 or "LockTimeoutError" in done.stderr
+        return done.returncode == 0
+
+    with FileLock.acquire(path, 1.0):
+        complete(send(one))
+        assert not is_free()  # closing any other descriptor of the file in this process would have ended the lock
+    assert is_free()
+    assert_same(one)
 
 
 def test_a_later_generation_and_the_sweep_of_the_earlier(

@@ -535,6 +535,19 @@ def test_a_temporary_local_side_is_kept_when_not_all_is_there(
     rmtree(Path(folder).parents[1])
 
 
+def test_parameters_open_a_session_without_a_local_side(
+    s3: Place, machine: Callable[[str], Open], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    session = machine("-")(s3, local_path=None)
+    parameters = session.parameters()
+    parameters.set(lr=0.1)
+    assert session.parameters().get() == {"lr": 0.1}
+    session.close()
+    assert s3.lake().session("s", "w").parameters().get() == {"lr": 0.1}
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_temporary_local_side_needs_a_remote() -> None:
     with pytest.raises(ValueError, match="remote="):
         Session("s", "w", local_path=None)

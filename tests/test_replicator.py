@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from dreamlake.engine.replica import pace, push, state
 from dreamlake.engine.replica.pace import Pace
 from dreamlake.engine.replica.push import Outcome
 from dreamlake.engine.replica.replicator import Replicator
+from dreamlake.storage.remote import ObjectChanged
 
 
 class Clock:
@@ -91,7 +93,7 @@ def test_jitter_spreads_many_runs() -> None:
 class Local:
     """A writer with nothing to change."""
 
-    last_ts = None
+    last_ts = float("-inf")
 
     def __init__(self, folder: Path) -> None:
         self.folder = str(folder)
@@ -188,3 +190,50 @@ def test_what_is_written_during_a_pass_is_behind(replicator: Replicator, monkeyp
     monkeypatch.setattr(push, "push", slow)
     replicator._tick()
     assert replicator.behind
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (ObjectChanged("memory://nowhere/w/s", None), OSError),  # which takes other arguments than an OSError
+        (PermissionError(13, "denied", "there"), PermissionError),
+        (TimeoutError("no answer"), TimeoutError),
+        (ConnectionResetError(104, "reset", "there"), ConnectionError),
+    ],
+)
+def test_a_failed_sync_names_the_command(
+    replicator: Replicator, pushes: Push, error: OSError, kind: type[OSError]
+) -> None:
+    pushes([Outcome(failures=[("there", error)])])
+    with pytest.raises(kind, match=f"all is safe in {replicator.folder}.* dreamlake sync ") as raised:
+        replicator.sync(10.0)
+    assert raised.value.errno is not None
+    replicator.thread.stop(10.0)
+
+
+def test_a_sync_that_was_ended_early_says_so(replicator: Replicator, pushes: Push) -> None:
+    pushes([Outcome(left=3, ended=True)])
+    with pytest.raises(OSError, match="before all was sent"):
+        replicator.sync(10.0)
+    replicator.thread.stop(10.0)
+
+
+@pytest.mark.parametrize(
+    ("error", "waits"),
+    [(None, 30.0), (TimeoutError(110, "x"), 0.0), (KeyboardInterrupt(), 0.0), (OSError(5, "x"), 30.0)],
+)
+def test_the_end_of_a_session_waits_for_no_thread_that_may_hang(
+    replicator: Replicator, monkeypatch: pytest.MonkeyPatch, error: BaseException | None, waits: float
+) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr(replicator.thread, "stop", waited.append)
+
+    def sync(timeout: float | None) -> None:
+        if error is not None:
+            raise error
+
+    monkeypatch.setattr(replicator, "sync", sync)
+    with nullcontext() if error is None else pytest.raises(type(error)):
+        replicator.finish(None, last=True)
+    assert waited == [waits]
+    assert replicator._stop

@@ -47,7 +47,7 @@ class LateFile:
 
     def load(self) -> None:
         """Learn what waits, and cut off a torn line. Raises CorruptTrackError when a whole line is damaged."""
-        data = _read(self.path)
+        data = local.read_if_there(self.path)
         lines = hot.parse(data, path=self.path)
         if len(data) > lines.end:
             local.truncate(self.path, lines.end)
@@ -75,7 +75,7 @@ class LateFile:
 
     def rows(self) -> list[MixedRow]:
         """The rows that wait, in the order of their arrival."""
-        points = hot.parse(_read(self.path), path=self.path).points
+        points = hot.parse(local.read_if_there(self.path), path=self.path).points
         return [(fields["_ts"], True, without_ts(fields)) for fields in points]
 
 
@@ -85,7 +85,7 @@ def wanted(folder: str) -> list[SegmentName]:
     Raises CorruptTrackError when what waits, or what is away, cannot be read.
     """
     path = os.path.join(folder, layout.LATE_FILE)
-    rows = hot.parse(_read(path), path=path).points
+    rows = hot.parse(local.read_if_there(path), path=path).points
     if not rows:
         return []
     records = away.read(folder)
@@ -203,11 +203,3 @@ class _Fetched:
 
 def _encode(rows: Iterable[MixedRow]) -> bytes:
     return point.encode_lines((0, {**fields, "_ts": ts}) for ts, _, fields in rows)
-
-
-def _read(path: str) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            return file.read()
-    except FileNotFoundError:
-        return b""

@@ -83,7 +83,7 @@ class TrackOnDisk(KnownSegments):
         sweep(self.folder, filenames, self.live)
 
     def _read_hot(self) -> None:
-        data = _read(self.hot_path, 0)
+        data = local.read_if_there(self.hot_path)
         lines = hot.parse(data, path=self.hot_path)
         try:
             start, points = hot.merge(lines, self.start)
@@ -99,7 +99,7 @@ class TrackOnDisk(KnownSegments):
         """Read what other writers have appended to the hot file, and to the rows that wait where some may."""
         if self.away or self.late.stamps:
             self.late.load()
-        data = _read(self.hot_path, self.size)
+        data = local.read_if_there(self.hot_path, self.size)
         known = range(self.start, self.next_index)
         lines = hot.parse(data, path=self.hot_path, base_offset=self.size, base_line=self.lines, known=known)
         new: dict[int, dict[str, Any]] = {}
@@ -413,12 +413,3 @@ def _listdir(folder: str) -> list[str]:
         return os.listdir(folder)
     except FileNotFoundError:
         return []
-
-
-def _read(path: str, offset: int) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            file.seek(offset)
-            return file.read()
-    except FileNotFoundError:
-        return b""

@@ -25,10 +25,7 @@ from dreamlake.format import layout
 from dreamlake.notices import Notices
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from dreamlake.engine.replica.replicator import Replicator
-    from dreamlake.format.layout import SegmentName
 
 T = TypeVar("T")
 
@@ -69,7 +66,7 @@ class Writer:
         self._dropped_told = 0
         # The last flush failed; an append has waited for room in vain since the last flush that did not.
         self._failing = self._overrun = False
-        self._encoding = self._looked_for_late = False
+        self._encoding = False
         self._roll: Request | None = None
         self._relief: Request | None = None
         self.thread = Worker("dreamlake-writer", lambda: options.flush_interval, self._tick, self._warm_up, arm)
@@ -96,7 +93,7 @@ class Writer:
             raise SessionNotFoundError(f"{self.folder} holds no session, and resume='must' was asked for")
         make_dirs(self.folder, self.options.fsync)
         if replica is not None and tree is not None:
-            last = replica.take_over(tree, found, self._change_now)
+            last = replica.take_over(tree, found)
         with self.session_lock.hold(CALLER_LOCK, -inf if last is None else last) as counter:
             self.clock.resume(max(counter.last_ts, -inf if last is None else last))
             stored = self.run_file.read()
@@ -115,65 +112,6 @@ class Writer:
     def _exists(self) -> SessionExistsError:
         held = self.folder if self.replica is None else f"{self.folder} or {self.replica.place}"
         return SessionExistsError(f"{held} holds a session already, and resume='never' was asked for")
-
-    # -- what the replicator needs of it ---------------------------------------------------------------------------
-
-    @property
-    def last_ts(self) -> float | None:
-        """The highest automatic timestamp drawn so far; None before the first."""
-        last = self.clock.last
-        return None if last == -inf else last
-
-    def change(self, work: Callable[[], None]) -> None:
-        """Do `work` on the writer's thread, under the session's lock; what is known of all tracks is learnt anew."""
-        self.call(lambda: self._change_now(work))
-
-    def _change_now(self, work: Callable[[], None]) -> None:
-        with self.session_lock.hold(CALLER_LOCK, self.clock.last):
-            self.session_lock.announce_rewrite()
-            try:
-                work()
-            finally:
-                for track in list(self.tracks.values()):
-                    track.learn_anew()
-
-    def go_on_above(self, last: float) -> None:
-        """Draw automatic timestamps above this one from now on."""
-        with self.lock:
-            self.clock.last = max(self.clock.last, last)
-
-    def drop(self, track: str, names: "Sequence[SegmentName]") -> None:
-        """Drop segments of the track in this folder below the session that are on the replica."""
-
-        def work() -> None:
-            with self.session_lock.hold(CALLER_LOCK, self.clock.last):
-                self.track(layout.track_name(track)).drop(names)
-
-        self.call(work)
-
-    def waiting(self) -> list[TrackWriter]:
-        """The tracks with late fields that wait for segments which are only on the replica."""
-        if not self._looked_for_late:
-            self._looked_for_late = True
-            for path, _, files in os.walk(os.path.join(self.folder, layout.TRACKS_DIR)):
-                if layout.LATE_FILE in files:  # left by an earlier run, and its track may not be written to in this one
-                    self.track(layout.track_name(os.path.relpath(path, self.folder).replace(os.sep, "/")))
-        return [track for track in list(self.tracks.values()) if track.wanted()]
-
-    def settle_before_read(self, name: str) -> None:
-        """Have late fields merged that wait for a segment on the replica, so that a read sees them. Raises OSError."""
-        track = self.tracks.get(name)
-        if self.replica is not None and track is not None and track.wanted():
-            self.replica.settle()
-
-    def settle(self, track: TrackWriter, fetched: "dict[SegmentName, bytes]") -> None:
-        """Merge the late fields of a track into the segments that were fetched for them."""
-
-        def work() -> None:
-            with self.session_lock.hold(CALLER_LOCK, self.clock.last):
-                track.settle(fetched)
-
-        self.call(work)
 
     # -- what pending points need of it ----------------------------------------------------------------------------
 
@@ -313,6 +251,12 @@ class Writer:
                     self._tell_replica()
 
         return self.call(locked, timeout)
+
+    def settle_before_read(self, name: str) -> None:
+        """Have late fields merged that wait for a segment on the replica, so that a read sees them. Raises OSError."""
+        track = self.tracks.get(name)
+        if self.replica is not None and track is not None and track.wanted():
+            self.replica.settle()
 
     def close(self, status: str | None, timeout: float | None = None, last: bool = False) -> None:
         """Write everything, say in session.json how the run ended, and end the thread; then appends are refused.
@@ -459,9 +403,11 @@ class Writer:
 
 
 def _replicator(writer: Writer, workspace: str, name: str, arm: Callable[[], None]) -> "Replicator":
-    from dreamlake.engine.replica.replicator import Replicator  # not at the top: most sessions have none
+    # Not at the top: most sessions have none.
+    from dreamlake.engine.replica.localside import LocalSide
+    from dreamlake.engine.replica.replicator import Replicator
 
     remote, options = writer.options.remote, writer.options
     assert remote is not None
     session = layout.session_dir(workspace, name)
-    return Replicator(writer, session, remote, arm, single_writer=options.single_writer, fsync=options.fsync)
+    return Replicator(LocalSide(writer), session, remote, arm, single_writer=options.single_writer, fsync=options.fsync)

@@ -301,6 +301,16 @@ def _link_new(tmp: str, path: str) -> None:
         os_.rename(tmp, path)
 
 
+def read_if_there(path: str, offset: int = 0) -> bytes:
+    """The bytes of a file from `offset` on; none where there is no file."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(offset)
+            return file.read()
+    except FileNotFoundError:
+        return b""
+
+
 def remove_quietly(path: str) -> None:
     """Remove a file that should not stay; one that cannot be removed is left to the sweep."""
     try:

@@ -6,7 +6,7 @@ an upload whose reply was lost, another machine that went on from here, or two t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 from functools import partial
@@ -90,18 +90,27 @@ def tracks_in(tree: Mapping[str, Entry]) -> dict[str, dict[str, Entry]]:
     found: dict[str, dict[str, Entry]] = {}
     for path, entry in tree.items():
         folder, _, filename = path.rpartition("/")
-        counts = filename in (layout.HOT_FILE, layout.METADATA_FILE) or layout.parse_segment(filename) is not None
-        if counts and folder.startswith(f"{layout.TRACKS_DIR}/"):
+        if folder.startswith(f"{layout.TRACKS_DIR}/"):
             found.setdefault(folder, {})[filename] = entry
-    return {folder: entries for folder, entries in found.items() if _is_track(folder)}
+    found = {
+        folder: {name: e for name, e in entries.items() if _is_of_track(name)} for folder, entries in found.items()
+    }
+    return {folder: entries for folder, entries in found.items() if is_track(folder, entries)}
 
 
-def _is_track(folder: str) -> bool:
+def is_track(folder: str, filenames: Iterable[str]) -> bool:
+    """Whether a folder below the session is that of a track, and holds anything of it."""
+    if not any(map(_is_of_track, filenames)):
+        return False
     try:
         layout.track_name(folder)
     except ValueError:  # a folder that dreamlake never makes
         return False
     return True
+
+
+def _is_of_track(filename: str) -> bool:
+    return filename in (layout.HOT_FILE, layout.METADATA_FILE) or layout.parse_segment(filename) is not None
 
 
 def compare(folder: str, session: str, remote: RemoteStore, state: RemoteState, tree: Mapping[str, Entry]) -> Findings:

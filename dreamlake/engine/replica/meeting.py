@@ -23,7 +23,7 @@ def meet(folder: str, session: str, remote: RemoteStore, state: RemoteState, tre
     theirs = _get(remote, f"{session}/{layout.SESSION_FILE}")
     if mine is None or theirs is None:
         return
-    state.origin = _created(mine) is not None and _created(mine) == _created(theirs)
+    state.origin = created(mine) is not None and created(mine) == created(theirs)
     if not state.origin:
         return
     _note(state.file(layout.SESSION_FILE), tree[layout.SESSION_FILE], theirs)
@@ -78,7 +78,8 @@ def _get(store: LocalStore | RemoteStore, path: str) -> bytes | None:
         return None
 
 
-def _created(data: bytes) -> object:
+def created(data: bytes) -> object:
+    """When the session was made, as a session.json says it; None where it does not."""
     found = _object(data)
     return found.get("createdAt") if isinstance(found, dict) else None
 

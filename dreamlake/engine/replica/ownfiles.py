@@ -17,16 +17,20 @@ from math import isfinite
 from typing import Any
 
 from dreamlake.engine.process import side_by_side
+from dreamlake.engine.replica.meeting import created
 from dreamlake.engine.replica.sending import Foreign, Gone, Sender
 from dreamlake.engine.replica.stand import Stand, stand
 from dreamlake.engine.replica.state import RemoteState, ReplicaState, Sent, digest
 from dreamlake.engine.sessionlock import Counter
-from dreamlake.errors import CorruptTrackError
+from dreamlake.errors import CorruptTrackError, LockTimeoutError
 from dreamlake.format import layout
 from dreamlake.storage.local import LocalStore
+from dreamlake.storage.lock import FileLock
 
 #: What is written about all files, after these.
 FILES_ABOUT = f"{layout.FILES_DIR}/.files_metadata.json"
+#: Seconds to wait for a writer of this process to let go of the session's lock.
+LOCK_PATIENCE = 5.0
 #: Times that the names may change in one pass.
 MOVES = 3
 
@@ -112,7 +116,7 @@ class OwnFiles:
             self._replace(path, data, sent)
         except Foreign as foreign:
             with self.sender.ledger:
-                if _created(foreign.data) != _created(data):
+                if created(data) is None or created(foreign.data) != created(data):
                     self._go_elsewhere()
                 else:
                     self.known.origin = True
@@ -133,9 +137,17 @@ class OwnFiles:
         return _encode({**fields, "lastTs": last})
 
     def _counter(self) -> float | None:
+        """The highest automatic timestamp by the lock file; None where nobody says, or this process holds the lock.
+
+        Opened as a lock only: closing any other descriptor of the file would end a lock that this process holds.
+        """
+        path = self.local.describe(layout.LOCK_FILE)
+        if not os.path.exists(path):
+            return None
         try:
-            found = Counter.decode(self.local.get(layout.LOCK_FILE))
-        except FileNotFoundError:
+            with FileLock.acquire(path, LOCK_PATIENCE, locked=False) as lock:
+                found = Counter.decode(lock.read())
+        except LockTimeoutError:
             return None
         return None if found is None else found.last_ts
 
@@ -296,14 +308,6 @@ class OwnFiles:
         if not isinstance(fields, dict):
             raise CorruptTrackError(self.local.describe(path), "the whole file", detail="it is not a JSON object")
         return fields
-
-
-def _created(data: bytes) -> object:
-    """When the session was made, as a session.json says it; what equals nothing where it does not."""
-    try:
-        return json.loads(data)["createdAt"]
-    except (ValueError, RecursionError, TypeError, KeyError):
-        return object()
 
 
 def _differing(own: object, base: dict[str, object]) -> dict[str, object]:

@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from dreamlake.engine.process import side_by_side
+from dreamlake.engine.replica.check import is_track
 from dreamlake.engine.replica.ledger import Ledger
 from dreamlake.engine.replica.ownfiles import Moved, OwnFiles
 from dreamlake.engine.replica.progress import Progress as Progress
@@ -185,7 +186,7 @@ class _Pass:
             def look(below: str = below) -> None:
                 names, folders = _listed(self.local.describe(below))
                 left.extend(f"{below}/{name}" for name in folders)
-                if _is_track(below, names):
+                if is_track(below, names):
                     self.consider(below, names, found)
 
             self.attempt(below, look)
@@ -206,20 +207,7 @@ def _listed(path: str) -> tuple[list[str], list[str]]:
     """The names of the files and of the folders in a folder; links to folders are not followed."""
     names: list[str] = []
     folders: list[str] = []
-    try:
-        with os.scandir(path) as entries:
-            for entry in entries:
-                (folders if entry.is_dir(follow_symlinks=False) else names).append(entry.name)
-    except FileNotFoundError:
-        pass
+    with suppress(FileNotFoundError), os.scandir(path) as entries:  # a session without a track has no such folder
+        for entry in entries:
+            (folders if entry.is_dir(follow_symlinks=False) else names).append(entry.name)
     return names, folders
-
-
-def _is_track(below: str, names: list[str]) -> bool:
-    if not any(name in (layout.METADATA_FILE, layout.HOT_FILE) or layout.parse_segment(name) for name in names):
-        return False
-    try:
-        layout.track_name(below)
-    except ValueError:
-        return False  # a folder that dreamlake never makes
-    return True

@@ -7,13 +7,14 @@ fields merged into fetched ones) it does on the writer's thread, under the sessi
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from dreamlake.engine.replica.pace import Pace
 from dreamlake.engine.thread import Worker
@@ -22,9 +23,9 @@ from dreamlake.notices import log
 
 if TYPE_CHECKING:
     from dreamlake.engine.options import Remote
+    from dreamlake.engine.replica.localside import LocalSide
     from dreamlake.engine.replica.push import Outcome, Progress
     from dreamlake.engine.replica.state import ReplicaState
-    from dreamlake.engine.trackwriter import TrackWriter
     from dreamlake.format.layout import SegmentName
     from dreamlake.storage.remote import RemoteStore
     from dreamlake.storage.store import Entry
@@ -41,38 +42,13 @@ DROPPED_AT_ONCE = 8
 MAX_PASSES = 5
 
 
-class Local(Protocol):
-    """What the replicator needs of the session's writer."""
-
-    folder: str
-
-    def change(self, work: Callable[[], None]) -> None:
-        """Do `work` on the writer's thread, under the session's lock; what is known of all tracks is learnt anew."""
-
-    def drop(self, track: str, names: Sequence[SegmentName]) -> None:
-        """Drop segments of the track in this folder below the session that are on the replica."""
-
-    def waiting(self) -> list[TrackWriter]:
-        """The tracks with late fields that wait for segments which are only on the replica."""
-
-    def settle(self, track: TrackWriter, fetched: dict[SegmentName, bytes]) -> None:
-        """Merge the late fields of a track into the segments that were fetched for them."""
-
-    def go_on_above(self, last: float) -> None:
-        """Draw automatic timestamps above this one from now on."""
-
-    @property
-    def last_ts(self) -> float | None:
-        """The highest automatic timestamp drawn so far; None before the first."""
-
-
 class Replicator:
     """See the module. Made with its writer; `begin` at open, then `start`; `finish` or `abandon` at the end.
 
     Parameters
     ----------
     local
-        The writer of the session.
+        The session's folder, and what is changed in it.
     session
         The session's folder below the lake's root, the same here and there.
     remote
@@ -85,7 +61,7 @@ class Replicator:
 
     def __init__(
         self,
-        local: Local,
+        local: LocalSide,
         session: str,
         remote: Remote,
         arm: Callable[[], None],
@@ -149,8 +125,8 @@ class Replicator:
             if local_there:
                 self._warn(error)
                 return None
-            said = f"{error.strerror or error}; nothing of this session is here to go on from without its replica"
-            raise type(error)(error.errno, said, self.place) from error
+            what = "nothing of this session is here to go on from without its replica"
+            raise _with_words(error, what, self.place) from error
 
     def holds_session(self, tree: dict[str, Entry]) -> bool:
         """Whether there is a session in what `contact` found."""
@@ -158,9 +134,7 @@ class Replicator:
 
         return check.holds_session(tree)
 
-    def take_over(
-        self, tree: dict[str, Entry], local_there: bool, change: Callable[[Callable[[], None]], None]
-    ) -> float | None:
+    def take_over(self, tree: dict[str, Entry], local_there: bool) -> float | None:
         """Compare both sides when a session is opened, and take over what the replica is ahead in.
 
         Parameters
@@ -169,8 +143,6 @@ class Replicator:
             What `contact` found.
         local_there
             Whether there is a local session already.
-        change
-            Does work with the session's lock held and a rewrite announced; on this thread, as nothing is written yet.
 
         Returns
         -------
@@ -185,7 +157,7 @@ class Replicator:
         from dreamlake.engine.replica import state
 
         with state.hold(self.folder, OPEN_LOCK, self._single_writer):
-            return self._compare(tree, local_there, change, late=False)
+            return self._compare(tree, local_there, late=False)
 
     def _look(self) -> dict[str, Entry]:
         """Look at the replica; in a thread of its own, since a network can hang for longer than anybody waits."""
@@ -205,7 +177,8 @@ class Replicator:
         thread.start()
         thread.join(CONTACT_TIMEOUT)
         if not found:
-            raise TimeoutError(110, f"the replica has not answered within {CONTACT_TIMEOUT:g} s", self.place)
+            said = f"the replica has not answered within {CONTACT_TIMEOUT:g} s"
+            raise TimeoutError(errno.ETIMEDOUT, said, self.place)
         if isinstance(found[0], Exception):
             raise found[0]
         tree: dict[str, Entry] = found[0]
@@ -220,9 +193,7 @@ class Replicator:
                 self.place,
             )
 
-    def _compare(
-        self, tree: dict[str, Entry], local_there: bool, change: Callable[[Callable[[], None]], None], late: bool
-    ) -> float | None:
+    def _compare(self, tree: dict[str, Entry], local_there: bool, late: bool) -> float | None:
         """Find out which side is ahead in what, and take over what the replica is ahead in. The lock is held.
 
         `late`: the session is open already, so that a conflict stops the upload of its track and raises nothing here.
@@ -247,7 +218,7 @@ class Replicator:
 
         if adopts or tracks:
             try:
-                change(take)
+                (self.local.change if late else self.local.change_now)(take)
             except CorruptTrackError as error:
                 if check.holds_session(tree):
                     raise
@@ -303,8 +274,8 @@ class Replicator:
         except RemoteConflictError:
             raise
         except OSError as error:
-            said = f"{error.strerror or error}; all is safe in {self.folder}, and this uploads it: {self.command}"
-            raise type(error)(error.errno, said, error.filename) from error
+            what = f"all is safe in {self.folder}, and this uploads it: {self.command}"
+            raise _with_words(error, what, self.place) from error
 
     def _sync(self) -> None:
         for _ in range(MAX_PASSES):
@@ -315,6 +286,7 @@ class Replicator:
             self._raise(outcome)
             if not self.behind and not self.local.waiting():
                 return
+        # What keeps it going by now is what was written since: all that was there at the call has been sent.
 
     def _raise(self, outcome: Outcome) -> None:
         failures = [error for _, error in outcome.failures]
@@ -322,6 +294,8 @@ class Replicator:
             raise failures[0]
         if outcome.conflicts:
             raise RemoteConflictError("; ".join(outcome.conflicts))
+        if not outcome.complete:
+            raise OSError(errno.EAGAIN, "the upload was ended before all was sent", self.place)
 
     def finish(self, timeout: float | None, last: bool) -> None:
         """Send what is left within `timeout` seconds, 30 by default; after the `last` session the thread ends.
@@ -332,16 +306,18 @@ class Replicator:
         if not last:
             self.sync(deadline)
             return
-        hangs = False
+        ended = False
         try:
             self.sync(deadline)
-        except TimeoutError:
-            hangs = True  # or it may hang: then its connections are not closed under it
+            ended = True
+        except Exception as error:
+            ended = not isinstance(error, TimeoutError)
             raise
         finally:
+            # After a timeout, or Ctrl-C, it may hang: nobody waits, and its connections are not closed under it.
             self._stop = True
-            self.thread.stop(0.0 if hangs else deadline)
-            if not hangs:
+            self.thread.stop(deadline if ended else 0.0)
+            if ended:
                 self.remote.store().close()
 
     def abandon(self) -> None:
@@ -400,7 +376,7 @@ class Replicator:
                 from dreamlake.engine.replica import check
 
                 tree = check.look(self.remote.store(), self.session)
-                self._compare(tree, True, self.local.change, late=True)
+                self._compare(tree, True, late=True)
             known = state.load(self.folder)
             outcome = push(
                 self.folder,
@@ -446,3 +422,11 @@ class Replicator:
         compared = self._compared
         self._begin_anew()
         self._compared = compared
+
+
+def _with_words(error: OSError, more: str, place: str) -> OSError:
+    """The error as the built-in one of its kind, with more to read."""
+    kinds: tuple[type[OSError], ...] = (PermissionError, TimeoutError, ConnectionError, FileNotFoundError)
+    kind = next((kind for kind in kinds if isinstance(error, kind)), OSError)
+    number = error.errno or (errno.ETIMEDOUT if kind is TimeoutError else errno.EIO)
+    return kind(number, f"{error.strerror or error}; {more}", error.filename or place)

@@ -93,7 +93,7 @@ class Taking:
     # -- metadata.json ---------------------------------------------------------------------------------------------
 
     def _check_name(self) -> None:
-        stored = _object(_read(os.path.join(self.path, layout.METADATA_FILE)))
+        stored = _object(local.read_if_there(os.path.join(self.path, layout.METADATA_FILE)))
         if stored is not None and stored.get("name", self.name) != self.name:
             raise ValueError(
                 f"the track {self.name!r} would share the folder {self.path} with the track {stored['name']!r}: "
@@ -106,7 +106,7 @@ class Taking:
         if entry is None:
             return
         path = os.path.join(self.path, layout.METADATA_FILE)
-        mine = _read(path)
+        mine = local.read_if_there(path)
         sent = self.known.about
         if mine and entry.version == sent.version:
             return
@@ -130,7 +130,7 @@ class Taking:
 
     def _write(self, path: str, data: bytes, fsync: bool) -> None:
         """Write a small file, if it is not the same already."""
-        if data != _read(path):
+        if data != local.read_if_there(path):
             local.make_dirs(self.path, self.fsync)
             local.atomic_write(path, data, fsync)
 
@@ -233,15 +233,6 @@ class Taking:
         for name in mine.sizes:
             if name not in mine.gone and name not in kept and name not in superseded:
                 local.os_.unlink(os.path.join(self.path, name.filename))
-
-
-def _read(path: str) -> bytes:
-    """The bytes of a local file; none where there is no file."""
-    try:
-        with open(path, "rb") as file:
-            return file.read()
-    except FileNotFoundError:
-        return b""
 
 
 def _object(data: bytes) -> dict[str, Any] | None:

@@ -18,6 +18,7 @@ from dreamlake.engine.sweep import GRACE
 from dreamlake.errors import CorruptTrackError
 from dreamlake.format import layout, live
 from dreamlake.format.layout import SegmentName
+from dreamlake.notices import log
 from dreamlake.storage.local import LocalStore
 
 #: Looks taken at a track that changes meanwhile: its segments vanish as they are swept or dropped.
@@ -305,7 +306,10 @@ class TrackSender:
         for filename, when in list(since.items()):
             if now - when >= GRACE:
                 path = f"{self.there}/{filename}"
-                self.sender.ask(lambda path=path: self.sender.remote.delete(path))  # type: ignore[misc]
+                try:
+                    self.sender.ask(lambda path=path: self.sender.remote.delete(path))  # type: ignore[misc]
+                except PermissionError as error:  # all of the track is there: what stays beside it is only room
+                    log().warning("%s is superseded and stays, since it may not be deleted: %s", filename, error)
                 self._segments.discard(dead[filename])
                 self._changed = True
                 with self.sender.ledger:

@@ -1,0 +1,88 @@
+"""What people give a session or a track, checked, and in the form in which it is kept."""
+
+from __future__ import annotations
+
+import os
+
+from dreamlake.engine.options import Options, Remote
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+#: Seconds that a thread can be asked to wait; infinity as an interval or a timeout comes to this.
+LONGEST_WAIT = 1e6
+
+
+def local_folder(local_path: str | os.PathLike[str]) -> str:
+    """Return the absolute path of the folder of the workspaces. Raises TypeError, ValueError."""
+    path = os.fspath(local_path)
+    if not isinstance(path, str):
+        raise TypeError(f"local_path is a string or a Path, not {type(path).__name__}")
+    if "://" in path:
+        scheme = path.partition("://")[0]
+        raise ValueError(
+            f"local_path is a folder on this machine, not a {scheme}:// URL; to keep a replica there use remote="
+        )
+    return os.path.abspath(os.path.expanduser(path))
+
+
+def description_of(
+    description: str | None, tags: list[str] | None, folder: str | None, metadata: dict[str, Any] | None
+) -> dict[str, Any]:
+    """Return what a session or track is described with, checked and copied. Raises TypeError, ValueError."""
+    from dreamlake.format.point import take_value
+
+    for what, text in (("description", description), ("folder", folder)):
+        if text is not None and not isinstance(text, str):
+            raise TypeError(f"{what} is a string, not {type(text).__name__}")
+    if tags is not None and not (isinstance(tags, (list, tuple)) and all(isinstance(tag, str) for tag in tags)):
+        raise TypeError(f"tags is a list of strings, not {tags!r}")
+    if metadata is not None and not isinstance(metadata, dict):
+        raise TypeError(f"metadata is a dict, not {type(metadata).__name__}")
+    return {
+        "description": None if description is None else take_value("description", description)[0],
+        "tags": None if tags is None else take_value("tags", list(tags))[0],
+        "folder": None if folder is None else take_value("folder", folder)[0],
+        "metadata": None if metadata is None else take_value("metadata", metadata)[0],
+    }
+
+
+def remote_of(url: str | None, storage_options: dict[str, Any] | None, sync_interval: float) -> Remote | None:
+    """Return where the replica is, None without one. Raises TypeError, ValueError."""
+    if not _is_number(sync_interval) or not sync_interval > 0:
+        raise ValueError(f"sync_interval is a number of seconds above 0, not {sync_interval!r}")
+    if url is None:
+        if storage_options is not None:
+            raise ValueError("storage_options are those of remote=, which was not given")
+        return None
+    if not isinstance(url, str):
+        raise TypeError(f"remote is a URL such as 's3://bucket/prefix', not {type(url).__name__}")
+    if "://" not in url or "::" in url:
+        raise ValueError("remote is a URL such as 's3://bucket/prefix', and not a path or a chain of URLs")
+    if storage_options is not None and not isinstance(storage_options, dict):
+        raise TypeError(f"storage_options is a dict, not {type(storage_options).__name__}")
+    return Remote(url, storage_options, min(float(sync_interval), LONGEST_WAIT))
+
+
+def options_of(
+    flush_interval: float,
+    segment_points: int,
+    max_pending_bytes: int,
+    fsync: bool,
+    single_writer: bool,
+    remote: Remote | None,
+) -> Options:
+    """Return how a session is written. Raises ValueError for a value out of its range."""
+    if not _is_number(flush_interval) or not flush_interval > 0:
+        raise ValueError(f"flush_interval is a number of seconds above 0, not {flush_interval!r}")
+    if isinstance(segment_points, bool) or not isinstance(segment_points, int) or segment_points < 1:
+        raise ValueError(f"segment_points is a whole number of points, 1 or more, not {segment_points!r}")
+    if not _is_number(max_pending_bytes) or not 0 < max_pending_bytes < float("inf"):
+        raise ValueError(f"max_pending_bytes is a number of bytes above 0, not {max_pending_bytes!r}")
+    interval = min(float(flush_interval), LONGEST_WAIT)
+    return Options(interval, segment_points, int(max_pending_bytes), bool(fsync), bool(single_writer), remote)
+
+
+def _is_number(value: object) -> bool:
+    return hasattr(value, "__float__") and not isinstance(value, bool)

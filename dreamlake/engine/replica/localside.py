@@ -1,0 +1,86 @@
+"""What the replicator changes in the session's folder: each on the writer's thread, and under the session's lock."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+from dreamlake.engine.writer import CALLER_LOCK
+from dreamlake.format import layout
+
+if TYPE_CHECKING:
+    from dreamlake.engine.trackwriter import TrackWriter
+    from dreamlake.engine.writer import Writer
+    from dreamlake.format.layout import SegmentName
+
+
+class LocalSide:
+    """The local side of a session that has a replica.
+
+    Parameters
+    ----------
+    writer
+        The writer of the session.
+    """
+
+    def __init__(self, writer: Writer) -> None:
+        self.folder = writer.folder
+        self._writer = writer
+        self._looked_for_late = False
+
+    @property
+    def last_ts(self) -> float:
+        """The highest automatic timestamp drawn so far; -inf before the first."""
+        return self._writer.clock.last
+
+    def go_on_above(self, last: float) -> None:
+        """Draw automatic timestamps above this one from now on."""
+        with self._writer.lock:
+            self._writer.clock.last = max(self._writer.clock.last, last)
+
+    def change(self, work: Callable[[], None]) -> None:
+        """Do `work`, which changes tracks: what is known of all of them is learnt anew."""
+        self._writer.call(lambda: self.change_now(work))
+
+    def change_now(self, work: Callable[[], None]) -> None:
+        """As `change`, on this thread: while the session is being opened, and nothing is written yet."""
+        with self._locked():
+            self._writer.session_lock.announce_rewrite()
+            try:
+                work()
+            finally:
+                for track in list(self._writer.tracks.values()):
+                    track.learn_anew()
+
+    def drop(self, track: str, names: Sequence[SegmentName]) -> None:
+        """Drop segments of the track in this folder below the session that are on the replica."""
+
+        def work() -> None:
+            with self._locked():
+                self._writer.track(layout.track_name(track)).drop(names)
+
+        self._writer.call(work)
+
+    def waiting(self) -> list[TrackWriter]:
+        """The tracks with late fields that wait for segments which are only on the replica."""
+        if not self._looked_for_late:
+            self._looked_for_late = True
+            for path, _, files in os.walk(os.path.join(self.folder, layout.TRACKS_DIR)):
+                if layout.LATE_FILE in files:  # left by an earlier run, and its track may not be written to in this one
+                    below = os.path.relpath(path, self.folder).replace(os.sep, "/")
+                    self._writer.track(layout.track_name(below))
+        return [track for track in list(self._writer.tracks.values()) if track.wanted()]
+
+    def settle(self, track: TrackWriter, fetched: dict[SegmentName, bytes]) -> None:
+        """Merge the late fields of a track into the segments that were fetched for them."""
+
+        def work() -> None:
+            with self._locked():
+                track.settle(fetched)
+
+        self._writer.call(work)
+
+    def _locked(self) -> AbstractContextManager[Any]:
+        return self._writer.session_lock.hold(CALLER_LOCK, self._writer.clock.last)
