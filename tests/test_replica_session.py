@@ -221,6 +221,7 @@ def test_an_empty_disk_goes_on_where_the_replica_ends(place: Place, machine: Cal
     stop_without_sync(first)
     with machine("b")(place, segment_points=10, resume="must") as session:
         assert session.parameters().get() == {"lr": 1.0}
+        assert session.writer.clock.last >= last  # also where the clock of this machine is behind
         for i in range(35, 48):
             session.track("loss").append(i=i)
         own = session.track("loss").read(limit=None)["data"]
@@ -230,6 +231,21 @@ def test_an_empty_disk_goes_on_where_the_replica_ends(place: Place, machine: Cal
         assert session.track("loss").to_polars()["i"].to_list() == list(range(48))
     assert place.values() == list(range(48))
     assert place.lake().session("s", "w").info["status"] == "finished"
+
+
+def test_automatic_timestamps_go_on_above_points_that_were_sent_last(s3: Place, machine: Callable[[str], Open]) -> None:
+    first = machine("a")(s3)
+    first.track("loss").append(i=0).append(i=1)
+    first.sync()
+    last = first.track("loss").read(1)["data"][0]["data"]["_ts"]
+    stop_without_sync(first)
+    store = RemoteStore(s3.url, s3.options)
+    about = json.loads(store.get("w/s/session.json"))
+    assert about.pop("lastTs") == last
+    store.put("w/s/session.json", json.dumps(about).encode())  # as if the machine had died just before it was sent
+    store.close()
+    with machine("b")(s3) as session:
+        assert session.writer.clock.last >= last  # also where the clock of this machine is behind
 
 
 def test_resume_looks_at_the_replica_too(s3: Place, machine: Callable[[str], Open]) -> None:
@@ -437,7 +453,7 @@ def test_close_has_a_deadline_and_names_the_command(
     session = machine("a")(proxied, segment_points=10).open()
     session.track("loss").append_batch([{"i": i} for i in range(25)])
     s3_proxy.fail(Fault.HANG, method="PUT")
-    with pytest.raises(TimeoutError, match=f"dreamlake sync {tmp_path}/a/w/s {proxied.url}"):
+    with pytest.raises(TimeoutError, match=f"not ended after 0.3 s.*dreamlake sync {tmp_path}/a/w/s {proxied.url}"):
         session.close(timeout=0.3)
     assert session.is_closed
 
@@ -644,6 +660,27 @@ def test_forked_children_write_and_the_parent_replicates(s3: Place, tmp_path: Pa
     for child in range(3):
         assert s3.values(track=f"child{child}") == list(range(25))
     assert s3.values() == [-1]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork") or sys.version_info >= (3, 12), reason="forks a process with threads")
+def test_a_forked_child_can_sync_itself(s3: Place, tmp_path: Path) -> None:
+    code = RUN + textwrap.dedent("""
+        from dreamlake import Lake
+        session.open()
+        session.track("loss").append(i=0)
+        session.sync()
+        pid = os.fork()
+        if not pid:
+            session.track("loss").append(i=1)
+            session.sync()
+            assert len(Lake(url, options).session("s", "w").track("loss")) == 2
+            os._exit(0)
+        assert os.waitpid(pid, 0)[1] == 0
+        session.track("loss").append(i=2)
+        session.close()
+    """)
+    run_group(code, s3.url, json.dumps(s3.options), tmp_path / "lake")
+    assert s3.values() == [0, 1, 2]
 
 
 def test_import_of_what_a_replica_needs_is_left_to_sessions_with_one(tmp_path: Path) -> None:
