@@ -56,6 +56,18 @@ def s3_url() -> str:
     return f"s3://{BUCKET}/{uuid.uuid4().hex}"
 
 
+@pytest.fixture(params=["memory", "file", "s3"])
+def elsewhere(
+    request: pytest.FixtureRequest, tmp_path: Path, s3_server: S3Server, s3_url: str
+) -> tuple[str, dict[str, Any] | None]:
+    """URL and storage options of a place for a replica that nobody has used, on several filesystems."""
+    if request.param == "memory":
+        return f"memory://{uuid.uuid4().hex}", None
+    if request.param == "file":
+        return f"file://{tmp_path}/elsewhere", None
+    return s3_url, s3_server.options()
+
+
 @pytest.fixture
 def run_python() -> Callable[..., Any]:
     """``support.run_python``: a snippet in a fresh interpreter, warnings as errors."""

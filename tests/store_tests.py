@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import threading
 import time
 
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from support import in_child
 
+from dreamlake.storage.remote import RemoteStore
 from dreamlake.storage.store import Store
 
 
@@ -186,6 +190,31 @@ class StoreTests:
 
 
 PATHS = st.lists(st.sampled_from(["a", "b", "c.x"]), min_size=1, max_size=3).map("/".join)
+
+
+class ServerStoreTests:
+    """Where a store over a server is used; a subclass stands in a module with the fixture ``store`` (empty)."""
+
+    def test_it_works_in_a_running_event_loop(self, store: Store) -> None:
+        async def cell() -> bytes:
+            store.put("x", b"in a notebook")
+            return store.get("x")
+
+        assert asyncio.run(cell()) == b"in a notebook"
+
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+    @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+    def test_it_works_in_a_forked_child_and_on_in_the_parent(self, store: RemoteStore) -> None:
+        store.put("x", b"before")
+
+        def work() -> None:
+            assert store.get("x") == b"before"
+            store.put("y", b"by the child")
+            assert store.get_many([("x", 0, 2), ("y", 0, 2)]) == [b"be", b"by"]
+
+        assert in_child(work) == 0
+        assert store.get("y") == b"by the child"
+        assert [entry.name for entry in store.list()] == ["x", "y"]
 
 
 class StoreMachine(RuleBasedStateMachine):

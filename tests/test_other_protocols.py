@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import os
 import socket
@@ -17,8 +16,8 @@ from fsspec.asyn import get_loop
 from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
 from sftp.server import USER, SftpServer
-from store_tests import StoreMachine, StoreTests
-from support import in_child, run_python
+from store_tests import ServerStoreTests, StoreMachine, StoreTests
+from support import run_python
 
 from dreamlake import Lake, Session
 from dreamlake.storage.remote import ObjectChanged, RemoteStore
@@ -323,25 +322,8 @@ def test_nothing_is_asked_before_it_is_needed(server: SftpServer) -> None:
 # ------------------------------------------------------------------------------------------------ where it is used
 
 
-def test_it_works_in_a_running_event_loop(store: RemoteStore) -> None:
-    async def cell() -> bytes:
-        store.put("x", b"in a notebook")
-        return store.get("x")
-
-    assert asyncio.run(cell()) == b"in a notebook"
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_it_works_in_a_forked_child_and_on_in_the_parent(store: RemoteStore) -> None:
-    store.put("x", b"before")
-
-    def work() -> None:
-        assert store.get("x") == b"before"
-        store.put("y", b"by the child")
-
-    assert in_child(work) == 0
-    assert store.get("y") == b"by the child"
+class TestWhereItIsUsed(ServerStoreTests):
+    """In a notebook, and in forked children."""
 
 
 def test_a_lake_is_read(server: SftpServer, folder: str, below: Path) -> None:

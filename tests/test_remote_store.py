@@ -16,8 +16,8 @@ import fsspec
 import pytest
 from s3.proxy import Fault, Proxy
 from s3.server import BUCKET, KEY, SECRET, S3Server
-from store_tests import StoreMachine, StoreTests
-from support import in_child, run_python
+from store_tests import ServerStoreTests, StoreMachine, StoreTests
+from support import run_python
 
 from dreamlake.storage import plain, remote, s3
 from dreamlake.storage.faults import Secrets, translated
@@ -649,27 +649,8 @@ def test_errors_are_the_built_in_ones(raised: Exception, kind: type[Exception]) 
 # ------------------------------------------------------------------------------------------------ where it is used
 
 
-def test_it_works_in_a_running_event_loop(store: RemoteStore) -> None:
-    async def cell() -> bytes:
-        store.put("x", b"in a notebook")
-        return store.get("x")
-
-    assert asyncio.run(cell()) == b"in a notebook"
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_it_works_in_a_forked_child_and_on_in_the_parent(store: RemoteStore) -> None:
-    store.put("x", b"before")
-
-    def work() -> None:
-        assert store.get("x") == b"before"
-        store.put("y", b"by the child")
-        assert store.get_many([("x", 0, 2), ("y", 0, 2)]) == [b"be", b"by"]
-
-    assert in_child(work) == 0
-    assert store.get("y") == b"by the child"
-    assert [entry.name for entry in store.list()] == ["x", "y"]
+class TestWhereItIsUsed(ServerStoreTests):
+    """In a notebook, and in forked children."""
 
 
 def test_it_can_be_handed_to_another_process(store: RemoteStore) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import shutil
-import uuid
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
@@ -28,15 +27,10 @@ from dreamlake.storage.remote import RemoteStore
 LOSS = below("loss")
 
 
-@pytest.fixture(params=["memory", "file", "s3"])
-def store(request: pytest.FixtureRequest, tmp_path: Path, s3_server: S3Server, s3_url: str) -> Iterator[RemoteStore]:
+@pytest.fixture
+def store(elsewhere: tuple[str, dict[str, Any] | None]) -> Iterator[RemoteStore]:
     """A replica's root on several filesystems."""
-    if request.param == "memory":
-        made = RemoteStore(f"memory://{uuid.uuid4().hex}")
-    elif request.param == "file":
-        made = RemoteStore(f"file://{tmp_path}/remote")
-    else:
-        made = RemoteStore(s3_url, s3_server.options())
+    made = RemoteStore(*elsewhere)
     yield made
     made.close()
 

@@ -87,15 +87,10 @@ def memory() -> Watched:
     return Watched(f"memory://{uuid.uuid4().hex}")
 
 
-@pytest.fixture(params=["memory", "file", "s3"])
-def store(request: pytest.FixtureRequest, tmp_path: Path, s3_server: S3Server, s3_url: str) -> Iterator[Watched]:
+@pytest.fixture
+def store(elsewhere: tuple[str, dict[str, Any] | None]) -> Iterator[Watched]:
     """A replica's root on several filesystems."""
-    if request.param == "memory":
-        made = Watched(f"memory://{uuid.uuid4().hex}")
-    elif request.param == "file":
-        made = Watched(f"file://{tmp_path}/remote")
-    else:
-        made = Watched(s3_url, s3_server.options())
+    made = Watched(*elsewhere)
     yield made
     made.close()
 

@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 import textwrap
-import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,15 +51,10 @@ class Place:
         return [point["data"].get("i") for point in found]
 
 
-@pytest.fixture(params=["memory", "file", "s3"])
-def place(request: pytest.FixtureRequest, tmp_path: Path, s3_server: S3Server, s3_url: str) -> Iterator[Place]:
+@pytest.fixture
+def place(elsewhere: tuple[str, dict[str, Any] | None]) -> Iterator[Place]:
     """A replica's root on several filesystems."""
-    if request.param == "memory":
-        made = Place(f"memory://{uuid.uuid4().hex}", None)
-    elif request.param == "file":
-        made = Place(f"file://{tmp_path}/elsewhere", None)
-    else:
-        made = Place(s3_url, s3_server.options())
+    made = Place(*elsewhere)
     yield made
     made.close()
 
