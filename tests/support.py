@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -12,6 +13,11 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def shown(value: object) -> str:
+    """The id of a test for a value: the same in every process, so without addresses."""
+    return re.sub(r" (object )?at 0x[0-9a-fA-F]+", "", repr(value))[:40]
 
 
 def python_environment(**extra: str) -> dict[str, str]:

@@ -16,6 +16,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 from model import Time, points_of, spy_on, without_ts
+from support import shown
 from values import same
 
 from dreamlake import Session
@@ -148,7 +149,7 @@ def test_in_python_values_none_is_explicit(session: Session, form: str) -> None:
         [np.float32(0.5), np.int8(3), np.bool_(True), np.str_("s")],
         [True, 1, 1.5, False],
     ],
-    ids=lambda values: repr(values)[:30],
+    ids=shown,
 )
 def test_values_of_any_kind_come_as_from_single_appends(session: Session, values: list[Any]) -> None:
     single, dicts, columns = (session.track(name) for name in ("single", "dicts", "columns"))
@@ -210,7 +211,7 @@ def test_rows_without_fields(session: Session) -> None:
         (pl.DataFrame({"a": [datetime(2026, 1, 1).date()]}), TypeError, "'a'"),
         (pa.table([pa.array([1]), pa.array([2])], names=["a", "a"]), ValueError, "there twice: 'a'"),
     ],
-    ids=lambda value: repr(value)[:40] if not isinstance(value, type) else value.__name__,
+    ids=lambda value: value.__name__ if isinstance(value, type) else shown(value),
 )
 def test_a_batch_that_cannot_be_stored_leaves_nothing(
     session: Session, batch: Any, error: type[Exception], message: str

@@ -22,7 +22,7 @@ import polars as pl
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from support import run_python
+from support import run_python, shown
 from values import datetimes, fields, floats, integers, leaves, same, texts, timestamps, values
 
 from dreamlake.format import point as point_module
@@ -172,7 +172,7 @@ class Pose(NamedTuple):
             dt.datetime(2026, 1, 1, tzinfo=dt.UTC),
         ),
     ],
-    ids=lambda value: repr(value)[:40],
+    ids=shown,
 )
 def test_values_of_other_kinds_become_plain(given_value: Any, expected: Any) -> None:
     taken, size = take_value("x", given_value)
@@ -267,7 +267,7 @@ def test_numpy_may_be_absent_or_half_imported(monkeypatch: pytest.MonkeyPatch, h
         (pl.DataFrame({"a": [1]}), "DataFrame", "append_batch"),
         (pd.NA, "NA", "store"),
     ],
-    ids=lambda value: repr(value)[:30],
+    ids=shown,
 )
 def test_anything_else_is_refused_by_name_with_a_remedy(refused: Any, kind: str, remedy: str) -> None:
     for value in (refused, [1, {"inner": refused}]):
