@@ -73,8 +73,8 @@ def test_the_version_stands_in_one_place() -> None:
 def test_ci_runs_the_commands_of_the_readme() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
-    assert re.search(r"(?m)^.*python -m pytest$", readme)
-    assert re.search(r"(?m)^python -m pytest$", script)
+    assert re.search(r"(?m)^.*python -m pytest -n auto$", readme)
+    assert re.search(r"(?m)^python -m pytest -n auto$", script)
     install = 'pip install -e ".[dev,demo]"'
     assert install in readme
     assert f"python -m {install.replace('install', 'install -q')}" in script
