@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import pytest
 from mutations import Mutant, by_hand, by_rule
 
 from campaigns.log import ROOT, Log
@@ -146,19 +147,7 @@ def _rest(tree: Path, without: list[str]) -> list[str]:
 
 def _run(tree: Path, tests: list[str], patience: float) -> str:
     """Run tests until the first that fails, and return its name; empty when all pass."""
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-x",
-        "--tb=no",
-        "-p",
-        "no:cacheprovider",
-        "-p",
-        "no:xdist",
-        *tests,
-    ]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "--tb=no", "-p", "no:cacheprovider", *tests]
     environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1", "CI": "1"}
     with subprocess.Popen(
         command, cwd=tree, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -172,5 +161,7 @@ def _run(tree: Path, tests: list[str], patience: float) -> str:
             return f"{tests[0]} never ended"
     if process.returncode == 0:
         return ""
+    if process.returncode in (pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.NO_TESTS_COLLECTED):
+        raise RuntimeError(f"the tests were not run at all\n{out}")
     failed = re.search(r"^(?:FAILED|ERROR) tests/(\S+)", out, re.MULTILINE)
     return failed.group(1) if failed else f"{tests[0]} ended with {process.returncode}"
