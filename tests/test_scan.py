@@ -299,6 +299,19 @@ def test_the_plan_names_the_track(changing: TrackView) -> None:
     assert "dreamlake loss" in changing.scan().explain()
 
 
+def test_a_field_whose_name_is_empty(lake_dir: Path) -> None:
+    track = TrackOnDisk(lake_dir)
+    points = [{"": i, "column_2": -i, "a": {"": i}, "_ts": float(i)} for i in range(15)]
+    track.segments(points[:10], 10)
+    track.hot(points[10:], 10)
+    view = TrackView(track.reader())
+    frame = view.to_polars()
+    assert frame.columns == ["_index", "_ts", "", "column_2", "a"]
+    assert frame[""].to_list() == list(range(15))
+    assert_frame_equal(view.scan().collect(), frame)
+    assert view.scan().filter(pl.col("") > 12).select("", "column_2").collect().rows() == [(13, -13), (14, -14)]
+
+
 def test_labels_are_columns_that_prune_too(lake_dir: Path) -> None:
     store = RacingStore(lake_dir)
     parts = []

@@ -40,8 +40,10 @@ class _Stretch(NamedTuple):
 
 def polars_frame(table: pa.Table) -> pl.DataFrame:
     """The table as a Polars frame, its buffers shared where Polars has the same form."""
-    frame = pl.from_arrow(table, rechunk=False)
+    # By place first: Polars renames a column without a name, and refuses a table that has the name which it gives.
+    frame = pl.from_arrow(table.rename_columns([str(i) for i in range(table.num_columns)]), rechunk=False)
     assert isinstance(frame, pl.DataFrame)
+    frame.columns = table.column_names
     return frame
 
 
