@@ -33,6 +33,7 @@ class TrackStats(TypedDict):
     totalDataPoints: int
     bufferedDataPoints: int
     chunkedDataPoints: int
+    lostDataPoints: int
     totalChunks: int
     chunkSize: int
     bytes: int

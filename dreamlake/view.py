@@ -229,7 +229,8 @@ class TrackView:
     def stats(self) -> TrackStats:
         """What is stored of the track: counts, bytes, time bounds, fields, and what metadata.json says.
 
-        ``bufferedDataPoints`` lie in the hot file, ``chunkedDataPoints`` in ``totalChunks`` segments; ``fields`` gives
+        ``bufferedDataPoints`` lie in the hot file, ``chunkedDataPoints`` in ``totalChunks`` segments,
+        ``lostDataPoints`` were given up by a repair, and keep their indices; ``fields`` gives
         each field's Arrow type (``"json"`` where values have no common one).
 
         Raises
@@ -244,7 +245,8 @@ class TrackView:
             "name": self.name,
             "totalDataPoints": snapshot.total,
             "bufferedDataPoints": len(snapshot.hot),
-            "chunkedDataPoints": snapshot.total - len(snapshot.hot),
+            "chunkedDataPoints": snapshot.total - len(snapshot.hot) - snapshot.lost,
+            "lostDataPoints": snapshot.lost,
             "totalChunks": len(snapshot.live),
             "chunkSize": about.get("segment_points") or 10_000,
             "bytes": snapshot.bytes,

@@ -438,6 +438,7 @@ def test_stats_say_what_is_stored(session: Session) -> None:
         "totalDataPoints": 17,
         "bufferedDataPoints": 3,
         "chunkedDataPoints": 14,
+        "lostDataPoints": 0,
         "totalChunks": 2,
         "chunkSize": 7,
         "tsMin": 0.0,

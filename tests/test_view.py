@@ -275,6 +275,7 @@ def test_stats_and_files_and_len(lake_dir: Path, view: TrackView) -> None:
         "totalDataPoints": 45,
         "bufferedDataPoints": 5,
         "chunkedDataPoints": 40,
+        "lostDataPoints": 0,
         "totalChunks": 4,
         "chunkSize": 10,
         "bytes": sum(sizes) + (track.folder / "data.jsonl").stat().st_size,

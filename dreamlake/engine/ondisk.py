@@ -383,7 +383,9 @@ class TrackOnDisk(KnownSegments):
             following = SegmentName(name.start, name.stop, name.generation + 1)
             # The footer says which generations it knows of, so its schema must hold what late fields made of these too.
             known = logical.unify_schemas(self.schema, batch.schema)
-            draft = roll.draft(self.name, following, batch, known, self.bounds[:place])
+            # What a repair lost of these points stays told.
+            said = self.fetched.get(name, self.files).info(name, None).repaired
+            draft = roll.draft(self.name, following, batch, known, self.bounds[:place], repaired=said)
             path = os.path.join(self.folder, following.filename)
             try:
                 local.write_new(path, segment.encode(batch, draft.info))

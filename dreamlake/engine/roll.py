@@ -76,6 +76,7 @@ def draft(
     known: dict[str, Any],
     before: tuple[SegmentBounds, ...],
     cut: Cut = Cut(0, 0),  # noqa: B008 - it cannot change
+    repaired: str = "",
 ) -> Draft:
     """Return a segment with its footer.
 
@@ -85,6 +86,8 @@ def draft(
         The schema of the track up to here.
     before
         The bounds of the live segments before it.
+    repaired
+        What a repair lost of these points, in words.
     """
     low, high, rising = schema.ts_bounds(batch)
     info = SegmentInfo(
@@ -98,6 +101,7 @@ def draft(
         schema=batch.schema,
         track_schema=logical.unify_schemas(known, batch.schema),
         before=before,
+        repaired=repaired,
     )
     return Draft(name, batch, info, cut)
 

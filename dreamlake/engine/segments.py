@@ -201,8 +201,15 @@ class SegmentFiles:
         with self._lock:
             kept = self._footers.get(name)
             if kept is not None:
+            if segment.info.lost:
+                self._tell_lost(name, segment.info)
                 self._footers.move_to_end(name)
             return kept
+    def _tell_lost(self, name: SegmentName, info: SegmentInfo) -> None:
+        from dreamlake.notices import log
+
+        log().warning("%s: no points %d to %d (exclusive): %s", self.place(name), *name[:2], info.repaired)
+
 
     def _keep(self, name: SegmentName, footer: Footer) -> None:
         from dataclasses import replace

@@ -149,6 +149,15 @@ class Snapshot:
         """The ``_ts`` bounds of one segment, or of the hot points (None); None when they are not known."""
         return self.hot.ts_bounds if segment is None else self._described[1].get(segment)
 
+    @property
+    def lost(self) -> int:
+        """How many points, of the total, a repair gave up."""
+        return sum(name.stop - name.start for name in self._lost)
+
+    @property
+    def _lost(self) -> frozenset[SegmentName]:
+        return frozenset(name for name, (low, high) in self._described[1].items() if low > high)
+
     def field_types(self) -> dict[str, str]:
         """Each field's Arrow type as text, ``"json"`` for a column of JSON text."""
         from dreamlake.format.logical import to_arrow
@@ -223,10 +232,17 @@ class Snapshot:
     # ---------------------------------------------------------------------------------------------- ranges
 
     def pieces(self, start: int = 0, stop: int | None = None) -> list[Piece]:
-        """The pieces that hold the indices [start, stop), in order; `stop` None: to the end."""
+        """The pieces that hold the indices [start, stop), in order; `stop` None: to the end.
+
+        Once the snapshot was described, segments of lost points are left out, which have no rows: the length of every
+        piece then is that of its rows.
+        """
         stop = self.total if stop is None else stop
+        lost = self._lost if self._found is not None else frozenset()
         found = [
-            Piece(self, name, max(start, name.start), min(stop, name.stop)) for name in covering(self.live, start, stop)
+            Piece(self, name, max(start, name.start), min(stop, name.stop))
+            for name in covering(self.live, start, stop)
+            if name not in lost
         ]
         below = end_of(self.live)
         if self.hot and stop > below:
@@ -270,7 +286,7 @@ class Snapshot:
             return list(zip(self.hot.indices[first:last], self.hot.points[first:last], strict=True))
         rows: Rows = []
         for part, table, schema in self.read(piece, None):
-            rows += zip(range(part.start, part.stop), to_points(table, schema), strict=True)
+            rows += zip(_indices(part, table), to_points(table, schema), strict=True)
         return rows
 
     def piece_table(self, piece: Piece, shape: Shape) -> pa.Table:
@@ -293,7 +309,7 @@ class Snapshot:
                     f"the track {self._files.track!r} got other types in the field {wider!r} since this snapshot was "
                     "taken, and the older form is gone: scan it anew"
                 )
-            tables.append(shape.of(table, have, range(part.start, part.stop)))
+            tables.append(shape.of(table, have, _indices(part, table)))
         return tables[0] if len(tables) == 1 else pa.concat_tables(tables or [shape.empty()])
 
     def _hot_span(self, piece: Piece) -> tuple[int, int]:
@@ -341,3 +357,8 @@ class Snapshot:
         if not self.skip:
             raise error
         self._files.tell(error)
+
+
+def _indices(part: Piece, table: pa.Table) -> range:
+    """The index of each row of a table that was read for `part`: none where its points are lost."""
+    return range(part.start, part.stop) if table.num_rows else range(0)

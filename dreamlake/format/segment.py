@@ -105,16 +105,17 @@ def encode(batch: Batch, info: SegmentInfo) -> memoryview:
     Raises
     ------
     ValueError
-        ``info`` does not fit the batch (its length, its schema), or the batch is empty or too large.
+        ``info`` does not fit the batch (its length, its schema; only one of lost points is empty), or the batch is too
+        large.
     """
     data = batch.data
-    if not 0 < data.num_rows <= MAX_ROWS or info.stop - info.start != data.num_rows or info.start < 0:
+    if not 0 <= data.num_rows <= MAX_ROWS or info.rows != data.num_rows or not 0 <= info.start < info.stop:
         raise ValueError(f"{data.num_rows} points do not make the segment [{info.start}, {info.stop})")
     if data.nbytes > MAX_BATCH_BYTES:
         raise ValueError(f"a segment holds up to {MAX_BATCH_BYTES} bytes of points; these {data.num_rows} are more")
     if not identical(info.schema, batch.schema):
         raise ValueError("the info's schema is not the batch's")
-    index = counting(info.start, info.stop)
+    index = counting(info.start, info.start + data.num_rows)
     table = pa.Table.from_arrays([index, *data.columns], schema=pa.schema([_INDEX_FIELD, *data.schema]))
     sink = pa.BufferOutputStream()
     with pq.ParquetWriter(sink, table.schema, **_write_options(info.schema)) as writer:
@@ -263,8 +264,8 @@ def _parse(tail: bytes, file_size: int, checksum: int) -> Footer:
         found = metadata.schema.to_arrow_schema()
         info = from_key_values(metadata.metadata or {})
         groups = pages.row_groups(tail[:-8])
-    rows = info.stop - info.start
-    if info.start < 0 or not 0 < rows <= MAX_ROWS or metadata.num_rows != rows:
+    rows = info.rows
+    if not 0 <= info.start < info.stop or not 0 <= rows <= MAX_ROWS or metadata.num_rows != rows:
         raise SegmentDamage("footer", f"{metadata.num_rows} rows in the range {info.start} to {info.stop} (exclusive)")
     has_none = found.names[-1:] == [NONE]
     if not found.equals(_arrow_schema(info.schema, has_none)):
@@ -336,6 +337,8 @@ class Segment:
         """
         own = self.footer.columns
         names = list(own) if columns is None else [name for name in columns if name in own]
+        if self.info.lost:
+            return self.footer.schema.empty_table().select(names)
         groups, before, count = self._groups(start, stop)
         table = self._read_groups(names or [INDEX], groups, count)
         if INDEX in names:
@@ -354,7 +357,7 @@ class Segment:
         """The row groups that hold a range of indices, the number of rows before them, and in them."""
         groups = self.footer.groups
         if start is None and stop is None:
-            return list(range(len(groups))), 0, self.info.stop - self.info.start
+            return list(range(len(groups))), 0, self.info.rows
         first = max(0, (self.info.start if start is None else start) - self.info.start)
         last = (self.info.stop if stop is None else stop) - self.info.start
         chosen: list[int] = []

@@ -5,10 +5,16 @@
 ``dreamlake.track``
     The schema of the whole track up to and with this segment (null when equal to this segment's) and, for every live
     segment before it, ``[start, stop, generation, tsMin, tsMax, tsRising]``.
+``dreamlake.repaired``
+    Where a repair made the segment: in words what was lost. Kept by later generations.
+
+A segment of *lost* points has no rows, though its name has a range: a repair gave these up. Its bounds are the wrong
+way round (`LOST_BOUNDS`), so that no time lies within them.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -19,8 +25,12 @@ from dreamlake.format.logical import TrackSchema, check, identical
 
 VERSION = 1
 
+#: The least and the greatest ``_ts`` of no rows at all: they leave the bounds of other segments as they are.
+LOST_BOUNDS = (sys.float_info.max, -sys.float_info.max)
+
 _SEGMENT_KEY = b"dreamlake.segment"
 _TRACK_KEY = b"dreamlake.track"
+_REPAIRED_KEY = b"dreamlake.repaired"
 
 
 class SegmentBounds(NamedTuple):
@@ -36,6 +46,11 @@ class SegmentBounds(NamedTuple):
     ts_min: float
     ts_max: float
     ts_rising: bool
+
+    @property
+    def lost(self) -> bool:
+        """Whether its points are lost: the segment has no rows."""
+        return self.ts_min > self.ts_max
 
 
 @dataclass(frozen=True)
@@ -60,6 +75,8 @@ class SegmentInfo:
         The bounds of the live segments before it, in order.
     version
         The format version.
+    repaired
+        What a repair lost of it, in words; empty where none did.
     """
 
     track: str
@@ -73,6 +90,17 @@ class SegmentInfo:
     track_schema: TrackSchema
     before: tuple[SegmentBounds, ...] = ()
     version: int = VERSION
+    repaired: str = ""
+
+    @property
+    def lost(self) -> bool:
+        """Whether its points are lost: it has no rows."""
+        return self.ts_min > self.ts_max
+
+    @property
+    def rows(self) -> int:
+        """The rows that its file has."""
+        return 0 if self.lost else self.stop - self.start
 
     @property
     def bounds(self) -> SegmentBounds:
@@ -123,6 +151,7 @@ def to_key_values(info: SegmentInfo) -> dict[str, str]:
     return {
         _SEGMENT_KEY.decode(): msgspec.json.encode(segment).decode(),
         _TRACK_KEY.decode(): msgspec.json.encode(track).decode(),
+        **({_REPAIRED_KEY.decode(): info.repaired} if info.repaired else {}),
     }
 
 
@@ -140,6 +169,7 @@ def from_key_values(values: Mapping[bytes, bytes]) -> SegmentInfo:
     try:
         segment = _segment_decoder.decode(values[_SEGMENT_KEY])
         track = _track_decoder.decode(values[_TRACK_KEY])
+        repaired = values.get(_REPAIRED_KEY, b"").decode()
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise ValueError(f"what it says of itself is unreadable: {error}") from error
     if segment.version != VERSION:
@@ -157,4 +187,5 @@ def from_key_values(values: Mapping[bytes, bytes]) -> SegmentInfo:
         schema if track.schema is None else check(track.schema),
         tuple(track.before),
         segment.version,
+        repaired,
     )
