@@ -105,7 +105,7 @@ class LogFile:
     def _put_aside(self) -> None:
         archives = self._archives()
         target = layout.log_archive(archives[-1] + 1 if archives else 0)
-        os.rename(self.path, os.path.join(os.path.dirname(self.folder), target))
+        local.os_.rename(self.path, os.path.join(os.path.dirname(self.folder), target))
         self._size = self._lines = 0
 
 
