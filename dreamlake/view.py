@@ -47,9 +47,11 @@ class TrackView:
     def _before_read(self) -> None:
         """Called before every read; a track that can write flushes here."""
 
-    def _snapshot(self, errors: Errors = "raise", *, described: bool = False) -> Snapshot:
+    def _snapshot(
+        self, errors: Errors = "raise", *, described: bool = False, wanted: tuple[int, int | None] = (0, None)
+    ) -> Snapshot:
         self._before_read()
-        snapshot = self._reader.snapshot(errors=errors, described=described)
+        snapshot = self._reader.snapshot(errors=errors, described=described, wanted=wanted)
         if not (snapshot.exists or self._missing_is_empty):
             raise TrackNotFoundError(f"no track {self.name!r} at {self._reader.place}")
         return snapshot
@@ -91,7 +93,7 @@ class TrackView:
             A file of this range is damaged.
         """
         start_index, limit = _whole("start_index", start_index), _limit(limit)
-        snapshot = self._snapshot(errors)
+        snapshot = self._snapshot(errors, wanted=(start_index, limit))
         start, stop = _range(start_index, limit, snapshot.total)
         points = snapshot.points(start, stop)
         return {
@@ -183,7 +185,7 @@ class TrackView:
         from dreamlake.engine.scan import Part, lazy_frame
 
         start_index, limit = _whole("start_index", start_index), _limit(limit)
-        snapshot = self._snapshot(errors, described=True)
+        snapshot = self._snapshot(errors, described=True, wanted=(start_index, limit))
         start, stop = _range(start_index, limit, snapshot.total)
         return lazy_frame([Part(snapshot, start, stop)], snapshot.schema, name=self.name)
 
@@ -203,7 +205,7 @@ class TrackView:
         Parameters and errors as for `scan`; works in a forked child process too.
         """
         start_index, limit = _whole("start_index", start_index), _limit(limit)
-        snapshot = self._snapshot(errors, described=True)
+        snapshot = self._snapshot(errors, described=True, wanted=(start_index, limit))
         return snapshot.table(*_range(start_index, limit, snapshot.total))
 
     def to_pandas(self, start_index: int = 0, limit: int | None = None, *, errors: Errors = "raise") -> pd.DataFrame:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from dreamlake.engine.segments import SegmentFiles
+from dreamlake.engine.process import side_by_side
+from dreamlake.engine.segments import MAX_HOT_BYTES, WHOLE_BYTES, SegmentFiles
 from dreamlake.engine.snapshot import Snapshot
 from dreamlake.errors import CorruptTrackError
 from dreamlake.format.layout import AWAY_FILE, HOT_FILE, METADATA_FILE
@@ -17,7 +18,7 @@ from dreamlake.format.live import covering, end_of, parse_listing, survey
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from typing import Any
 
     from dreamlake.engine.hotpart import HotPart
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
     from dreamlake.format.live import HoleError
     from dreamlake.storage.store import Store
 
-#: A hot file rolls at 32 MB; one far beyond that is no hot file, and is not taken into memory.
-MAX_HOT_BYTES = 1 << 30
+#: Segments that are fetched beside the hot file, at most: those of a short range.
+MAX_FETCHED = 4
 #: Looks taken at a track that changes under the reader. Twice in a row is already next to impossible.
 MAX_LOOKS = 5
 
@@ -86,7 +87,9 @@ class TrackReader:
             )
         return about
 
-    def snapshot(self, *, errors: str = "raise", described: bool = False) -> Snapshot:
+    def snapshot(
+        self, *, errors: str = "raise", described: bool = False, wanted: tuple[int, int | None] = (0, None)
+    ) -> Snapshot:
         """The track as it is stored now.
 
         Parameters
@@ -95,6 +98,9 @@ class TrackReader:
             ``"raise"``, or ``"skip"`` to log damage and read round it, now and in all reads of the snapshot.
         described
             Whether its schema and time bounds are taken now too, at the price of the newest segment's footer.
+        wanted
+            The first index that will be read of it and how many points (None: all), as far as that is known: where
+            requests are slow, the segments of a short range are asked for along with the hot file.
 
         Raises
         ------
@@ -108,7 +114,8 @@ class TrackReader:
         vanished = FileNotFoundError()
         for look in range(MAX_LOOKS):
             try:
-                snapshot = self._look(strict=errors == "raise" or look == 0)
+                hasty = (described, *wanted) if look == 0 and getattr(self.store, "at_once", False) else None
+                snapshot = self._look(errors == "raise" or look == 0, hasty)
                 snapshot.skip = errors == "skip"
                 if described:
                     snapshot.describe()
@@ -121,9 +128,12 @@ class TrackReader:
         lost = f"segments vanish as fast as they are listed ({vanished})"
         raise CorruptTrackError(self.place, "its segments", detail=lost) from vanished
 
-    def _look(self, strict: bool) -> Snapshot:
-        data = self._hot_bytes()
-        listing = self.files.listing()
+    def _look(self, strict: bool, hasty: tuple[bool, int, int | None] | None) -> Snapshot:
+        if hasty is not None:
+            data, listing = self._look_at_once(*hasty)
+        else:
+            data = self._hot_bytes()
+            listing = self.files.listing()
         live, filenames, holes = _surveyed(tuple(listing))
         described = METADATA_FILE in listing
         if described:
@@ -156,12 +166,57 @@ class TrackReader:
                 )
         return str(hole)
 
+    def _look_at_once(self, described: bool, start: int, limit: int | None) -> tuple[bytes, dict[str, int | None]]:
+        """The bytes of the hot file and a listing that belongs to them, in two round trips, segments included.
+
+        The listing comes first here. It also tells how long the hot file is:
+
+        - There is none: there has never been one, since it is replaced and not removed. All that was flushed before
+          this call is in segments that were listed.
+        - It is empty: what was in it is in segments by now, so a second listing shows all of these.
+        - Else its bytes are read next. Points that a roll has taken out of it meanwhile are missing before its first
+          line, which is told as damage, and then looked at in the plain order; or it is empty, and we list again.
+        """
+        listing = self.files.listing()
+        segments = self._likely(listing, described, start, limit)
+        size = listing.get(HOT_FILE)
+        if size is None:
+            self.files.fetch(segments)
+            return b"", listing
+        if size == 0:
+            both: list[Callable[[], Any]] = [lambda: self.files.fetch(segments), self.files.listing]
+            return b"", side_by_side(lambda ask: ask(), both, 2)[1]
+        data = self.files.fetch(segments, HOT_FILE)
+        if isinstance(data, FileNotFoundError) or data == b"":
+            return b"", self.files.listing()
+        if isinstance(data, Exception):
+            raise data
+        return self._checked(data), listing
+
+    def _likely(
+        self, listing: dict[str, int | None], described: bool, start: int, limit: int | None
+    ) -> list[SegmentName]:
+        """The segments that will be read whole next, as far as that can be told: the newest, and those of a range."""
+        live, filenames, _ = _surveyed(tuple(listing))
+        sizes = dict(zip(live, (listing[filename] or 0 for filename in filenames), strict=True))
+        found = []
+        if limit is not None and start >= 0:
+            found = list(covering(live, start, start + limit))
+        if len(found) > MAX_FETCHED:
+            found = []
+        if described and live and not self.files.describes(live) and live[-1] not in found:
+            found.append(live[-1])
+        return [name for name in found if sizes[name] <= WHOLE_BYTES]
+
     def _hot_bytes(self) -> bytes:
-        path = f"{self.folder}/{HOT_FILE}"
         try:
-            data = self.store.get(path, 0, MAX_HOT_BYTES + 1)
+            data = self.store.get(f"{self.folder}/{HOT_FILE}", 0, MAX_HOT_BYTES + 1)
         except FileNotFoundError:
             return b""
+        return self._checked(data)
+
+    def _checked(self, data: bytes) -> bytes:
+        path = f"{self.folder}/{HOT_FILE}"
         if len(data) > MAX_HOT_BYTES:
             raise CorruptTrackError(self.store.describe(path), "its end", detail=f"over {MAX_HOT_BYTES} bytes long")
         return data

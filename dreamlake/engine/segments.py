@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 #: Files up to this many bytes are read whole: one request, where footer and columns would take two.
 WHOLE_BYTES = 1 << 20
+#: A hot file rolls at 32 MB; one far beyond that is no hot file, and is not taken into memory.
+MAX_HOT_BYTES = 1 << 30
 #: Footers kept of one track. A footer takes some 5 KB of memory, so a track takes 10 MB at most.
 MAX_FOOTERS = 2_000
 
@@ -46,8 +48,8 @@ class SegmentFiles:
         # Without what they say of the segments before, which would make the memory grow with the square of these.
         self._footers: OrderedDict[SegmentName, Footer] = OrderedDict()
         self._newest: tuple[SegmentName, SegmentInfo] | None = None
-        # The bytes of the newest segment, for the one read that mostly follows, where reading again costs a request.
-        self._held: tuple[SegmentName, bytes] | None = None
+        # The bytes of segments for the one read that mostly follows, where reading again costs a request.
+        self._held: dict[SegmentName, bytes] = {}
         self._holds = not getattr(store, "is_local", True)
         #: What a snapshot found out of a set of live segments: these, the schema of their fields, their ``_ts`` bounds.
         self.described: tuple[tuple[SegmentName, ...], TrackSchema, dict[SegmentName, tuple[float, float]]] | None = (
@@ -55,6 +57,10 @@ class SegmentFiles:
         )
         self._told: set[str] = set()
         self._lock = Lock()
+
+    def describes(self, live: tuple[SegmentName, ...]) -> bool:
+        """Whether it is known what these live segments hold."""
+        return self.described is not None and self.described[0] is live
 
     def listing(self) -> dict[str, int | None]:
         """The files in the folder now, and the bytes of each; None where the store lists names sooner than sizes."""
@@ -78,12 +84,36 @@ class SegmentFiles:
             self._newest = kept = name, self._open_info(name, size, hold=self._holds)
         return kept[1]
 
+    def fetch(self, names: Sequence[SegmentName], more: str = "") -> bytes | Exception:
+        """Ask for whole segments at once, and hold them for the reads that follow; and for one file more.
+
+        Parameters
+        ----------
+        names
+            The segments. What fails of these is left to the reads.
+        more
+            The name of a file in the folder, or empty for none.
+
+        Returns
+        -------
+        bytes | Exception
+            The bytes of that file, `MAX_HOT_BYTES` and one more at most, or what went wrong; none without a file.
+        """
+        wanted = [(self._path(name), 0, WHOLE_BYTES + 1) for name in names]
+        if more:
+            wanted.append((f"{self.folder}/{more}", 0, MAX_HOT_BYTES + 1))
+        found = self.store.get_many(wanted)  # type: ignore[attr-defined]
+        held = {name: data for name, data in zip(names, found, strict=False) if isinstance(data, bytes)}
+        with self._lock:
+            self._held = {name: data for name, data in held.items() if len(data) <= WHOLE_BYTES}
+        return found[-1] if more else b""
+
     def held(self, room: int) -> int:
         """How many bytes are kept for the next read; they are let go where they are more than `room`."""
         with self._lock:
-            if self._held is not None and len(self._held[1]) > room:
-                self._held = None
-            return len(self._held[1]) if self._held else 0
+            if sum(map(len, self._held.values())) > room:
+                self._held = {}
+            return sum(map(len, self._held.values()))
 
     def tell(self, skipped: CorruptTrackError) -> None:
         """Log damage that is read round; once, however often it is met."""
@@ -160,8 +190,9 @@ class SegmentFiles:
         data = self._taken(name)
         if data is None and (size is None or size <= WHOLE_BYTES):
             data = self.store.get(path, 0, WHOLE_BYTES + 1)
-            if hold and len(data) <= WHOLE_BYTES:
-                self._held = name, data
+        if hold and data is not None and len(data) <= WHOLE_BYTES:
+            with self._lock:
+                self._held[name] = data
         if data is not None and len(data) <= WHOLE_BYTES:
             segment = open_segment(data, footer=kept)
         else:
@@ -170,7 +201,14 @@ class SegmentFiles:
         if segment.footer is not kept:
             self._check(name, segment)
             self._keep(name, segment.footer)
+            if segment.info.lost:
+                self._tell_lost(name, segment.info)
         return segment
+
+    def _tell_lost(self, name: SegmentName, info: SegmentInfo) -> None:
+        from dreamlake.notices import log
+
+        log().warning("%s: no points %d to %d (exclusive): %s", self.place(name), *name[:2], info.repaired)
 
     def _check(self, name: SegmentName, segment: Segment) -> None:
         from dreamlake.format.segment import SegmentDamage
@@ -191,25 +229,15 @@ class SegmentFiles:
     def _taken(self, name: SegmentName) -> bytes | None:
         """The bytes held of segment `name`, which are let go thereby."""
         with self._lock:
-            if self._held is None or self._held[0] != name:
-                return None
-            data, self._held = self._held[1], None
-            return data
+            return self._held.pop(name, None)
 
     def _kept(self, name: SegmentName) -> Footer | None:
         # No look at the file's size here: `open_segment` compares size and checksum before it believes a kept footer.
         with self._lock:
             kept = self._footers.get(name)
             if kept is not None:
-            if segment.info.lost:
-                self._tell_lost(name, segment.info)
                 self._footers.move_to_end(name)
             return kept
-    def _tell_lost(self, name: SegmentName, info: SegmentInfo) -> None:
-        from dreamlake.notices import log
-
-        log().warning("%s: no points %d to %d (exclusive): %s", self.place(name), *name[:2], info.repaired)
-
 
     def _keep(self, name: SegmentName, footer: Footer) -> None:
         from dataclasses import replace

@@ -185,7 +185,7 @@ class Snapshot:
 
         # Segments are immutable: what was found out of the same ones at an earlier look still holds.
         known = self._files.described
-        if known is None or known[0] is not self.live:
+        if known is None or not self._files.describes(self.live):
             known = self.live, *self._describe_segments()
             if len(known[2]) == len(self.live):
                 self._files.described = known

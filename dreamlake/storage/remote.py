@@ -96,6 +96,11 @@ class RemoteStore:
         return self._files.width
 
     @property
+    def at_once(self) -> bool:
+        """Whether what can be asked for at once should be; only where a file that is replaced is never missing."""
+        return getattr(self._files, "at_once", False)
+
+    @property
     def conditional(self) -> bool:
         """Whether `create` and `replace_if` are sure to notice other writers.
 
