@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from columnar import holds_float, same
 
 from dreamlake.clock import SessionClock
+
+
+class Row(NamedTuple):
+    """What one append gives a track: fields, timestamp, and whether that is an automatic one."""
+
+    fields: Mapping[str, Any]
+    ts: float
+    automatic: bool
 
 
 class ModelTrack:
@@ -17,29 +25,148 @@ class ModelTrack:
         self.points: list[dict[str, Any]] = []
         #: Fields that ever held a float: an int beside it may be read as the equal float.
         self.wide: set[str] = set()
+        #: What each point was before, since `all_sent`, and how many points there were then.
+        self.past: list[list[dict[str, Any]]] = []
+        self.sent = 0
+        # The lowest index of each timestamp.
+        self._first: dict[float, int] = {}
 
     def add(self, fields: Mapping[str, Any], ts: float, automatic: bool) -> int:
         """Take one point, and return the index that it has or merged into."""
         self.wide |= {name for name, value in fields.items() if holds_float(value)}
-        if not automatic:
-            for index, point in enumerate(self.points):
-                if point["_ts"] == ts:
-                    point.update(fields)
-                    return index
-        self.points.append({**fields, "_ts": ts})
-        return len(self.points) - 1
+        index = None if automatic else self._first.get(ts)
+        if index is None:
+            self._append({**fields, "_ts": ts})
+            return len(self.points) - 1
+        merged = {**self.points[index], **fields}
+        merged["_ts"] = merged.pop("_ts")
+        self._replace(index, merged)
+        return index
+
+    def _append(self, point: dict[str, Any]) -> None:
+        self._first.setdefault(point["_ts"], len(self.points))
+        self.points.append(point)
+        self.past.append([])
+
+    def _replace(self, index: int, point: dict[str, Any]) -> None:
+        self.past[index].append(self.points[index])
+        self.points[index] = point
+
+    # -- flushes that end half-way -----------------------------------------------------------------------------------
+
+    def take_in(
+        self, rows: Sequence[Row], found: Sequence[Mapping[str, Any]], pending: Collection[float] = ()
+    ) -> list[Row]:
+        """Take in what is found of these rows, which a flush has written in part or in full.
+
+        Of points that were there each has all of its new fields or none; of new ones the first so many are there.
+
+        Parameters
+        ----------
+        found
+            The points that the track holds now.
+        pending
+            Explicit timestamps of which the writer still has rows to write.
+
+        Returns
+        -------
+        list[Row]
+            What is not written, as the writer will try it again.
+        """
+        before, whole = len(self.points), self._copy()
+        set_by: dict[int, dict[str, Any]] = {}
+        automatic: dict[int, bool] = {}
+        for row in rows:
+            index = whole.add(*row)
+            set_by.setdefault(index, {}).update(row.fields)
+            automatic.setdefault(index, row.automatic)
+        count = len(found)
+        assert before <= count <= len(whole.points), f"{count} points, not {before} to {len(whole.points)}"
+        self.wide = whole.wide
+        rest = []
+        for index in range(before, len(whole.points)):
+            point = whole.points[index]
+            if index < count:
+                assert self.is_same(point, found[index]), (index, point, found[index])
+                self._append(point)
+            else:
+                rest.append(Row(_without(point), point["_ts"], automatic[index]))
+        for index in range(before):
+            old, new = self.points[index], whole.points[index]
+            if index in set_by and self.is_same(new, found[index]):
+                if new != old:
+                    self._replace(index, new)
+                if old["_ts"] in pending:
+                    rest.append(Row(set_by[index], old["_ts"], False))
+                continue
+            assert self.is_same(old, found[index]), (index, old, new, found[index])
+            if index in set_by:
+                rest.append(Row(set_by[index], old["_ts"], False))
+        return rest
+
+    def _copy(self) -> ModelTrack:
+        copy = ModelTrack()
+        copy.points, copy.wide, copy._first = list(self.points), set(self.wide), dict(self._first)
+        copy.past = [[] for _ in self.points]
+        return copy
+
+    # -- copies elsewhere --------------------------------------------------------------------------------------------
+
+    def all_sent(self) -> None:
+        """Everything is in a copy elsewhere, too."""
+        self.past = [[] for _ in self.points]
+        self.sent = len(self.points)
+
+    def assert_earlier(self, found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """A copy elsewhere holds all that was there at `all_sent`, and each point as it is or was since.
+
+        Returns the points as they are there.
+        """
+        assert self.sent <= len(found) <= len(self.points), (self.sent, len(found), len(self.points))
+        points = []
+        for index, point in enumerate(found):
+            forms = [self.points[index], *self.past[index]]
+            form = next((form for form in forms if self.is_same(form, point)), None)
+            assert form is not None, (index, forms, point)
+            points.append(form)
+        return points
+
+    def go_back_to(self, points: Sequence[dict[str, Any]]) -> None:
+        """Hold these points and no others: they are all that is left."""
+        self.points, self.past, self._first = [], [], {}
+        for point in points:
+            self._append(point)
+        self.all_sent()
+
+    # -- comparing ---------------------------------------------------------------------------------------------------
+
+    def is_same(self, expected: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
+        """Whether a point is the expected one, value by value and type by type."""
+        return (
+            found.keys() == expected.keys()
+            and list(found)[-1] == "_ts"
+            and all(same(value, found[name], widened=name in self.wide) for name, value in expected.items())
+        )
 
     def assert_read(self, result: Mapping[str, Any]) -> None:
         """``read(limit=None)`` gave exactly these points, value by value and type by type."""
         got = result["data"]
         assert result["total"] == len(self.points), (result["total"], self.points)
         assert [point["index"] for point in got] == list(range(len(self.points)))
-        for expected, point in zip(self.points, got, strict=True):
+        self.assert_points(self.points, got)
+
+    def assert_points(self, expected: Sequence[Mapping[str, Any]], got: Sequence[Mapping[str, Any]]) -> None:
+        """These points were read, whatever their indices."""
+        for wanted, point in zip(expected, got, strict=True):
             found = point["data"]
-            assert found.keys() == expected.keys(), (expected, found)
+            assert found.keys() == wanted.keys(), (wanted, found)
             assert list(found)[-1] == "_ts"
-            for name, value in expected.items():
+            for name, value in wanted.items():
                 assert same(value, found[name], widened=name in self.wide), (name, value, found[name], point["index"])
+
+
+def _without(point: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in point.items() if name != "_ts"}
 
 
 class Spy(SessionClock):
@@ -77,14 +204,18 @@ class Time:
         return self.now
 
 
-def spy_on(session: Any, time: Time) -> Spy:
-    """Give an open session that nothing was appended to yet a clock that shows what it draws."""
-    spy = Spy(time)
+def spy_on(session: Any, time: Time, inherits: bool = False) -> Spy:
+    """Give an open session that nothing was appended to yet a clock that shows what it draws.
+
+    With `inherits`, ``_ts=-1`` takes what this process appended before the session was opened again.
+    """
     clock = session.writer.clock
     if isinstance(clock, Spy):
         return clock
+    session.writer.clock = spy = Spy(time)
     spy.resume(clock.last)
-    session.writer.clock = spy
+    if inherits:
+        spy._start, spy._explicit = clock._start, clock._explicit
     return spy
 
 
@@ -95,4 +226,4 @@ def points_of(track: Any) -> list[dict[str, Any]]:
 
 def without_ts(points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The fields of points."""
-    return [{name: value for name, value in point.items() if name != "_ts"} for point in points]
+    return [_without(point) for point in points]
