@@ -90,7 +90,9 @@ def no_leaks() -> Iterator[None]:
 
 def _leaks(threads: set[threading.Thread], files: dict[str, str]) -> list[str]:
     # "asyncio_n": the name resolvers of fsspec's event loop, which it keeps for good, as it does the loop.
+    # _DummyThread: what Python calls a thread of a native runtime that once ran Python, and keeps for good.
     new = [thread for thread in threading.enumerate() if thread not in threads]
+    new = [thread for thread in new if not isinstance(thread, threading._DummyThread)]
     alive = [f"thread {thread.name}" for thread in new if not thread.name.startswith("asyncio_")]
     opened = [f"descriptor {fd} of {path}" for fd, path in _open_files().items() if files.get(fd) != path]
     return alive + opened

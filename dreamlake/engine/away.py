@@ -75,11 +75,7 @@ def read(folder: str) -> dict[SegmentName, Away]:
         A whole line is damaged.
     """
     path = _path(folder)
-    try:
-        with open(path, "rb") as file:
-            return parse(file.read(), path)
-    except FileNotFoundError:
-        return {}
+    return parse(local.read_if_there(path), path)
 
 
 def parse(data: bytes, path: str) -> dict[SegmentName, Away]:
@@ -126,16 +122,12 @@ def _path(folder: str) -> str:
 def _whole(path: str) -> tuple[int, int]:
     """Where the last whole line of a file ends, and its size."""
     try:
-        with open(path, "rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            if size:
-                file.seek(size - 1)
-                if file.read() != b"\n":
-                    file.seek(0)
-                    return file.read().rfind(b"\n") + 1, size
-            return size, size
+        size = os.stat(path).st_size
     except FileNotFoundError:
         return 0, 0
+    if size and local.read_if_there(path, size - 1) != b"\n":
+        return local.read_if_there(path).rfind(b"\n") + 1, size
+    return size, size
 
 
 def _encode(records: Iterable[Away]) -> bytes:
@@ -165,17 +157,15 @@ def stamps(folder: str, name: SegmentName) -> list[float] | None:
     from dreamlake.format.segment import SegmentDamage, open_segment
 
     path = stamps_path(folder, name)
+    if not os.path.lexists(path):
+        return None
     try:
-        with open(path, "rb") as file:
-            data = file.read(MAX_STAMPS_BYTES + 1)
-        segment = open_segment(data)
+        segment = open_segment(local.read_if_there(path, most=MAX_STAMPS_BYTES))
         info = segment.info
         if (info.start, info.stop, info.generation) != tuple(name):
             raise SegmentDamage("footer", "it belongs to another segment")
         return timestamps(segment.read(["_ts"]))
-    except FileNotFoundError:
-        return None
-    except SegmentDamage as damage:
+    except (SegmentDamage, CorruptTrackError) as damage:
         log().warning("%s is damaged, the segment is asked instead: %s", path, damage)
         return None
 

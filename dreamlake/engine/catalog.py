@@ -10,6 +10,7 @@ from dreamlake.engine.process import reading_width, side_by_side
 from dreamlake.errors import CorruptTrackError
 from dreamlake.format import layout
 from dreamlake.format.layout import HOSTS_DIR, HOT_FILE, LOCK_FILE, METADATA_FILE, SESSION_FILE, TRACKS_DIR
+from dreamlake.storage import get_whole
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ def read_object(store: Store, path: str) -> dict[str, Any] | None:
     from dreamlake.format.point import from_json
 
     try:
-        data = store.get(path)
+        data = get_whole(store, path, layout.MAX_SMALL_BYTES)
     except FileNotFoundError:
         return None
     try:

@@ -11,7 +11,8 @@ from datetime import UTC, datetime
 from math import inf
 
 from dreamlake.errors import CorruptTrackError
-from dreamlake.format.layout import HOSTS_DIR, PARAMETERS_FILE
+from dreamlake.format.layout import HOSTS_DIR, MAX_SMALL_BYTES, PARAMETERS_FILE
+from dreamlake.storage import get_whole
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def read_parameters(store: Store, path: str) -> dict[str, Any]:
     from dreamlake.format.point import from_json
 
     try:
-        raw = store.get(path)
+        raw = get_whole(store, path, MAX_SMALL_BYTES)
     except FileNotFoundError:
         raw = b""
     if not raw:

@@ -79,6 +79,20 @@ class LateFile:
         return [(fields["_ts"], True, without_ts(fields)) for fields in points]
 
 
+def tracks_that_wait(session: str) -> list[str]:
+    """The tracks, as folders below the folder of their session, in which rows wait. Raises CorruptTrackError."""
+    found = []
+    for path in local.LocalStore(session).walk(layout.TRACKS_DIR):
+        below, _, filename = path.rpartition("/")
+        if filename == layout.LATE_FILE:
+            try:
+                layout.track_name(below)
+            except ValueError:
+                continue  # a folder that dreamlake never makes
+            found.append(below)
+    return found
+
+
 def wanted(folder: str) -> list[SegmentName]:
     """The away segments that the waiting rows of the track in `folder` need next, some at a time; on any thread.
 

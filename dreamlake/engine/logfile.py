@@ -77,12 +77,9 @@ class LogFile:
         self._epoch = None
 
     def _learn(self) -> None:
+        local.check_inside(os.path.dirname(self.folder), self.folder)
         local.make_dirs(self.folder, self.fsync)
-        try:
-            with open(self.path, "rb") as file:
-                data = file.read()
-        except FileNotFoundError:
-            data = b""
+        data = local.read_if_there(self.path)
         self._size = data.rfind(b"\n") + 1
         self._lines = data.count(b"\n")
         if len(data) > self._size:
@@ -96,8 +93,8 @@ class LogFile:
 
     def _last_number_put_aside(self) -> int:
         for number in reversed(self._archives()):
-            with open(os.path.join(os.path.dirname(self.folder), layout.log_archive(number)), "rb") as file:
-                last = _last_number(file.read())
+            path = os.path.join(os.path.dirname(self.folder), layout.log_archive(number))
+            last = _last_number(local.read_if_there(path))
             if last is not None:
                 return last
         return -1

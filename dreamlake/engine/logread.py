@@ -13,11 +13,15 @@ from dreamlake.engine.process import reading_width, side_by_side
 from dreamlake.errors import CorruptTrackError
 from dreamlake.format import layout
 from dreamlake.format.point import encode_text, from_json
+from dreamlake.storage import get_whole
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
     from dreamlake.storage.store import Store
+
+#: Longest log file; it has 10,000 lines, and is put aside then.
+MAX_LOG_BYTES = 1 << 30
 
 _decoder = msgspec.json.Decoder(dict[str, Any])
 _IDENTITY = ("sequenceNumber", "timestamp", "level", "message")
@@ -84,7 +88,7 @@ def log_frame(
 
 def _records(store: Store, path: str, errors: str) -> dict[int, dict[str, Any]]:
     try:
-        data = store.get(path)
+        data = get_whole(store, path, MAX_LOG_BYTES)
     except FileNotFoundError:
         return {}
     found: dict[int, dict[str, Any]] = {}

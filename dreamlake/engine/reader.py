@@ -15,6 +15,7 @@ from dreamlake.engine.snapshot import Snapshot
 from dreamlake.errors import CorruptTrackError
 from dreamlake.format.layout import AWAY_FILE, HOT_FILE, METADATA_FILE
 from dreamlake.format.live import covering, end_of, parse_listing, survey
+from dreamlake.storage import get_whole
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -210,10 +211,9 @@ class TrackReader:
 
     def _hot_bytes(self) -> bytes:
         try:
-            data = self.store.get(f"{self.folder}/{HOT_FILE}", 0, MAX_HOT_BYTES + 1)
+            return get_whole(self.store, f"{self.folder}/{HOT_FILE}", MAX_HOT_BYTES)
         except FileNotFoundError:
             return b""
-        return self._checked(data)
 
     def _checked(self, data: bytes) -> bytes:
         path = f"{self.folder}/{HOT_FILE}"

@@ -39,11 +39,7 @@ class TrackFile:
 
     def _read(self) -> dict[str, Any] | None:
         """Return what the file says; None where there is none, or an empty one after a power loss."""
-        try:
-            with open(self.path, "rb") as file:
-                data = file.read()
-        except FileNotFoundError:
-            return None
+        data = local.read_if_there(self.path, most=layout.MAX_SMALL_BYTES)
         if not data:
             return None
         stored = _decode(self.path, data)

@@ -69,7 +69,9 @@ class TrackWriter:
 
     def _on_disk(self) -> Any:
         from dreamlake.engine.ondisk import TrackOnDisk
+        from dreamlake.storage.local import check_inside
 
+        check_inside(self.writer.folder, self.folder)
         options, lock = self.writer.options, self.writer.session_lock
         return TrackOnDisk(self.folder, self.name, options.segment_points, options.fsync, lock.announce_rewrite)
 

@@ -45,6 +45,9 @@ MAX_COMPONENT_BYTES = 255
 MAX_NAME_BYTES = 2048
 """Longest stored track name: root, session and file name still fit beside it into the 4,096 bytes of a Linux path."""
 
+MAX_SMALL_BYTES = 64 << 20
+"""Longest session.json, metadata.json and parameters.json: read whole, and as values many times as large."""
+
 _LIMIT = 1 << 63  # indices are int64 in every segment
 
 # "/" parts components. "=" makes DuckDB take a folder for a Hive partition: "lr=0.1" then replaces the column "lr".

@@ -5,12 +5,17 @@ from __future__ import annotations
 import os
 import re
 
+from dreamlake.errors import CorruptTrackError
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
     from dreamlake.storage.store import Store
+
+#: Bytes up to which a file is read without a look at its length.
+LARGE = 64 << 20
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
@@ -19,6 +24,18 @@ def scheme_of(url: str | os.PathLike[str]) -> str | None:
     """The scheme of a URL in lower case; None for a path on this machine."""
     found = _SCHEME.match(os.fspath(url))
     return found[1].lower() if found else None
+
+
+def get_whole(store: Store, path: str, most: int) -> bytes:
+    """All bytes of a file, which must not be more than `most`. Raises FileNotFoundError, CorruptTrackError."""
+    first = min(most, LARGE)
+    data = store.get(path, 0, first + 1)
+    if len(data) > first:
+        fits = store.size(path) <= most
+        data = store.get(path, 0, most + 1) if fits else b""
+        if not fits or len(data) > most:
+            raise CorruptTrackError(store.describe(path), "its end", detail=f"it is over {most} bytes long")
+    return data
 
 
 def open_store(url: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None) -> Store:

@@ -13,6 +13,7 @@ import os
 import stat
 import time
 
+from dreamlake.errors import CorruptTrackError
 from dreamlake.storage.lock import FileLock as FileLock
 
 try:
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from dreamlake.storage.store import Entry
 
 TMP_PREFIX = ".tmp-"
+#: Most bytes of a file that are taken into memory: no file of a session is so long, and a sparse one costs a stranger
+#: nothing.
+MAX_BYTES = 2 << 30
 
 # Every call that changes the disk goes through this name, so that a test can fail the n-th one.
 os_ = os
@@ -301,14 +305,30 @@ def _link_new(tmp: str, path: str) -> None:
         os_.rename(tmp, path)
 
 
-def read_if_there(path: str, offset: int = 0) -> bytes:
-    """The bytes of a file from `offset` on; none where there is no file."""
+def read_if_there(path: str, offset: int = 0, most: int = MAX_BYTES) -> bytes:
+    """The bytes of a file from `offset` on; none where there is no file.
+
+    Raises
+    ------
+    CorruptTrackError
+        It is a link, which may lead anywhere, or no plain file, or there are more than `most` bytes to read.
+    """
     try:
-        with open(path, "rb") as file:
-            file.seek(offset)
-            return file.read()
+        fd = _open_plain(path, os.O_RDONLY | _NOFOLLOW)
     except FileNotFoundError:
         return b""
+    try:
+        return _read_range(fd, path, offset, os.fstat(fd).st_size, most)
+    finally:
+        os.close(fd)
+
+
+def check_inside(root: str, path: str) -> None:
+    """Raise CorruptTrackError where a link leads `path` out of the folder `root`, itself a link or not."""
+    real_root, real = os.path.realpath(root), os.path.realpath(path)
+    if real != real_root and not real.startswith(real_root.rstrip(os.sep) + os.sep):
+        said = f"it is a link that leads out of {root}; what lies outside is not read or written"
+        raise CorruptTrackError(path, "its place", detail=said)
 
 
 def remove_quietly(path: str) -> None:
@@ -406,16 +426,17 @@ class LocalStore:
         ------
         FileNotFoundError
             There is no such file.
+        CorruptTrackError
+            A link in the path leads out of the root; it is no plain file, or too long to be one of a session.
         ValueError
-            The path, or a link in it, leads out of the root, or to something that is no plain file.
+            The path itself leads out of the root.
         """
         if start < 0 or (stop is not None and stop < 0):
             raise ValueError(f"a byte range begins and ends at 0 or above, not at {start} and {stop}")
         fd = self._open(path)
         try:
             size = os.fstat(fd).st_size
-            end = size if stop is None else min(stop, size)
-            return _read_range(fd, start, end)
+            return _read_range(fd, self.describe(path), start, size if stop is None else min(stop, size))
         finally:
             os.close(fd)
 
@@ -457,18 +478,10 @@ class LocalStore:
         parts = path.split("/") if path else []
         if "\0" in path or any(part in ("", ".", "..") or (os.sep != "/" and os.sep in part) for part in parts):
             raise ValueError(f"{path!r} is not a relative path below {self.root}")
-        self._check_inside(full)
+        check_inside(self.root, full)
         if os.path.isdir(full):
             self._inside.add(full)
         return full
-
-    def _check_inside(self, full: str) -> None:
-        real_root = os.path.realpath(self.root)
-        real = os.path.realpath(full)
-        if real != real_root and not real.startswith(real_root.rstrip(os.sep) + os.sep):
-            raise ValueError(
-                f"{full} is a link that leads out of {self.root}; what lies outside is not read or written"
-            )
 
     def _writable(self, path: str) -> str:
         folder, name = self._split(path)
@@ -479,26 +492,39 @@ class LocalStore:
     def _open(self, path: str) -> int:
         folder, name = self._split(path)
         full = os.path.join(self._folder(folder), name)
-        # Not blocking: a named pipe from a stranger must not hold the reader for ever.
-        flags = os.O_RDONLY | _CLOEXEC | getattr(os, "O_NONBLOCK", 0)
         try:
-            fd = os.open(full, flags | _NOFOLLOW)
-        except OSError as error:
-            if error.errno == errno.ENOTDIR:
-                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), full) from None
+            return _open_plain(full, os.O_RDONLY | _NOFOLLOW)
+        except NotADirectoryError:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), full) from None
+        except CorruptTrackError:
             if not os.path.islink(full):
                 raise
-            self._check_inside(full)
-            fd = os.open(full, flags)
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            os.close(fd)
-            raise ValueError(f"{full} is not a plain file")
-        return fd
+        check_inside(self.root, full)
+        return _open_plain(full, os.O_RDONLY)
 
 
-def _read_range(fd: int, start: int, end: int) -> bytes:
+def _open_plain(path: str, flags: int) -> int:
+    """Open a file that must be a plain one, and with `_NOFOLLOW` no link. Raises CorruptTrackError."""
+    try:
+        # Not blocking: a named pipe from a stranger must not hold the reader for ever.
+        fd = os.open(path, flags | _CLOEXEC | getattr(os, "O_NONBLOCK", 0))
+    except OSError as error:
+        if flags & _NOFOLLOW and os.path.islink(path):
+            raise CorruptTrackError(path, "its place", detail="it is a link, which is not followed") from error
+        if error.errno == errno.ENXIO:  # a socket
+            raise CorruptTrackError(path, "its place", detail="it is not a plain file") from error
+        raise
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise CorruptTrackError(path, "its place", detail="it is not a plain file")
+    return fd
+
+
+def _read_range(fd: int, path: str, start: int, end: int, most: int = MAX_BYTES) -> bytes:
     if start >= end:
         return b""
+    if end - start > most:
+        raise CorruptTrackError(path, "its end", detail=f"it is over {most} bytes long")
     if not hasattr(os, "pread"):
         os.lseek(fd, start, os.SEEK_SET)
     chunks = []

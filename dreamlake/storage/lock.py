@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import time
 
-from dreamlake.errors import LocksUnsupportedError, LockTimeoutError
+from dreamlake.errors import CorruptTrackError, LocksUnsupportedError, LockTimeoutError
 
 try:
     import fcntl
@@ -18,6 +19,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
+
+#: Most bytes that are read of a lock file.
+MOST_BYTES = 4096
 
 # Every call that changes the disk goes through this name, so that a test can fail the n-th one.
 os_ = os
@@ -77,11 +81,11 @@ class FileLock:
         return lock
 
     def read(self) -> bytes:
-        """The content of the file."""
+        """The content of the file; of a long one, which no lock is, the beginning."""
         if not hasattr(os, "pread"):
             os.lseek(self._fd, 0, os.SEEK_SET)
-            return os.read(self._fd, os.fstat(self._fd).st_size)
-        return os.pread(self._fd, os.fstat(self._fd).st_size, 0)
+            return os.read(self._fd, MOST_BYTES)
+        return os.pread(self._fd, MOST_BYTES, 0)
 
     def write(self, data: bytes) -> None:
         """Replace the content of the file, in place."""
@@ -119,12 +123,22 @@ class FileLock:
         taken = False
         try:
             if _claims.setdefault(self._key, self._token) is self._token:
-                self._fd = os_.open(self.path, _OPEN, 0o666)
+                self._open()
                 taken = not locked or (self._lock() and self._still_there())
         finally:
             if not taken:
                 self.release()
         return taken
+
+    def _open(self) -> None:
+        try:
+            self._fd = os_.open(self.path, _OPEN, 0o666)
+        except OSError as error:
+            if os.path.islink(self.path):
+                raise CorruptTrackError(self.path, "its place", detail="it is a link, which is not followed") from error
+            raise
+        if not stat.S_ISREG(os.fstat(self._fd).st_mode):
+            raise CorruptTrackError(self.path, "its place", detail="it is not a plain file")
 
     def _lock(self) -> bool:
         if fcntl is None:

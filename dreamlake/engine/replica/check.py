@@ -320,6 +320,7 @@ class Pair:
             return False
 
     def _is_same(self, name: SegmentName, entry: Entry) -> bool:
+        self.mine.store.size(self.mine.segment_path(name))  # refuses a link that leads out of the session
         with open(self.mine.store.describe(self.mine.segment_path(name)), "rb") as file:
             if is_md5(entry, file_digest(file, partial(md5, usedforsecurity=False)).hexdigest()):
                 return True

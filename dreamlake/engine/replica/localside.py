@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
@@ -67,10 +66,11 @@ class LocalSide:
         """The tracks with late fields that wait for segments which are only on the replica."""
         if not self._looked_for_late:
             self._looked_for_late = True
-            for path, _, files in os.walk(os.path.join(self.folder, layout.TRACKS_DIR)):
-                if layout.LATE_FILE in files:  # left by an earlier run, and its track may not be written to in this one
-                    below = os.path.relpath(path, self.folder).replace(os.sep, "/")
-                    self._writer.track(layout.track_name(below))
+            from dreamlake.engine.late import tracks_that_wait
+
+            for below in tracks_that_wait(self.folder):
+                # Left by an earlier run, and its track may not be written to in this one.
+                self._writer.track(layout.track_name(below))
         return [track for track in list(self._writer.tracks.values()) if track.wanted()]
 
     def settle(self, track: TrackWriter, fetched: dict[SegmentName, bytes]) -> None:

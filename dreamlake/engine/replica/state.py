@@ -7,6 +7,7 @@ a time. Losing it loses no point: the two sides are compared by what they hold t
 from __future__ import annotations
 
 import os
+import re
 import uuid
 from hashlib import sha256
 
@@ -20,6 +21,9 @@ from dreamlake.storage.lock import FileLock
 
 #: SHA-256s kept of what was sent lately to one object: a refusal by one of these is the lost reply to our own write.
 SHAS_KEPT = 16
+
+#: Longest file, and most segments in it: more than the largest sessions have, and bounds for one that was forged.
+MAX_STATE_BYTES, MAX_SEGMENTS = 256 << 20, 1 << 22
 
 
 class Sent(msgspec.Struct, omit_defaults=True):
@@ -146,16 +150,30 @@ class ReplicaState(msgspec.Struct):
 def load(folder: str) -> ReplicaState:
     """Read the state of a session folder; a new one where there is none, or a damaged one."""
     path = os.path.join(folder, layout.REPLICA_FILE)
-    try:
-        with open(path, "rb") as file:
-            data = file.read()
-    except FileNotFoundError:
+    if not os.path.lexists(path):
         return _new()
     try:
-        return msgspec.json.decode(data, type=ReplicaState)
-    except (msgspec.DecodeError, ValueError) as error:
+        state = msgspec.json.decode(local.read_if_there(path, most=MAX_STATE_BYTES), type=ReplicaState)
+        _check(state)
+        return state
+    except (ValueError, RecursionError) as error:
         log().warning("%s is damaged, what was sent is found out by comparing: %s", path, error)
         return _new()
+
+
+def _check(state: ReplicaState) -> None:
+    """Raise ValueError where the state, which a stranger may have written, says what no state does."""
+    if not re.fullmatch("[0-9a-z]{1,64}", state.machine):
+        raise ValueError(f"no id of a machine: {state.machine!a:.80}")
+    left = MAX_SEGMENTS
+    for known in state.remotes.values():
+        for folder, track in known.tracks.items():
+            layout.track_name(folder)
+            for start, width, count, generation in track.runs:
+                left -= count
+                if min(start, count - 1, left) < 0:
+                    raise ValueError(f"no segments of {folder}: {count} from {start} on")
+                SegmentName(start, start + width * count, generation)
 
 
 def save(folder: str, state: ReplicaState) -> None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Collection, Iterator
 
 from dreamlake.engine.catalog import SILENCE, read_object
+from dreamlake.engine.late import tracks_that_wait
 from dreamlake.engine.ondisk import TrackOnDisk
 from dreamlake.engine.replica import check, pull, state
 from dreamlake.engine.replica.progress import Progress
@@ -15,7 +16,7 @@ from dreamlake.engine.replica.push import Outcome, push
 from dreamlake.engine.sessionlock import SessionLock
 from dreamlake.format import layout
 from dreamlake.notices import log
-from dreamlake.storage.local import LocalStore
+from dreamlake.storage.local import LocalStore, check_inside
 from dreamlake.storage.remote import RemoteStore
 
 #: Seconds that another process, which replicates the session just then, is waited for.
@@ -79,7 +80,7 @@ def sync_folder(
             return _push_all_but(sorted(ahead), folder, session, remote, known, progress, stop)
 
         outcome = send()
-        waiting = list(_with_late_fields(folder))
+        waiting = tracks_that_wait(folder)
         if not waiting or outcome.ended:
             return outcome
         if _is_live(folder):
@@ -123,13 +124,6 @@ def _push_all_but(
 # ------------------------------------------------------------------------------------------------ late fields
 
 
-def _with_late_fields(folder: str) -> Iterator[str]:
-    """The tracks, as folders below the session, with late fields that wait for segments on the replica."""
-    for path, _, files in os.walk(os.path.join(folder, layout.TRACKS_DIR)):
-        if layout.LATE_FILE in files:
-            yield os.path.relpath(path, folder).replace(os.sep, "/")
-
-
 def _is_live(folder: str) -> bool:
     """Whether a process seems to write to the session, perhaps one that takes no locks."""
     about = read_object(LocalStore(folder), layout.SESSION_FILE) or {}
@@ -162,6 +156,7 @@ def _settle(folder: str, session: str, remote: RemoteStore, waiting: list[str]) 
 
 def _settle_track(folder: str, session: str, remote: RemoteStore, below: str, lock: SessionLock) -> None:
     path = os.path.join(folder, *below.split("/"))
+    check_inside(folder, path)
     about = read_object(LocalStore(path), layout.METADATA_FILE) or {}
     points = about.get("segment_points") or 10_000
     disk = TrackOnDisk(path, layout.track_name(below), points, False, lock.announce_rewrite)

@@ -76,6 +76,7 @@ class Taking:
 
     def run(self) -> float:
         """Take it over, if the replica is ahead; return the highest timestamp that can be an automatic one."""
+        local.check_inside(self.folder, self.path)
         self._check_name()
         mine = here(self.folder, self.below)
         theirs = there(self.remote, self.above, self.name, self.entries, mine.hot)
