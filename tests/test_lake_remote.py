@@ -206,6 +206,7 @@ def test_a_range_costs_hot_file_list_and_segment(on_s3: Lake, s3_proxy: Proxy) -
 @pytest.mark.parametrize("run", ["long", "full"])
 def test_a_range_costs_two_round_trips(on_s3: Lake, s3_proxy: Proxy, run: str, way: str) -> None:
     """What comes after the list is held back until all of it is asked for: one after the other it never would be."""
+    track = on_s3.session(run, "w").track("loss")
     asked: list[str] = []
     s3_proxy.plan = lambda request: asked.append(request.key)
     # After the list: the hot file (where it is empty, a second list), the segment, and for a scan the newest one.
@@ -216,7 +217,6 @@ def test_a_range_costs_two_round_trips(on_s3: Lake, s3_proxy: Proxy, run: str, w
             await asyncio.sleep(0.005)
 
     s3_proxy.hold = hold
-    track = on_s3.session(run, "w").track("loss")
     if way == "read":
         assert len(track.read(50 * POINTS, POINTS)["data"]) == POINTS
     else:
@@ -345,8 +345,9 @@ def test_a_live_run_grows_under_the_reader(open_lake: OpenLake, place: RemoteSto
         assert late["status"] == "lost"
 
 
-def test_a_roll_between_the_two_looks_loses_nothing(
-    open_lake: OpenLake, place: RemoteStore, s3_proxy: Proxy, tmp_path: Path
+@pytest.mark.parametrize("what", ["loss/", "data.jsonl", "000000000010.parquet"])
+def test_a_roll_between_two_looks_loses_nothing(
+    open_lake: OpenLake, place: RemoteStore, s3_proxy: Proxy, tmp_path: Path, what: str
 ) -> None:
     before, after = TrackOnDisk(tmp_path / "before"), TrackOnDisk(tmp_path / "after")
     points = points_of(25)
@@ -358,12 +359,14 @@ def test_a_roll_between_the_two_looks_loses_nothing(
     track = open_lake(place.describe()).session("s", "w").track("loss")
 
     def roll(request: Any) -> None:
-        if request.kind == "LIST":
+        if request.key.endswith(what):
             s3_proxy.plan = lambda request: None
             sync(tmp_path / "after", place)  # past the proxy, which waits meanwhile
 
     s3_proxy.plan = roll
-    assert [row["data"] for row in track.read()["data"]] == points[:20]
+    read = [row["data"] for row in track.read()["data"]]
+    assert len(read) >= 20
+    assert read == points[: len(read)]
     assert track.read()["total"] == 25
 
 
@@ -423,7 +426,7 @@ def test_it_works_in_a_running_event_loop(on_s3: Lake) -> None:
     async def cell() -> tuple[int, int]:
         return len(on_s3.sessions()), on_s3.scan("loss", workspace="w").collect().height
 
-    assert asyncio.run(cell()) == (3, SEGMENTS * POINTS + TAIL)
+    assert asyncio.run(cell()) == (4, 2 * SEGMENTS * POINTS + TAIL)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
