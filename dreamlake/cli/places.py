@@ -9,6 +9,7 @@ import os
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Any
 
     from dreamlake.lake import Lake, SessionView
@@ -196,6 +197,133 @@ def find_track(run: SessionView, name: str) -> TrackView:
         hint = _hint(name, tracks, f"it has {', '.join(tracks[:5])}{', …' if len(tracks) > 5 else ''}")
         raise Mistake(f"no track {name!r} in {run.workspace}/{run.name}; {hint if tracks else 'it has none yet'}")
     return run.track(name)
+
+
+def chosen_runs(
+    what: str | None, track: str | None, path: str, options: dict[str, Any] | None
+) -> tuple[list[SessionView], str | None]:
+    """The runs that a person means, and the one track if only that is meant; damaged ones, and tracks, among them.
+
+    Parameters
+    ----------
+    what
+        A lake, a workspace, a run or the folder of a track; None for the lake at `path`.
+    track
+        The name of a track, where `what` is a run.
+
+    Raises
+    ------
+    Mistake
+        There is no such thing.
+    """
+    from dreamlake.storage import scheme_of
+
+    if what is None:
+        return _runs_below(path, options), None
+    if scheme_of(what) is not None or os.path.isdir(os.path.expanduser(what)):
+        found, named = _runs_at(what, options)
+        if named is not None and track is not None:
+            raise Mistake(f"{what} is the folder of a track already")
+        track = track if named is None else named
+        if track is not None and len(found) != 1:
+            raise Mistake(f"{place_of(what)} holds {len(found)} runs; name the one of the track")
+    else:
+        found = [find_run(what, path, options)]
+    if track is not None and track not in found[0].tracks:
+        find_track(found[0], track)
+    return found, track
+
+
+def _runs_at(what: str, options: dict[str, Any] | None) -> tuple[list[SessionView], str | None]:
+    """The runs at a folder or URL, and the track whose folder it is."""
+    from dreamlake.storage import scheme_of
+
+    if scheme_of(what) is None:
+        what = os.path.abspath(os.path.expanduser(what))
+        of_track = _track_in_folder(what)
+        if of_track is not None:
+            return of_track
+    names = {entry.name for entry in open_lake(what, options)._store.list()}
+    runs = [] if names & _RUN_FILES else _runs_below(what, options)
+    return (runs if runs or not _is_run(names) else [_view_at(what, options)]), None
+
+
+def _track_in_folder(folder: str) -> tuple[list[SessionView], str] | None:
+    """The run and the track in whose folder this is; None where it is none."""
+    from dreamlake.format.layout import TRACKS_DIR, track_name
+
+    parts = folder.split(os.sep)
+    for place in range(len(parts) - 2, 1, -1):
+        run = os.sep.join(parts[:place])
+        if parts[place] == TRACKS_DIR and _is_run(os.listdir(run)):
+            try:
+                return [_view_at(run, None)], track_name("/".join(parts[place:]))
+            except (ValueError, Mistake):
+                continue
+    return None
+
+
+def _view_at(place: str, options: dict[str, Any] | None) -> SessionView:
+    """The run in a folder or at a URL, whether it has a session.json or not."""
+    from dreamlake.lake import SessionView
+    from dreamlake.storage import scheme_of
+
+    if scheme_of(place) is not None:
+        root, folders = split_url(place, 2)
+    else:
+        top, session = os.path.split(place)
+        root, workspace = os.path.split(top)
+        folders = [workspace, session]
+    try:
+        names = _names(*folders)
+    except ValueError:
+        raise Mistake(f"{place_of(place)} is not named as a session's folder is") from None
+    return SessionView(open_lake(root, options)._store, *names)
+
+
+#: What only the folder of a run holds.
+_RUN_FILES = frozenset({"session.json", ".lock", "parameters.json"})
+
+
+def _is_run(names: Iterable[str]) -> bool:
+    """Whether these are the entries of a run's folder, which may have lost its session.json."""
+    from dreamlake.format.layout import FILES_DIR, HOSTS_DIR, LOGS_DIR, TRACKS_DIR
+
+    names = set(names)
+    folders = {TRACKS_DIR, HOSTS_DIR, LOGS_DIR, FILES_DIR}
+    return bool(names & _RUN_FILES) or (bool(names & {TRACKS_DIR, HOSTS_DIR}) and names <= folders)
+
+
+def _runs_below(path: str, options: dict[str, Any] | None) -> list[SessionView]:
+    """The runs of a lake or a workspace, those without a session.json among them."""
+    from dreamlake.engine.catalog import session_folders
+    from dreamlake.format.layout import decode_component
+    from dreamlake.lake import SessionView
+    from dreamlake.storage import scheme_of
+
+    def below(lake: Lake, workspace: str | None) -> list[SessionView]:
+        views = [SessionView(lake._store, *names) for names in session_folders(lake._store, workspace, sure=False)]
+        return [view for view in views if _is_run(entry.name for entry in lake._store.list(view._folder))]
+
+    lake = open_lake(path, options)
+    runs = below(lake, None)
+    if runs:
+        return runs
+    try:
+        if scheme_of(path) is not None:
+            root, (folder,) = split_url(path, 1)
+        else:
+            root, folder = os.path.split(os.path.abspath(os.path.expanduser(path)))
+        return below(open_lake(root, options), decode_component(folder))
+    except (ValueError, Mistake):
+        return []
+
+
+def is_folder(run: SessionView) -> bool:
+    """Whether the run is in a folder of this machine."""
+    from dreamlake.storage.local import LocalStore
+
+    return isinstance(run._store, LocalStore)
 
 
 def runs_of(lake: Lake, workspace: str | None = None) -> list[SessionView]:

@@ -1,4 +1,4 @@
-"""The steps of a repair, what is kept of damaged files, and the small files of a session: rebuilt as far as they tell."""
+"""The steps of a repair, what is kept of damaged files, and the small files of a session: rebuilt as far as known."""
 
 from __future__ import annotations
 
