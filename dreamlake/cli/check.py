@@ -21,8 +21,8 @@ def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
         "check",
         help="verify every file of runs",
         description="Read every file of a lake, a run or a track in full, and tell what is damaged: where, which "
-        "points it costs, and what `dreamlake repair` would do. It changes nothing and locks nothing. The exit status is 0 "
-        "where nothing is damaged, and 1 where something is.",
+        "points it costs, and what `dreamlake repair` would do. It changes nothing and locks nothing. The exit status "
+        "is 0 where nothing is damaged, and 1 where something is.",
     )
     add_target(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import pairwise
 from typing import Any
 
 import dreamlake.storage.local as local
@@ -111,7 +112,7 @@ def _salvage(lines: list[str], depth: int) -> tuple[dict[str, Any], list[str]]:
     found: dict[str, Any] = {}
     lost: list[str] = []
     places = [at for at, line in enumerate(lines) if key.match(line)]
-    for at, end in zip(places, [*places[1:], len(lines)], strict=True):
+    for at, end in pairwise([*places, len(lines)]):
         match = key.match(lines[at])
         assert match is not None
         below = [line for line in lines[at + 1 : end] if line.startswith(" " * depth)]
