@@ -107,6 +107,7 @@ class Shaky(RemoteStore):
             yield
         finally:
             self._kind = ""
+            local.os_ = lock.os_ = os
 
     def _do(self, path: str, work: Callable[[Any], Any]) -> Any:
         self._calls += 1
@@ -116,6 +117,7 @@ class Shaky(RemoteStore):
             if past == 0 and not self.is_dead and self._kind.endswith(("reply", "after it")):
                 super()._do(path, work)
             if self._kind.startswith("kill"):
+                DISK["kill"](1).install()  # nothing more comes to the disk either
                 raise Killed
             raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET), self.describe(path))
         return super()._do(path, work)
@@ -168,6 +170,8 @@ class Process:
         """Open the session that was closed."""
         with self.running():
             self.session.open()
+        assert self.session.root is not None
+        self.world.root = self.session.root
         self.clock = spy_on(self.session, self.world.time, inherits=True)
 
     def close(self, which: int = -1) -> None:
