@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
+from columnar import segment_of
 from strangers import (
     FOLDERS,
     SECRET,
@@ -25,7 +27,14 @@ from strangers import (
     write_all,
 )
 
-from dreamlake.errors import DreamlakeError
+import dreamlake.storage as storage
+from dreamlake import Lake, Session
+from dreamlake.engine import hosts
+from dreamlake.errors import CorruptTrackError, DreamlakeError
+from dreamlake.format import hot, layout, pages
+from dreamlake.format.layout import SegmentName
+from dreamlake.format.schema import TS_FIELD, Batch
+from dreamlake.format.segment import SegmentDamage, SegmentInfo, encode, open_segment
 
 ALLOWED = (DreamlakeError, OSError)
 
@@ -102,3 +111,99 @@ def test_something_else_in_the_place_of_a_folder(lake: Path, tmp_path: Path, fol
         place.touch()
     kind(place, outside / "moved")
     do_everything(lake, outside)
+
+
+# ------------------------------------------------------------------------------------------------ forged segments
+
+
+def forge(lake: Path, kind: str, column: pa.Array) -> None:
+    """Put a segment with a column that dreamlake would not write in the place of the first one, its checksums right."""
+    (lake / "w/s/tracks/loss/.late.jsonl").unlink()
+    values = pa.array([1.0, 2.0, 3.0, 4.0])
+    schema = pa.schema([TS_FIELD, ("value", pa.float64()), ("odd", column.type)])
+    data = pa.RecordBatch.from_arrays([pa.array([100.0, 101.0, 102.0, 103.0]), values, column], schema=schema)
+    fields = {"value": "double", "odd": kind}
+    info = SegmentInfo("loss", 0, 4, 0, 100.0, 103.0, True, fields, fields)
+    (lake / "w/s/tracks/loss" / SegmentName(0, 4).filename).write_bytes(encode(Batch(fields, data), info))
+
+
+NO_JSON = pa.ExtensionArray.from_storage(pa.json_(), pa.array(["1", '{"$date":"never"}', "[", None]))
+NO_DATE = pa.array([0, 1, 2**62, None]).cast(pa.timestamp("us"))
+
+
+@pytest.mark.parametrize(("kind", "column"), [("json", NO_JSON), ("timestamp", NO_DATE)], ids=["json", "timestamp"])
+def test_values_that_are_none_are_damage_with_their_place(lake: Path, kind: str, column: pa.Array) -> None:
+    forge(lake, kind, column)
+    track = Lake(lake).session("s", "w").track("loss")
+    for read in (track.read, track.read_by_time):
+        with pytest.raises(CorruptTrackError, match=r"its values; indices 0 to 4, exclusive\): column 'odd'") as caught:
+            read()
+        assert caught.value.path.endswith("000000000000-000000000004.parquet")
+        assert [each["index"] for each in read(errors="skip")["data"]] == [4, 5, 6, 7, 8, 9]
+    assert [each["index"] for each in track.read(start_index=4)["data"]] == [4, 5, 6, 7, 8, 9]
+    assert track.read_by_time(104.0)["data"][0]["index"] == 4
+    assert track.to_polars()["value"].to_list()[:5] == [1.0, 2.0, 3.0, 4.0, 2.0]
+
+
+def test_a_late_field_for_values_that_are_none_waits_and_all_else_is_written(lake: Path) -> None:
+    forge(lake, "json", NO_JSON)
+    with Session("s", "w", lake, flush_interval=60) as session:
+        track = session.track("loss")
+        track.append(value=9.0, _ts=200.0)
+        track.append(late=1.0, _ts=101.0)
+        with pytest.raises(CorruptTrackError, match="its values"):
+            track.flush()
+        assert Lake(lake).session("s", "w").track("loss").read(-1)["data"][0]["data"] == {"value": 9.0, "_ts": 200.0}
+        session.writer.tracks["loss"].pending.clear()
+
+
+def test_a_column_that_must_become_text_and_cannot_is_damage(lake: Path) -> None:
+    forge(lake, "timestamp", NO_DATE)
+    for name in (SegmentName(4, 8).filename, "data.jsonl", ".away.jsonl"):
+        (lake / "w/s/tracks/loss" / name).unlink()
+    with Session("s", "w", lake, flush_interval=60) as session:
+        session.track("loss").append(odd="text", _ts=201.0)
+    track = Lake(lake).session("s", "w").track("loss")
+    with pytest.raises(CorruptTrackError, match="its values"):
+        track.to_polars()
+    assert track.to_polars(errors="skip")["_index"].to_list() == [4]
+
+
+# ------------------------------------------------------------------------------------------------ memory
+
+
+def test_a_hot_file_whose_points_would_fill_the_memory_is_damage(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = b'{"index":0,"data":{"a":[' + b"[]," * 1000 + b'1],"_ts":1.0}}\n'
+    monkeypatch.setattr(hot, "MUCH", 1000)
+    assert len(hot.parse(text).points) == 1
+    monkeypatch.setattr(hot, "MAX_MEMORY", 100_000)
+    with pytest.raises(CorruptTrackError, match="its points would take 120760 bytes of memory"):
+        hot.parse(text, path="data.jsonl")
+
+
+def test_a_footer_and_columns_longer_than_any_are_damage_before_they_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def read(start: int, stop: int) -> bytes:
+        asked.append(stop - start)
+        return b"\0" * (stop - start - 8) + (1 << 31).to_bytes(4, "little") + b"PAR1"
+
+    with pytest.raises(SegmentDamage, match="claims 2147483648 bytes"):
+        open_segment(read, 1 << 40)
+    assert max(asked) <= 1 << 16
+    opened = open_segment(segment_of([{"a": 1.0 * i, "_ts": 1.0 * i} for i in range(100)]))
+    monkeypatch.setattr(pages, "MAX_DECODED", 100)
+    with pytest.raises(SegmentDamage, match="longer than those of any segment"):
+        opened.read()
+
+
+@pytest.mark.parametrize("name", ["session.json", "parameters.json", "tracks/loss/metadata.json"])
+def test_a_small_file_is_read_up_to_its_bound(lake: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = lake / "w/s" / name
+    monkeypatch.setattr(storage, "LARGE", 10)  # it is read in two steps
+    said = [attempt(work) for work in read_all(lake)]
+    assert not any("Error" in each for each in said)
+    monkeypatch.setattr(layout, "MAX_SMALL_BYTES", path.stat().st_size - 1)
+    monkeypatch.setattr(hosts, "MAX_SMALL_BYTES", path.stat().st_size - 1)
+    said = [attempt(work) for work in [*read_all(lake), *write_all(lake)]]
+    assert any(f"{path} is damaged (its end): it is over" in each for each in said)

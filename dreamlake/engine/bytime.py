@@ -62,13 +62,13 @@ def _rows(piece: Piece, low: float, high: float, most: int | None, reverse: bool
     if piece.segment is None:
         rows = piece.rows()
         return [rows[pick] for pick in _picks([point["_ts"] for _, point in rows], low, high, most, reverse)]
-    from dreamlake.format.schema import timestamps, to_points
+    from dreamlake.format.schema import timestamps
 
     found: Rows = []
     for part, table, schema in piece.read():
         picks = _picks(timestamps(table), low, high, most, reverse)
-        points = to_points(_taken(table, picks), schema)
-        found += zip([part.start + pick for pick in picks], points, strict=True)
+        points = piece.snapshot.points_of(part, _taken(table, picks), schema)
+        found += zip([part.start + pick for pick in picks], points, strict=not piece.snapshot.skip)
     return found
 
 

@@ -375,7 +375,7 @@ class TrackOnDisk(KnownSegments):
         """Write the segment's next generation, with fields that arrived after its points were rolled."""
         self.announce_rewrite()
         table, own_schema = self.read_segment(name, None)
-        points = schema.to_points(table, own_schema)
+        points = self.files.points(name, table, own_schema)
         changed = with_changes(points, name.start, changes)
         place = self.live.index(name)
         if point.encode_lines(enumerate(changed)) != point.encode_lines(enumerate(points)):

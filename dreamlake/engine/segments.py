@@ -10,6 +10,7 @@ from dreamlake.errors import CorruptTrackError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Any
 
     import pyarrow as pa
 
@@ -219,6 +220,25 @@ class SegmentFiles:
             raise SegmentDamage("footer", said)
         if info.track != self.track:
             raise SegmentDamage("footer", f"it belongs to the track {info.track!r}, not {self.track!r}")
+
+    def points(self, name: SegmentName, table: pa.Table, schema: TrackSchema) -> list[dict[str, Any]]:
+        """Rows that `read` gave of segment `name` as points.
+
+        Raises
+        ------
+        CorruptTrackError
+            A column holds what is no value, though its checksums are right: dreamlake did not write it.
+        """
+        from dreamlake.format.schema import to_points
+
+        try:
+            return to_points(table, schema)
+        except ValueError as error:
+            raise self.no_value(name, error) from error
+
+    def no_value(self, name: SegmentName, error: Exception) -> CorruptTrackError:
+        """What is said of a segment whose columns are whole, and hold what is no value."""
+        return CorruptTrackError(self.place(name), "its values", name.start, name.stop, str(error))
 
     def _corrupt(self, name: SegmentName, damage: SegmentDamage) -> CorruptTrackError:
         return CorruptTrackError(self.place(name), damage.place, name.start, name.stop, damage.detail)

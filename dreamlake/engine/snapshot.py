@@ -279,15 +279,22 @@ class Snapshot:
 
     def piece_rows(self, piece: Piece) -> Rows:
         """The rows of `piece` as points, each with its index."""
-        from dreamlake.format.schema import to_points
-
         if piece.segment is None:
             first, last = self._hot_span(piece)
             return list(zip(self.hot.indices[first:last], self.hot.points[first:last], strict=True))
         rows: Rows = []
         for part, table, schema in self.read(piece, None):
-            rows += zip(_indices(part, table), to_points(table, schema), strict=True)
+            rows += zip(_indices(part, table), self.points_of(part, table, schema), strict=not self.skip)
         return rows
+
+    def points_of(self, part: Piece, table: pa.Table, schema: TrackSchema) -> list[dict[str, Any]]:
+        """Rows that `read` gave as points; none of them where one holds what is no value, and damage is skipped."""
+        assert part.segment is not None
+        try:
+            return self._files.points(part.segment, table, schema)
+        except CorruptTrackError as error:
+            self._skip_or_raise(error)
+            return []
 
     def piece_table(self, piece: Piece, shape: Shape) -> pa.Table:
         """The rows of `piece` as a table."""
@@ -309,7 +316,11 @@ class Snapshot:
                     f"the track {self._files.track!r} got other types in the field {wider!r} since this snapshot was "
                     "taken, and the older form is gone: scan it anew"
                 )
-            tables.append(shape.of(table, have, _indices(part, table)))
+            try:
+                tables.append(shape.of(table, have, _indices(part, table)))
+            except (ValueError, OverflowError) as error:
+                assert part.segment is not None
+                self._skip_or_raise(self._files.no_value(part.segment, error))
         return tables[0] if len(tables) == 1 else pa.concat_tables(tables or [shape.empty()])
 
     def _hot_span(self, piece: Piece) -> tuple[int, int]:

@@ -23,6 +23,11 @@ class _Line(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     data: dict[str, Any]
 
 
+#: Bytes up to which a hot file is read without a thought of memory, and most bytes that the points of a larger one may
+#: take there, each mark of JSON taken for as much as it can cost.
+MUCH, MAX_MEMORY = 64 << 20, 4 << 30
+_COSTS = ((b"{", 300), (b"[", 80), (b",", 40))
+
 _decoder = msgspec.json.Decoder(_Line)
 
 
@@ -98,6 +103,8 @@ def parse(
         A whole line is damaged.
     """
     whole = data[: data.rfind(b"\n") + 1]
+    if len(whole) > MUCH:
+        _check_memory(whole, path)
     lines = _read_all(whole, known)
     if lines is None:
         lines = _read_each(whole, known)
@@ -108,6 +115,13 @@ def parse(
         raise CorruptTrackError(path, where, start, stop, reason)
     damaged = [(base_line + line, base_offset + place, reason) for line, place, reason in lines.damaged]
     return HotLines(lines.indices, lines.points, base_offset + len(whole), damaged)
+
+
+def _check_memory(whole: bytes, path: str) -> None:
+    """Refuse what a few bytes each blow up to more than any writer had in memory: empty lists, empty dicts."""
+    size = sum(whole.count(mark) * cost for mark, cost in _COSTS)
+    if size > MAX_MEMORY:
+        raise CorruptTrackError(path, "the whole file", detail=f"its points would take {size} bytes of memory")
 
 
 _NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}\n")

@@ -52,6 +52,9 @@ MAX_ROWS = 1 << 24
 MAX_BATCH_BYTES = 1 << 30
 """Most bytes of a batch in memory (``batch.data.nbytes``) that one segment may hold."""
 
+MAX_FOOTER_BYTES = 128 << 20
+"""Longest footer; what it tells of a million segments before it takes half of that."""
+
 ROW_GROUP = 100_000  # points of one row group, so that a short range of a wide segment needs a part of it only
 
 _MAGIC = b"PAR1"
@@ -239,7 +242,7 @@ def _read_tail(source: Source, footer: Footer | None) -> bytes:
     if tail[-4:] != _MAGIC:
         raise SegmentDamage("footer", "the file does not end as a Parquet file does: cut off, or not one")
     length = int.from_bytes(tail[-8:-4], "little")
-    if length > size - 12:
+    if length > min(size - 12, MAX_FOOTER_BYTES):
         raise SegmentDamage("footer", f"it claims {length} bytes in a file of {size}")
     begin = size - 8 - length
     tail = source.get(begin, size) if begin < start else tail[begin - start :]
@@ -391,6 +394,8 @@ class Segment:
         end = self.footer.file_size - self.footer.length
         if any(chunk.start < 4 or chunk.stop > end for chunk in chunks):
             raise SegmentDamage(place, "a column lies outside of the file")
+        if sum(chunk.stop - chunk.start for chunk in chunks) > pages.MAX_DECODED:
+            raise SegmentDamage(place, "its columns are longer than those of any segment")
         data = self._source.load([(chunk.start, chunk.stop) for chunk in chunks])
         if data is None:
             raise SegmentDamage(place, "the file is shorter than its size says")
