@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +94,16 @@ class Moving:
             except FileNotFoundError as error:
                 found[place] = error
         return [found[place] for place in range(len(wanted))]
+
+    @contextmanager
+    def arrivals(self, wanted: list[tuple[str, int, int | None]]) -> Iterator[Any]:
+        left = list(enumerate(wanted))
+
+        def take() -> tuple[int, bytes | Exception]:
+            place, each = left.pop()
+            return place, self.get_many([each])[0]
+
+        yield take
 
     def describe(self, path: str = "") -> str:
         return f"moving://{path}"

@@ -7,6 +7,7 @@ import logging
 import os
 import pickle
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from s3.server import BUCKET, KEY, SECRET, S3Server
 from store_tests import ServerStoreTests, StoreMachine, StoreTests
 from support import run_python
 
+from dreamlake.engine.process import side_by_side
 from dreamlake.storage import plain, remote, s3
 from dreamlake.storage.faults import Secrets, translated
 from dreamlake.storage.remote import ObjectChanged, RemoteStore
@@ -124,6 +126,45 @@ class TestS3(StoreTests):
 
     def raw_get(self, store: Any, path: str) -> bytes:
         return self.fs.cat_file(store.describe(path))  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+def many(opened: Opened, s3_server: S3Server, s3_proxy: Proxy, s3_url: str) -> RemoteStore:
+    """A store through the proxy with a hundred files, ``0`` to ``99``, that hold their names."""
+    direct = opened(s3_url, s3_server.options())
+    side_by_side(lambda number: direct.put(str(number), b"%d" % number), range(100), 16)
+    return opened(s3_url, s3_server.options(s3_proxy.endpoint))
+
+
+def test_arrivals_are_all_that_was_asked_for_each_once(many: RemoteStore) -> None:
+    names = ["5", "none", *map(str, range(100))]
+    with many.arrivals([(name, 0, None) for name in names]) as take:
+        found = dict(side_by_side(lambda _: take(), names, 3))
+    assert sorted(found) == list(range(len(names)))
+    missing = found.pop(1)
+    assert isinstance(missing, FileNotFoundError)
+    assert str(missing.filename).endswith("/none")
+    assert found == {place: name.encode() for place, name in enumerate(names) if name != "none"}
+
+
+def test_arrivals_that_nobody_takes_are_not_asked_for(many: RemoteStore, s3_proxy: Proxy) -> None:
+    asked: list[str] = []
+    s3_proxy.plan = lambda request: asked.append(request.key)
+    with many.arrivals([(str(number), 0, None) for number in range(100)]) as take:
+        while len(asked) < many.width:
+            time.sleep(0.002)
+        time.sleep(0.1)  # for one too many to show
+        assert len(asked) == many.width
+        place, data = take()
+        assert data == b"%d" % place
+    assert many.get("7") == b"7", "the connections still work"
+    assert len(asked) <= many.width + 2, "what was given up is asked for no more"
+
+
+def test_arrivals_end_with_an_error_of_the_block(many: RemoteStore) -> None:
+    with pytest.raises(KeyError), many.arrivals([(str(number), 0, None) for number in range(100)]):
+        raise KeyError
+    assert many.get("7") == b"7"
 
 
 class RemoteMachine(StoreMachine):

@@ -9,9 +9,9 @@ import polars as pl
 import pyarrow as pa
 from polars.io.plugins import register_io_source
 
-from dreamlake.engine.process import side_by_side
 from dreamlake.engine.prune import may_match
 from dreamlake.engine.shape import INDEX, TS, Shape
+from dreamlake.engine.snapshot import tables_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -119,8 +119,7 @@ class _Source:
 
     def _frame(self, window: Sequence[_Stretch], columns: Sequence[str]) -> pl.DataFrame:
         shape = Shape([name for name in columns if name not in self._labels] or [INDEX], self._fields)
-        width = window[0].piece.snapshot.width(shape.values_of([stretch.piece for stretch in window]))
-        tables = side_by_side(lambda stretch: stretch.piece.table(shape), window, width)
+        tables = tables_of([stretch.piece for stretch in window], shape)
         frame = polars_frame(pa.concat_tables(tables))
         if not self._labels:
             return frame

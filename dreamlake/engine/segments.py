@@ -100,14 +100,30 @@ class SegmentFiles:
         bytes | Exception
             The bytes of that file, `MAX_HOT_BYTES` and one more at most, or what went wrong; none without a file.
         """
-        wanted = [(self._path(name), 0, WHOLE_BYTES + 1) for name in names]
+        wanted = list(map(self.whole, names))
         if more:
             wanted.append((f"{self.folder}/{more}", 0, MAX_HOT_BYTES + 1))
         found = self.store.get_many(wanted)  # type: ignore[attr-defined]
-        held = {name: data for name, data in zip(names, found, strict=False) if isinstance(data, bytes)}
         with self._lock:
-            self._held = {name: data for name, data in held.items() if len(data) <= WHOLE_BYTES}
+            self._held = {}
+        for name, data in zip(names, found, strict=False):
+            if isinstance(data, bytes):
+                self.hold(name, data)
         return found[-1] if more else b""
+
+    def whole(self, name: SegmentName) -> tuple[str, int, int]:
+        """What to ask the store for, to have all of a small segment: path, start and stop."""
+        return self._path(name), 0, WHOLE_BYTES + 1
+
+    def hold(self, name: SegmentName, data: bytes) -> None:
+        """Keep what came of `whole` for the next read of this segment, if it is all of it."""
+        if len(data) <= WHOLE_BYTES:
+            with self._lock:
+                self._held[name] = data
+
+    def holds(self, name: SegmentName) -> bool:
+        """Whether the bytes of this segment are kept for its next read."""
+        return name in self._held
 
     def held(self, room: int) -> int:
         """How many bytes are kept for the next read; they are let go where they are more than `room`."""
@@ -191,9 +207,8 @@ class SegmentFiles:
         data = self._taken(name)
         if data is None and (size is None or size <= WHOLE_BYTES):
             data = self.store.get(path, 0, WHOLE_BYTES + 1)
-        if hold and data is not None and len(data) <= WHOLE_BYTES:
-            with self._lock:
-                self._held[name] = data
+        if hold and data is not None:
+            self.hold(name, data)
         if data is not None and len(data) <= WHOLE_BYTES:
             segment = open_segment(data, footer=kept)
         else:

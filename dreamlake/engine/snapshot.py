@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from bisect import bisect_left
 
+from dreamlake.engine.arriving import of_each
 from dreamlake.engine.process import reading_width, side_by_side
+from dreamlake.engine.segments import WHOLE_BYTES
 from dreamlake.engine.shape import INDEX, TS, Shape
 from dreamlake.errors import CorruptTrackError, DreamlakeError
 from dreamlake.format.layout import SegmentName
@@ -51,6 +53,21 @@ class Piece:
         return Piece(self.snapshot, self.segment, self.start, min(self.stop, self.start + count))
 
     @property
+    def is_far(self) -> bool:
+        """Whether it is a small segment's, which is best asked for along with others, and is not here yet."""
+        return self.segment is not None and self.snapshot.is_far(self.segment)
+
+    def whole(self) -> tuple[str, int, int]:
+        """What to ask the store for, to have all of its segment: path, start and stop."""
+        assert self.segment is not None
+        return self.snapshot.files.whole(self.segment)
+
+    def hold(self, data: bytes) -> None:
+        """Keep what came of `whole` for the next read of its segment."""
+        assert self.segment is not None
+        self.snapshot.files.hold(self.segment, data)
+
+    @property
     def bounds(self) -> dict[str, tuple[Any, Any]]:
         """Lowest and highest ``_index`` and ``_ts`` that its rows can have; ``_ts`` is left out when not known."""
         known: dict[str, tuple[Any, Any]] = {INDEX: (self.start, self.stop - 1)}
@@ -70,6 +87,17 @@ class Piece:
     def read(self) -> list[tuple[Piece, pa.Table, TrackSchema]]:
         """Its rows as they are stored in its segment, with all columns; see `Snapshot.read`."""
         return self.snapshot.read(self, None)
+
+
+def tables_of(pieces: Sequence[Piece], shape: Shape) -> list[pa.Table]:
+    """The rows of pieces as tables, read side by side."""
+    if not pieces:
+        return []
+    snapshot = pieces[0].snapshot
+    width = snapshot.width(shape.values_of(pieces))
+    if not snapshot.reads(shape):
+        return side_by_side(lambda piece: piece.table(shape), pieces, width)
+    return of_each(lambda piece: piece.table(shape), pieces, width)
 
 
 class Snapshot:
@@ -113,7 +141,8 @@ class Snapshot:
         self.total = max(end_of(self.live), hot.stop)
         self._found: tuple[TrackSchema, Bounds] | None = None
         self._hot_bytes = hot_bytes
-        self._files = files
+        #: The segments of the track.
+        self.files = files
         self._sizes = dict(zip(live, sizes, strict=True))
 
     # ---------------------------------------------------------------------------------------------- what it holds
@@ -132,7 +161,7 @@ class Snapshot:
 
     def held(self, room: int) -> int:
         """How many bytes `describe` has kept for the next read; they are let go where they are more than `room`."""
-        return self._files.held(room)
+        return self.files.held(room)
 
     @property
     def schema(self) -> TrackSchema:
@@ -171,7 +200,7 @@ class Snapshot:
 
     def segment_paths(self) -> list[str]:
         """The live segments' files, fit for other tools."""
-        return [self._files.place(name) for name in self.live]
+        return [self.files.place(name) for name in self.live]
 
     @property
     def _described(self) -> tuple[TrackSchema, Bounds]:
@@ -184,11 +213,11 @@ class Snapshot:
         from dreamlake.format.logical import unify_schemas
 
         # Segments are immutable: what was found out of the same ones at an earlier look still holds.
-        known = self._files.described
-        if known is None or not self._files.describes(self.live):
+        known = self.files.described
+        if known is None or not self.files.describes(self.live):
             known = self.live, *self._describe_segments()
             if len(known[2]) == len(self.live):
-                self._files.described = known
+                self.files.described = known
         _, schema, bounds = known
         return unify_schemas(schema, self.hot.batch.schema) if self.hot else schema, bounds
 
@@ -199,7 +228,7 @@ class Snapshot:
         bounds: Bounds = {}
         # The newest footer knows all segments before it, but for those that got a later form after it was written.
         for name in reversed(self.live):
-            newest = self._info(name, self._files.newest)
+            newest = self._info(name, self.files.newest)
             if newest is not None:
                 schema = newest.track_schema
                 bounds = {SegmentName(b.start, b.stop, b.generation): (b.ts_min, b.ts_max) for b in newest.before}
@@ -216,7 +245,7 @@ class Snapshot:
     def _size(self, name: SegmentName) -> int:
         size = self._sizes[name]
         try:
-            return self._files.size(name) if size is None else size
+            return self.files.size(name) if size is None else size
         except FileNotFoundError:
             return 0
 
@@ -224,7 +253,7 @@ class Snapshot:
         self, name: SegmentName, ask: Callable[[SegmentName, int | None], SegmentInfo] | None = None
     ) -> SegmentInfo | None:
         try:
-            return (ask or self._files.info)(name, self._sizes[name])
+            return (ask or self.files.info)(name, self._sizes[name])
         except CorruptTrackError as error:
             self._skip_or_raise(error)
             return None
@@ -251,7 +280,7 @@ class Snapshot:
 
     def points(self, start: int, stop: int) -> Rows:
         """The points with indices in [start, stop), each with its index, in order."""
-        return [row for rows in self._side_by_side(Piece.rows, self.pieces(start, stop)) for row in rows]
+        return [row for rows in of_each(Piece.rows, self.pieces(start, stop), self.width()) for row in rows]
 
     def table(self, start: int, stop: int, columns: Sequence[str] | None = None) -> pa.Table:
         """The points with indices in [start, stop) as a table.
@@ -265,15 +294,26 @@ class Snapshot:
 
         shape = Shape([INDEX, TS, *self.schema] if columns is None else columns, self.schema)
         pieces = self.pieces(start, stop)
-        parts = self._side_by_side(lambda piece: piece.table(shape), pieces, shape.values_of(pieces))
+        parts = tables_of(pieces, shape)
         return pa.concat_tables(parts) if parts else shape.empty()
+
+    def reads(self, shape: Shape) -> bool:
+        """Whether segments have to be read for a table of this shape."""
+        # Damage that is skipped leaves out whole segments, whatever column it is in: all queries see the same rows.
+        return self.skip or bool(shape.stored)
 
     def width(self, values: int | None = None) -> int:
         """How many pieces are best read side by side, of about so many `values` each."""
-        return reading_width(self._files.store, values)
+        return reading_width(self.files.store, values)
 
-    def _side_by_side(self, work: Callable[[Any], Made], items: Sequence[Any], values: int | None = None) -> list[Made]:
-        return side_by_side(work, items, self.width(values))
+    def is_far(self, name: SegmentName) -> bool:
+        """Whether segment `name` is small, best asked for along with others, and not held yet."""
+        size = self._sizes.get(name)
+        at_once = getattr(self.files.store, "at_once", False)
+        return at_once and size is not None and size <= WHOLE_BYTES and not self.files.holds(name)
+
+    def _side_by_side(self, work: Callable[[Any], Made], items: Sequence[Any]) -> list[Made]:
+        return side_by_side(work, items, self.width())
 
     # ---------------------------------------------------------------------------------------------- one piece
 
@@ -291,7 +331,7 @@ class Snapshot:
         """Rows that `read` gave as points; none of them where one holds what is no value, and damage is skipped."""
         assert part.segment is not None
         try:
-            return self._files.points(part.segment, table, schema)
+            return self.files.points(part.segment, table, schema)
         except CorruptTrackError as error:
             self._skip_or_raise(error)
             return []
@@ -304,23 +344,22 @@ class Snapshot:
             first, last = self._hot_span(piece)
             batch = self.hot.batch.slice(first, last)
             return shape.of(pa.Table.from_batches([batch.data]), batch.schema, self.hot.indices[first:last])
-        # Damage that is skipped leaves out whole segments, whatever column it is in: all queries see the same rows.
-        stored = [TS, *self.schema] if self.skip else shape.stored
-        if not stored:
+        if not self.reads(shape):
             return shape.of(None, {}, range(piece.start, piece.stop))
+        stored = [TS, *self.schema] if self.skip else shape.stored
         tables = []
         for part, table, have in self.read(piece, stored):
             wider = shape.fits(have)
             if wider is not None:
                 raise DreamlakeError(
-                    f"the track {self._files.track!r} got other types in the field {wider!r} since this snapshot was "
+                    f"the track {self.files.track!r} got other types in the field {wider!r} since this snapshot was "
                     "taken, and the older form is gone: scan it anew"
                 )
             try:
                 tables.append(shape.of(table, have, _indices(part, table)))
             except (ValueError, OverflowError) as error:
                 assert part.segment is not None
-                self._skip_or_raise(self._files.no_value(part.segment, error))
+                self._skip_or_raise(self.files.no_value(part.segment, error))
         return tables[0] if len(tables) == 1 else pa.concat_tables(tables or [shape.empty()])
 
     def _hot_span(self, piece: Piece) -> tuple[int, int]:
@@ -336,7 +375,7 @@ class Snapshot:
             assert part.segment is not None
             try:
                 size = self._sizes.get(part.segment)
-                table, schema = self._files.read(part.segment, size, columns, part.start, part.stop)
+                table, schema = self.files.read(part.segment, size, columns, part.start, part.stop)
             except FileNotFoundError as error:
                 relists += 1
                 todo = [*self._replacements(part, relists, error), *todo]
@@ -348,7 +387,7 @@ class Snapshot:
 
     def _replacements(self, gone: Piece, relists: int, error: FileNotFoundError) -> Iterable[Piece]:
         """Pieces of the segments that now hold the rows of a segment that has vanished."""
-        live, _ = survey(parse_listing(self._files.listing()))
+        live, _ = survey(parse_listing(self.files.listing()))
         now = [
             Piece(self, name, max(gone.start, name.start), min(gone.stop, name.stop))
             for name in covering(live, gone.start, gone.stop)
@@ -357,7 +396,7 @@ class Snapshot:
         if relists <= MAX_RELISTS and sum(map(len, now)) == len(gone):
             return now
         lost = CorruptTrackError(
-            self._files.place(gone.segment), "its place", gone.segment.start, gone.segment.stop, "the file is missing"
+            self.files.place(gone.segment), "its place", gone.segment.start, gone.segment.stop, "the file is missing"
         )
         if not self.skip:
             raise lost from error
@@ -367,7 +406,7 @@ class Snapshot:
     def _skip_or_raise(self, error: CorruptTrackError) -> None:
         if not self.skip:
             raise error
-        self._files.tell(error)
+        self.files.tell(error)
 
 
 def _indices(part: Piece, table: pa.Table) -> range:

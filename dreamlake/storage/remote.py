@@ -11,7 +11,8 @@ import builtins
 import errno
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
@@ -20,7 +21,7 @@ from dreamlake.storage.faults import Refused, Secrets, translated
 
 if TYPE_CHECKING:
     from dreamlake.storage.plain import PlainFiles
-    from dreamlake.storage.s3 import S3Objects
+    from dreamlake.storage.s3 import Arrival, S3Objects
     from dreamlake.storage.store import Entry, Stat
 
 Made = TypeVar("Made")
@@ -166,6 +167,27 @@ class RemoteStore:
             each if isinstance(each, bytes) else translated(each, self.describe(path), self._secrets)
             for each, (path, _, _) in zip(found, ranges, strict=True)
         ]
+
+    @contextmanager
+    def arrivals(self, wanted: Iterable[tuple[str, int, int | None]]) -> Iterator[Callable[[], Arrival]]:
+        """Byte ranges as for `get_many`, given out one by one as they come, in bounded memory; where `at_once` is true.
+
+        Yields
+        ------
+        Callable[[], tuple[int, bytes | Exception]]
+            Waits for the next one that comes: its place in `wanted`, and its bytes or what `get` would have raised. To
+            be called once for each, from any thread. What is not there yet when the block ends is given up.
+        """
+        ranges = [(_file(path), *_check_range(start, stop)) for path, start, stop in wanted]
+        with self._files.arrivals(ranges) as take:  # type: ignore[union-attr]
+
+            def translating() -> Arrival:
+                number, found = take()
+                if isinstance(found, Exception):
+                    found = translated(found, self.describe(ranges[number][0]), self._secrets)
+                return number, found
+
+            yield translating
 
     def read(self, path: str) -> tuple[bytes, str]:
         """A whole file and its version, for `replace_if`. Raises ``FileNotFoundError``."""

@@ -13,9 +13,10 @@ import os
 import random
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import datetime
+from queue import SimpleQueue
 from typing import Any, BinaryIO, TypeVar
 
 import aiohttp
@@ -28,6 +29,8 @@ from dreamlake.storage.faults import Refused, response_of
 from dreamlake.storage.store import Entry, Stat
 
 Made = TypeVar("Made")
+#: Which of the things that were asked for came, and its bytes, or what went wrong.
+Arrival = tuple[int, bytes | Exception]
 
 #: Requests side by side, and connections kept.
 WIDTH = 32
@@ -130,6 +133,34 @@ class S3Objects:
     def get_many(self, wanted: Sequence[tuple[str, int, int | None]]) -> builtins.list[bytes | Exception]:
         """As many GETs side by side; what failed is in the place of its bytes."""
         return self._wait(self._get_many, wanted)
+
+    @contextmanager
+    def arrivals(self, wanted: Sequence[tuple[str, int, int | None]]) -> Iterator[Callable[[], Arrival]]:
+        """As many GETs side by side, each given out as it comes; no more than `WIDTH` are begun and not given out."""
+        came: SimpleQueue[Arrival] = SimpleQueue()
+        gate = asyncio.Semaphore(WIDTH)
+        loop = self._fs.loop
+
+        async def one(number: int, path: str, start: int, stop: int | None) -> None:
+            await gate.acquire()
+            try:
+                came.put((number, (await self._get(path, start, stop))[0]))
+            except Exception as error:
+                came.put((number, error))
+
+        async def all_of_them() -> None:
+            await asyncio.gather(*(one(number, *each) for number, each in enumerate(wanted)))
+
+        def take() -> Arrival:
+            arrival = came.get()
+            loop.call_soon_threadsafe(gate.release)
+            return arrival
+
+        running = asyncio.run_coroutine_threadsafe(all_of_them(), loop)
+        try:
+            yield take
+        finally:
+            running.cancel()  # does nothing to what has ended
 
     def read(self, path: str) -> tuple[bytes, str]:
         """The whole object and its ETag, by one GET."""
