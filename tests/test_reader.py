@@ -462,3 +462,23 @@ def test_metadata_that_is_no_object_is_damage(lake_dir: Path, content: bytes) ->
     (track.folder / "metadata.json").write_bytes(content)
     with pytest.raises(CorruptTrackError, match=r"metadata\.json"):
         track.reader().metadata()
+
+
+def test_points_are_read_round_a_damaged_description(lake_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
+    track = TrackOnDisk(lake_dir)
+    track.hot(points_of(3))
+    (track.folder / "metadata.json").write_bytes(b"{")
+    with pytest.raises(CorruptTrackError, match=r"metadata\.json"):
+        track.reader().snapshot()
+    assert len(track.reader().snapshot(errors="skip").points(0, 3)) == 3
+    assert "metadata.json is damaged" in caplog.text
+
+
+def test_an_empty_description_is_none(lake_dir: Path) -> None:
+    """As a power cut may leave it."""
+    track = TrackOnDisk(lake_dir)
+    track.hot(points_of(3))
+    (track.folder / "metadata.json").write_bytes(b"")
+    reader = track.reader()
+    assert len(reader.snapshot().points(0, 3)) == 3
+    assert reader.metadata() == {}

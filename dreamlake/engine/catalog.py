@@ -110,8 +110,10 @@ def session_info(store: Store, workspace: str, session: str, now: float | None =
     return info
 
 
-def read_object(store: Store, path: str) -> dict[str, Any] | None:
+def read_object(store: Store, path: str, *, may_be_empty: bool = False) -> dict[str, Any] | None:
     """The JSON object in a small file, its special values decoded; None where there is no file.
+
+    With `may_be_empty` an empty file, as a power cut may leave it, is taken for none.
 
     Raises
     ------
@@ -123,6 +125,8 @@ def read_object(store: Store, path: str) -> dict[str, Any] | None:
     try:
         data = get_whole(store, path, layout.MAX_SMALL_BYTES)
     except FileNotFoundError:
+        return None
+    if not data and may_be_empty:
         return None
     try:
         value = from_json(json.loads(data))

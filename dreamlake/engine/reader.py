@@ -78,7 +78,7 @@ class TrackReader:
         """
         from dreamlake.engine.catalog import read_object
 
-        about = read_object(self.store, f"{self.folder}/{METADATA_FILE}")
+        about = read_object(self.store, f"{self.folder}/{METADATA_FILE}", may_be_empty=True)
         if about is None:
             return {}
         if about.get("name", self.name) != self.name:
@@ -138,7 +138,7 @@ class TrackReader:
         live, filenames, holes = _surveyed(tuple(listing))
         described = METADATA_FILE in listing
         if described:
-            self._check_name()
+            self._check_name(strict)
         if holes and strict:
             hole = holes[0]
             raise CorruptTrackError(self.place, "its segments", hole.start, hole.stop, self._said_of(hole, listing))
@@ -228,8 +228,14 @@ class TrackReader:
             return HotPart()  # without a look at the parser, whose import costs more than most reads
         return parse_hot(data, below, self.store.describe(f"{self.folder}/{HOT_FILE}"), strict)
 
-    def _check_name(self) -> None:
+    def _check_name(self, strict: bool) -> None:
         # Only a local disk folds names, and asking costs a request elsewhere. One look is enough: names do not change.
         if not self._named and getattr(self.store, "is_local", True):
-            self.metadata()
+            try:
+                self.metadata()
+            except CorruptTrackError as error:  # points can be read without it
+                if strict:
+                    raise
+                self.files.tell(error)
+                return
         self._named = True
