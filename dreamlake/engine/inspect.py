@@ -446,7 +446,7 @@ def _object(
     except (CorruptTrackError, OSError) as error:
         found.append(Finding(store.describe(path), "the whole file", _said(store, error), lost=lost, track=track))
         return None
-    if not data:
+    if not data and track is not None:
         said = "it is empty, as a power cut may leave it, and taken for missing"
         found.append(Finding(store.describe(path), "the whole file", said, track=track, note=True))
         return None

@@ -66,9 +66,10 @@ class TrackRepair:
         steps: list[Step] = []
         for start, stop, name in self._damaged_ranges():
             steps += self._range_steps(start, stop, name)
+        steps += self._hot_steps()
+        # Last of all, since what these hold was taken from them.
         steps += [self._overlap_step(name) for name in overlapping(self.look)]
-        steps += self._superseded_steps()
-        return [*steps, *self._hot_steps()]
+        return [*steps, *self._superseded_steps()]
 
     # -- segments --------------------------------------------------------------------------------------------------
 
@@ -209,7 +210,8 @@ class TrackRepair:
                 seen = self.look.segments.get(each)
                 span = max(name.start, each.start), min(name.stop, each.stop)
                 if seen is not None and not seen.damage and seen.info is not None and not seen.info.lost:
-                    same = self.sources.points_of(each, *span) == self.sources.points_of(name, *span)
+                    one, other = self.sources.points_of(each, *span), self.sources.points_of(name, *span)
+                    same = encode_lines(enumerate(one)) == encode_lines(enumerate(other))
                     loses = loses or ("" if same else f"its own form of {in_points(*span)}, which is another")
         step = Step(path, "it is taken out of the way of those that count", partial(set_aside, path), loses)
         step.gives_up = bool(loses)
