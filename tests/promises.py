@@ -207,7 +207,7 @@ class Promises:
         self, said: str, data: Mapping[str, Any], own: dict[str, Any], ops: Iterable[Op], where: str, whole: bool
     ) -> None:
         """Hold a dict against the one that was given and what was added: later values win, unsure ones may be there."""
-        surely = {name: value for name, value in own.items()}
+        surely = dict(own)
         perhaps: dict[str, list[Any]] = {}
         for op in ops:
             for name, value in op.fields.items():
@@ -260,7 +260,7 @@ class Promises:
         Parameters
         ----------
         moved
-            The local side is lost, and `lake` the replica that is gone on from: what is not there is no longer promised.
+            The local side is lost, and `lake` the replica that is gone on from: what is not there is promised no more.
         """
         try:
             view = lake.session(NAME, WORKSPACE)
@@ -309,7 +309,7 @@ def _same(value: Any, other: Any) -> bool:
 
 
 def log_of(lake: Lake) -> Rows:
-    """The log records of the session, as `dreamlake` reads them, without a frame, which a forked child could not make."""
+    """The log records of the session, in their order."""
     from dreamlake.engine.logread import log_records
 
     return log_records(lake._store, SESSION)

@@ -65,8 +65,8 @@ class Plan(NamedTuple):
     seed: int
 
 
-def draw_plan(draw: random.Random, kind: str) -> Plan:
-    """Draw how a process lives and dies."""
+def draw_plan(draw: random.Random, kind: str, death: str = "") -> Plan:
+    """Draw how a process lives and dies, the latter if it is not told."""
     remote = kind in ("replica", "keeps nothing")
     options: dict[str, Any] = {
         "segment_points": draw.choice([5, 10, 50, 200]),
@@ -75,8 +75,8 @@ def draw_plan(draw: random.Random, kind: str) -> Plan:
     }
     if remote:
         options |= {"replica": True, "trims": kind == "keeps nothing", "sync_interval": draw.choice([0.02, 0.3, 10.0])}
-    deaths = ["time", "stop", "stop half"] + ["request", "done"] * remote
-    death = draw.choice(deaths) if draw.random() < 0.96 else "none"
+    ways = ["time", "stop", "stop half"] + ["request", "done"] * remote
+    death = death or (draw.choice(ways) if draw.random() < 0.96 else "none")
     most = {"time": 0.25, "stop": 400, "stop half": 120, "request": 40, "done": 40, "none": 1}[death]
     when = most ** draw.random() if death != "time" else draw.uniform(0.0, most)
     return Plan(options, draw.choice([1, 1, 1, 2, 3]), death, when, draw.randrange(1 << 30))
@@ -293,13 +293,18 @@ class History:
         Of all that is drawn.
     plant
         Called in each process before it begins: spoils the library.
+    death
+        The only way in which its processes die; any, if not told.
     """
 
-    def __init__(self, folder: str, kind: str, draw: random.Random, plant: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, folder: str, kind: str, draw: random.Random, plant: Callable[[], None] = lambda: None, death: str = ""
+    ) -> None:
         self.folder = folder
         self.kind = kind
         self.draw = draw
         self.plant = plant
+        self.death = death
         self.promises = Promises()
         self.promises.one_process = kind != "two processes"
         self.promises.one_machine = kind != "keeps nothing"
@@ -310,7 +315,7 @@ class History:
 
     def cycle(self) -> None:
         """Let one or two processes live and die, and look at what they left. Raises Lost."""
-        plans = [draw_plan(self.draw, self.kind) for _ in range(1 + (self.kind == "two processes"))]
+        plans = [draw_plan(self.draw, self.kind, self.death) for _ in range(1 + (self.kind == "two processes"))]
         self.told.append("; ".join(f"{plan.death} {plan.when:.3g}, {plan.threads}, {plan.options}" for plan in plans))
         tempfile.tempdir = self.folder  # for the session that keeps nothing here
         first = self.promises.next_id + 1000
@@ -385,21 +390,18 @@ class History:
             into[f"{how} returned"] += calls
 
 
-def live_through(
-    folder: Path, kind: str, draw: random.Random, cycles: int, plant: Callable[[], None], counts: Counter[str]
-) -> str:
-    """One history; returns what went wrong, with all that is needed to look at it, or nothing."""
-    os.makedirs(folder)
-    history = History(str(folder), kind, draw, plant)
+def live_through(history: History, cycles: int, counts: Counter[str]) -> str:
+    """Live through a history; returns what went wrong, with all that is needed to look at it, or nothing."""
+    os.makedirs(history.folder)
     for number in range(cycles):
         counts["cycles"] += 1
         try:
             history.cycle()
         except Lost as error:
             said = "\n    ".join(history.told)
-            return f"{error}\n  {kind}, cycle {number} of the history in {folder}:\n    {said}"
+            return f"{error}\n  {history.kind}, cycle {number} of the history in {history.folder}:\n    {said}"
     history.count(counts)
-    shutil.rmtree(folder)
+    shutil.rmtree(history.folder)
     return ""
 
 
@@ -459,7 +461,7 @@ def _in_place() -> None:
     local.atomic_write = atomic_write  # type: ignore[assignment]
 
 
-def _old_generation_removed_first() -> None:
+def _old_form_removed_first() -> None:
     from dreamlake.engine.ondisk import TrackOnDisk
     from dreamlake.storage import local
 
@@ -488,16 +490,22 @@ def _synced_too_early() -> None:
 
 def _hot_object_first() -> None:
     from dreamlake.engine.replica.tracks import TrackSender
+    from dreamlake.format import layout, live
 
-    real = TrackSender._send_segments
+    def send(sender: TrackSender) -> None:
+        look, sender._ahead = sender._ahead or sender._here.look(), None
+        sender._end = live.end_of(look.counting)
+        sender._expect_all(look)
+        for filename, each, sent in (
+            (layout.METADATA_FILE, look.about, sender.known.about),
+            (layout.HOT_FILE, look.hot, sender.known.hot),
+        ):
+            if each is not None:
+                sender._replace(filename, each, sent)
+        sender._send_segments(look.unsent)
+        sender.note()
 
-    def send_segments(sender: TrackSender, names: Any) -> None:
-        look = sender._here.look()
-        if look.hot is not None and sender.known.hot.version is not None:
-            sender._replace("data.jsonl", look.hot, sender.known.hot)
-        real(sender, names)
-
-    TrackSender._send_segments = send_segments  # type: ignore[method-assign]
+    TrackSender._send = send  # type: ignore[method-assign]
 
 
 def _dropped_before_it_is_noted() -> None:
@@ -516,29 +524,34 @@ def _dropped_before_it_is_noted() -> None:
     away.add = add
 
 
-#: Real ways to get it wrong, the histories in which that shows, and how it is planted.
-PLANTED: dict[str, tuple[str, Callable[[], None]]] = {
-    "a flush returns before it has written": ("one process", _acknowledged_too_early),
-    "the hot file is emptied before its segment is committed": ("one process", _emptied_before_the_commit),
-    "a torn line is written on, not cut off": ("one process", _torn_line_kept),
-    "small files and the hot file are replaced in place": ("one process", _in_place),
-    "a segment's old generation is removed before the new one is there": ("one process", _old_generation_removed_first),
-    "no lock is taken": ("two processes", _no_lock),
-    "a sync returns before it has sent": ("replica", _synced_too_early),
-    "the hot object is replaced before its segments are sent": ("replica", _hot_object_first),
-    "a segment is removed before it is noted as away": ("keeps nothing", _dropped_before_it_is_noted),
+#: Real ways to get it wrong: the histories in which each shows, how it is planted, and the deaths that show it.
+PLANTED: dict[str, tuple[str, Callable[[], None], str]] = {
+    "a flush returns before it has written": ("one process", _acknowledged_too_early, "time"),
+    "the hot file is emptied before its segment is committed": ("one process", _emptied_before_the_commit, "stop"),
+    "a torn line is written on, not cut off": ("one process", _torn_line_kept, "stop half"),
+    "small files and the hot file are replaced in place": ("one process", _in_place, "stop"),
+    "a segment's old generation is removed before the new one is there": (
+        "one process",
+        _old_form_removed_first,
+        "stop",
+    ),
+    "no lock is taken": ("two processes", _no_lock, ""),
+    "a sync returns before it has sent": ("replica", _synced_too_early, "time"),
+    "the hot object is replaced before its segments are sent": ("replica", _hot_object_first, "done"),
+    "a segment is removed before it is noted as away": ("keeps nothing", _dropped_before_it_is_noted, "stop"),
 }
 
 
 def find_planted(folder: Path, name: str, seed: int, most: int) -> str:
     """Look for a planted bug in at most so many cycles; returns what found it, or nothing."""
-    kind, plant = PLANTED[name]
+    kind, plant, death = PLANTED[name]
     counts: Counter[str] = Counter()
     number = 0
     while counts["cycles"] < most:
         number += 1
         place = folder / f"planted{number}"
-        found = live_through(place, kind, random.Random(f"{seed} {name} {number}"), 12, plant, counts)
+        history = History(str(place), kind, random.Random(f"{seed} {name} {number}"), plant, death)
+        found = live_through(history, 12, counts)
         shutil.rmtree(place, ignore_errors=True)
         if found:
             return f"in cycle {counts['cycles']}, {found}"
@@ -590,7 +603,7 @@ def history_of(folder: Path, seed: int, number: int, counts: Counter[str]) -> st
     draw = random.Random(f"{seed} {number}")
     kind = draw.choices(list(KINDS), list(KINDS.values()))[0]
     counts[f"histories: {kind}"] += 1
-    return live_through(folder / f"history{number}", kind, draw, draw.randrange(6, 16), lambda: None, counts)
+    return live_through(History(str(folder / f"history{number}"), kind, draw), draw.randrange(6, 16), counts)
 
 
 def report(counts: Counter[str]) -> Iterable[str]:

@@ -1,8 +1,8 @@
 """Death at every system call: each one that changes the disk in turn is the last that a process makes, or never made.
 
 First in process, at the calls that go through the library's own names and at the requests to the replica, as it works
-without strace; then at the system calls themselves, which strace lists and kills at: before the call (SIGKILL), and when
-it is done (SIGUSR1, which ends a process as well, once the call has returned).
+without strace; then at the system calls themselves, which strace lists and kills at: before the call (SIGKILL), and
+when it is done (SIGUSR1, which ends a process as well, once the call has returned).
 """
 
 from __future__ import annotations
@@ -190,7 +190,7 @@ def sweep(folder: str | Path, scene: str, stride: int = 1) -> tuple[Counter[str]
 PLANTED = {
     "a flush returns before it has written": "first flush after a crash",
     "the hot file is emptied before its segment is committed": "first flush after a crash",
-    "a segment's old generation is removed before the new one is there": "first flush after a crash",
+    "a segment's old form is removed before the new one is there": "first flush after a crash",
     "small files and the hot file are replaced in place": "describe",
     "the hot object is replaced before its segments are sent": "sync",
     "a sync returns before it has sent": "sync",
