@@ -114,6 +114,14 @@ class Actor:
         self.teller.tries("late", self.name, fields, track)
         session.track(track).append(**fields)
 
+    def batch(self, session: Session, rows: list[dict[str, Any]], points: Any = None, track: str = TRACK) -> bool:
+        """Append these rows, in another form if one is given, as a batch; whether it has an answer."""
+        self.teller.tries("point", self.name, rows, track)
+        if session.track(track).append_batch(rows if points is None else points)["startIndex"] is None:
+            return False
+        self.teller.acknowledge("flush", self.name, track)
+        return True
+
     def log(self, session: Session) -> None:
         """Log a message."""
         message = f"{self.name} {self.number()}"

@@ -64,6 +64,12 @@ def _nothing(actor: Actor) -> None:
     pass
 
 
+def _hot(actor: Actor) -> None:
+    opened = actor.open()
+    actor.points(opened, 4, explicit=True)
+    actor.close(opened)
+
+
 def _rolled(actor: Actor, count: int = 23, **options: Any) -> None:
     opened = actor.describe_session(**options)
     actor.points(opened, count, explicit=True)
@@ -169,6 +175,25 @@ def _log(actor: Actor, session: Session | None, fsync: bool = False) -> None:
     actor.close(opened)
 
 
+def _rewrite(actor: Actor, session: Session | None) -> None:
+    """So many fields are added one by one that the hot file is written anew."""
+    assert session is not None
+    for place in (0, 1, 2, 3, 0, 1, 2, 3):
+        actor.late(session, place)
+    actor.flush(session)
+    for place in (2, 3):
+        actor.late(session, place)
+        actor.flush(session)
+
+
+def _batches(actor: Actor, session: Session | None) -> None:
+    assert session is not None
+    actor.points(session, 2)
+    assert actor.batch(session, [actor.fields(False, TRACK) for _ in range(33)])
+    assert actor.batch(session, [actor.fields(True, TRACK) for _ in range(4)])
+    actor.close(session)
+
+
 def _second_process(actor: Actor, session: Session | None) -> None:
     """Another process writes between the flushes of this one: rolls, late fields, the log."""
     assert session is not None
@@ -272,6 +297,9 @@ _with_replica = partial(_opened, replica=True)
 
 SCENES: dict[str, Scene] = {
     "create": Scene(_nothing, _none, _describe),
+    "first flush": Scene(_nothing, _opened, _describe),
+    "rewrite": Scene(_hot, _opened, _rewrite),
+    "batches": Scene(_hot, _opened, _batches),
     "resume": Scene(_left_over, _none, _go_on),
     "first flush after a crash": Scene(_left_over, _opened, _go_on),
     "describe": Scene(_rolled, _opened, _describe),

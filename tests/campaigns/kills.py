@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 import crashlib
 import deaths
+import planted
 from actors import SECOND, TRACK, Actor, Direct
 from promises import SESSION, Promises, Teller
 
@@ -208,12 +209,9 @@ class Life:
             points = (pyarrow.table if form == "table" else pyarrow.RecordBatch.from_pydict)(points)
         actor.known[track] = [ts for ts in actor.known.get(track, []) if ts < 1000.0 + rows[0]["id"]]
         actor.known[track] += [row["_ts"] for row in rows if "_ts" in row]
-        actor.teller.tries("point", actor.name, rows, track)
-        if opened.track(track).append_batch(points)["startIndex"] is None:  # some rows wait for an away segment
+        if not actor.batch(opened, rows, points, track):  # some rows wait for a segment that is away
             assert self.plan.options.get("replica"), "a batch was not written"
             actor.flush(opened, track)
-        else:
-            actor.teller.acknowledge("flush", actor.name, track)
 
 
 def start(life: Life, plant: Callable[[], None]) -> tuple[int, int]:
@@ -405,160 +403,35 @@ def live_through(history: History, cycles: int, counts: Counter[str]) -> str:
     return ""
 
 
-# -- planted bugs -----------------------------------------------------------------------------------------------------
+# -- the campaign -----------------------------------------------------------------------------------------------------
 
-
-def _acknowledged_too_early() -> None:
-    from dreamlake.engine.writer import CALLER_LOCK
-    from dreamlake.track import Track
-
-    def begin(session: Session) -> None:
-        writer = session.writer
-        writer.wake()
-        writer.thread.post(lambda: writer._flush(list(writer.tracks.values()), CALLER_LOCK, logs=True))
-
-    Session.flush = begin  # type: ignore[method-assign]
-    Track.flush = lambda track: begin(track._session) or track  # type: ignore[func-returns-value, method-assign]
-
-
-def _emptied_before_the_commit() -> None:
-    from dreamlake.engine import roll
-    from dreamlake.storage import local
-
-    real = roll.write_all
-
-    def write_all(folder: str, *args: Any) -> None:
-        local.atomic_write(os.path.join(folder, "data.jsonl"), b"", fsync=False)
-        real(folder, *args)
-
-    roll.write_all = write_all
-
-
-def _torn_line_kept() -> None:
-    from dreamlake.engine.ondisk import TrackOnDisk
-
-    def cut_torn_tail(disk: TrackOnDisk, size: int) -> None:
-        disk.size = size
-
-    TrackOnDisk._cut_torn_tail = cut_torn_tail  # type: ignore[method-assign]
-
-
-def _no_lock() -> None:
-    from dreamlake.storage.lock import FileLock
-
-    FileLock._lock = lambda lock: True  # type: ignore[method-assign]
-
-
-def _in_place() -> None:
-    from dreamlake.storage import local
-
-    def atomic_write(path: str, data: bytes, fsync: bool) -> None:
-        fd = local.os_.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o666)
-        for place in range(0, len(data), 60):
-            local.os_.pwrite(fd, bytes(data[place : place + 60]), place)
-        local.os_.close(fd)
-
-    local.atomic_write = atomic_write  # type: ignore[assignment]
-
-
-def _old_form_removed_first() -> None:
-    from dreamlake.engine.ondisk import TrackOnDisk
-    from dreamlake.storage import local
-
-    real = local.write_new
-
-    def write_new(path: str, data: bytes) -> None:
-        start_stop, _, rest = os.path.basename(path).partition(".")
-        if rest != "parquet":
-            before = int(rest.partition(".")[0]) - 1
-            local.remove_quietly(f"{os.path.dirname(path)}/{start_stop}{f'.{before}' if before else ''}.parquet")
-        real(path, data)
-
-    local.write_new = write_new  # type: ignore[assignment]
-    assert TrackOnDisk
-
-
-def _synced_too_early() -> None:
-    from dreamlake.engine.replica.replicator import Replicator
-
-    def sync(replicator: Replicator, timeout: float | None) -> None:
-        replicator.start()
-        replicator.thread.post(replicator._sync)
-
-    Replicator.sync = sync  # type: ignore[method-assign]
-
-
-def _hot_object_first() -> None:
-    from dreamlake.engine.replica.tracks import TrackSender
-    from dreamlake.format import layout, live
-
-    def send(sender: TrackSender) -> None:
-        look, sender._ahead = sender._ahead or sender._here.look(), None
-        sender._end = live.end_of(look.counting)
-        sender._expect_all(look)
-        for filename, each, sent in (
-            (layout.METADATA_FILE, look.about, sender.known.about),
-            (layout.HOT_FILE, look.hot, sender.known.hot),
-        ):
-            if each is not None:
-                sender._replace(filename, each, sent)
-        sender._send_segments(look.unsent)
-        sender.note()
-
-    TrackSender._send = send  # type: ignore[method-assign]
-
-
-def _dropped_before_it_is_noted() -> None:
-    from dreamlake.engine import away
-    from dreamlake.storage import local
-
-    real = away.add
-
-    def add(folder: str, records: Any, fsync: bool) -> None:
-        for record in records:
-            local.remove_quietly(os.path.join(folder, record.name.filename))
-        real(folder, records, fsync)
-        for record in records:  # for what follows, which removes them
-            open(os.path.join(folder, record.name.filename), "w").close()
-
-    away.add = add
-
-
-#: Real ways to get it wrong: the histories in which each shows, how it is planted, and the deaths that show it.
-PLANTED: dict[str, tuple[str, Callable[[], None], str]] = {
-    "a flush returns before it has written": ("one process", _acknowledged_too_early, "time"),
-    "the hot file is emptied before its segment is committed": ("one process", _emptied_before_the_commit, "stop"),
-    "a torn line is written on, not cut off": ("one process", _torn_line_kept, "stop half"),
-    "small files and the hot file are replaced in place": ("one process", _in_place, "stop"),
-    "a segment's old generation is removed before the new one is there": (
-        "one process",
-        _old_form_removed_first,
-        "stop",
-    ),
-    "no lock is taken": ("two processes", _no_lock, ""),
-    "a sync returns before it has sent": ("replica", _synced_too_early, "time"),
-    "the hot object is replaced before its segments are sent": ("replica", _hot_object_first, "done"),
-    "a segment is removed before it is noted as away": ("keeps nothing", _dropped_before_it_is_noted, "stop"),
+#: The histories in which planted bugs show, and the deaths that show them; any, where none is named.
+PLANTED: dict[Callable[[], None], tuple[str, str]] = {
+    planted.acknowledged_too_early: ("one process", "time"),
+    planted.emptied_before_the_commit: ("one process", "stop"),
+    planted.torn_line_kept: ("one process", "stop half"),
+    planted.in_place: ("one process", "stop"),
+    planted.old_form_removed_first: ("one process", "stop"),
+    planted.no_lock: ("two processes", ""),
+    planted.synced_too_early: ("replica", "time"),
+    planted.hot_object_first: ("replica", "done"),
 }
 
 
-def find_planted(folder: Path, name: str, seed: int, most: int) -> str:
+def find_planted(folder: Path, plant: Callable[[], None], seed: int, most: int) -> str:
     """Look for a planted bug in at most so many cycles; returns what found it, or nothing."""
-    kind, plant, death = PLANTED[name]
+    kind, death = PLANTED[plant]
     counts: Counter[str] = Counter()
     number = 0
     while counts["cycles"] < most:
         number += 1
         place = folder / f"planted{number}"
-        history = History(str(place), kind, random.Random(f"{seed} {name} {number}"), plant, death)
+        history = History(str(place), kind, random.Random(f"{seed} {plant.__name__} {number}"), plant, death)
         found = live_through(history, 12, counts)
         shutil.rmtree(place, ignore_errors=True)
         if found:
             return f"in cycle {counts['cycles']}, {found}"
     return ""
-
-
-# -- the campaign -----------------------------------------------------------------------------------------------------
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -576,8 +449,8 @@ def run(args: argparse.Namespace, log: Log) -> int:
     good = True
     if not args.no_planted:
         with silence():
-            for name in PLANTED:
-                good &= log.planted(name, find_planted(folder, name, args.seed, 400))
+            for plant in PLANTED:
+                good &= log.planted(planted.said(plant), find_planted(folder, plant, args.seed, 400))
     if args.only_planted:
         return 0 if good else 1
     counts: Counter[str] = Counter()

@@ -23,10 +23,11 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 import deaths
+import planted
 from deaths import SCENES, Stage
 from promises import Teller
 
-from campaigns import kills
+from campaigns.kills import silence
 from campaigns.log import Log
 from dreamlake.storage.remote import RemoteStore
 
@@ -186,22 +187,21 @@ def sweep(folder: str | Path, scene: str, stride: int = 1) -> tuple[Counter[str]
 
 # -- planted bugs -----------------------------------------------------------------------------------------------------
 
-#: Bugs of `kills`, and the scenes that meet them.
-PLANTED = {
-    "a flush returns before it has written": "first flush after a crash",
-    "the hot file is emptied before its segment is committed": "first flush after a crash",
-    "a segment's old form is removed before the new one is there": "first flush after a crash",
-    "small files and the hot file are replaced in place": "describe",
-    "the hot object is replaced before its segments are sent": "sync",
-    "a sync returns before it has sent": "sync",
-    "a segment is removed before it is noted as away": "keep nothing",
+#: The scenes that meet planted bugs.
+PLANTED: dict[Callable[[], None], str] = {
+    planted.acknowledged_too_early: "first flush after a crash",
+    planted.emptied_before_the_commit: "first flush after a crash",
+    planted.old_form_removed_first: "first flush after a crash",
+    planted.in_place: "describe",
+    planted.hot_object_first: "sync",
+    planted.synced_too_early: "sync",
+    planted.dropped_before_it_is_noted: "keep nothing",
 }
 
 
-def find_planted(folder: Path, name: str) -> str:
+def find_planted(folder: Path, plant: Callable[[], None]) -> str:
     """Kill the scene of a planted bug until that shows; returns what shows it, or nothing."""
-    plant = kills.PLANTED[name][1]
-    stage = Stage(folder, PLANTED[name])
+    stage = Stage(folder, PLANTED[plant])
     calls, wrong = calls_of(stage, plant)
     if wrong:
         return wrong[0]
@@ -232,10 +232,10 @@ def run(args: argparse.Namespace, log: Log) -> int:
     deaths.calm()
     above = args.folder or Path(tempfile.mkdtemp(prefix="strace-"))
     good = True
-    for name in () if args.no_planted else PLANTED:
-        with kills.silence(), _folder(above) as folder:
-            found = find_planted(folder, name)
-        good &= log.planted(name, found)
+    for plant in () if args.no_planted else PLANTED:
+        with silence(), _folder(above) as folder:
+            found = find_planted(folder, plant)
+        good &= log.planted(planted.said(plant), found)
     if args.only_planted:
         return 0 if good else 1
     total: Counter[str] = Counter()
