@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,6 +31,8 @@ from strangers import (
 import dreamlake.storage as storage
 from dreamlake import Lake, Session
 from dreamlake.engine import hosts
+from dreamlake.engine.replica import state
+from dreamlake.engine.sessionlock import Counter
 from dreamlake.errors import CorruptTrackError, DreamlakeError
 from dreamlake.format import hot, layout, pages
 from dreamlake.format.layout import SegmentName
@@ -207,3 +210,115 @@ def test_a_small_file_is_read_up_to_its_bound(lake: Path, name: str, monkeypatch
     monkeypatch.setattr(hosts, "MAX_SMALL_BYTES", path.stat().st_size - 1)
     said = [attempt(work) for work in [*read_all(lake), *write_all(lake)]]
     assert any(f"{path} is damaged (its end): it is over" in each for each in said)
+
+
+# ------------------------------------------------------------------------------------------------ small files
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (b'{"tags": 5}', "its 'tags' is no list"),
+        (b'{"tags": [1]}', "its 'tags' are not all texts"),
+        (b'{"metadata": "k"}', "its 'metadata' is no dict"),
+        (b'{"description": ["a"]}', "its 'description' is no str"),
+        (b'{"createdAt": 5}', "its 'createdAt' is no str"),
+        (b'{"status": []}', "its 'status' is no str"),
+        (b'{"lastTs": "now"}', "its 'lastTs' is no float"),
+        (b'{"lastTs": 1e999}', "its 'lastTs' is no timestamp"),
+        (b'{"lastTs": 1' + b"0" * 400 + b"}", "its 'lastTs' is no timestamp"),
+        (b'{"segment_points": 0}', "its 'segment_points' is no number of points"),
+        (b'{"segment_points": true}', "its 'segment_points' is no int"),
+        (b'{"description": "\\uD800"}', "it is not JSON"),
+        (b'{"description": "\xed\xa0\x80"}', "it is not JSON"),
+        (b'{"metadata": {"k": NaN}}', "it is not JSON: NaN is not strict JSON"),
+        ('{"description": "a"}'.encode("utf-16"), "it is not JSON"),
+        (b'{"k":' + b"[" * 70 + b"]" * 70 + b"}", "it is not JSON: nested"),
+        (b'{"k":' + b"[" * 7000 + b"]" * 7000 + b"}", "it is not JSON"),
+        (b"[]", "it is not a JSON object"),
+    ],
+)
+def test_what_no_writer_writes_of_a_run_or_a_track_is_damage(lake: Path, text: bytes, said: str) -> None:
+    session, track = lake / "w/s/session.json", lake / "w/s/tracks/loss/metadata.json"
+    whole = session.read_bytes()
+    session.write_bytes(text)
+    for read in (Lake(lake).sessions, Session("s", "w", lake).open):
+        with pytest.raises(CorruptTrackError, match=re.escape(said)) as caught:
+            read()
+        assert caught.value.path == str(session)
+    session.write_bytes(whole)
+    track.write_bytes(text)
+    with Session("s", "w", lake, flush_interval=60) as run:
+        for use in (Lake(lake).session("s", "w").track("loss").stats, run.track("loss").append(value=1.0).flush):
+            with pytest.raises(CorruptTrackError, match=re.escape(said)) as caught:
+                use()
+            assert caught.value.path == str(track)
+        run.writer.tracks["loss"].pending.clear()
+
+
+def test_the_deepest_values_that_are_taken_come_back_everywhere(lake_dir: Path) -> None:
+    deepest: Any = 1
+    for _ in range(63):
+        deepest = [deepest]
+    about = {"k": deepest}
+    with Session("s", "w", lake_dir, metadata=about) as session:
+        session.track("loss", metadata=about).append(deep=[deepest])
+        session.parameters().set(deep=[deepest], flat={"deep": [deepest]})
+        session.log("deep", metadata=about)
+        assert session.parameters().get() == {"deep": [deepest], "flat.deep": [deepest]}
+    run = Lake(lake_dir).session("s", "w")
+    assert run.info["metadata"] == about
+    assert run.track("loss").stats()["metadata"] == about
+    assert run.track("loss").read()["data"][0]["data"]["deep"] == [deepest]
+    assert run.logs()["metadata"].to_list() == ['{"k":' + "[" * 63 + "1" + "]" * 63 + "}"]
+    Session("s", "w", lake_dir).open().close()
+
+
+@pytest.mark.parametrize(
+    "last", [b"1e999", b"Infinity", b"NaN", b"-Infinity", b"1" + b"0" * 400, b"[" * 1500, b'"1"', b"1e300"]
+)
+def test_a_lock_file_that_no_writer_wrote_is_read_as_a_damaged_one(lake: Path, last: bytes) -> None:
+    (lake / "w/s/.lock").write_bytes(b'{"changes": 1, "rewrites": 1, "lastTs": ' + last + b"}")
+    with Session("s", "w", lake, flush_interval=60) as session:
+        point = session.track("loss").append(value=1.0).read(-1)["data"][0]["data"]
+    assert point["_ts"] < 1e11
+    for counter in (b"1e999", b"NaN", b"null", b'"x"'):
+        assert Counter.decode(b'{"changes": ' + counter + b', "rewrites": 0, "lastTs": null}') is None
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b'"machine":"../../x"',
+        b'"machine":""',
+        b'"machine":"a","remotes":{"u":{"tracks":{"../x":{}}}}',
+        b'"machine":"a","remotes":{"u":{"tracks":{"tracks/a":{"runs":[[0,1,9000000000000000000,0]]}}}}',
+        b'"machine":"a","remotes":{"u":{"tracks":{"tracks/a":{"runs":[[0,-1,1,0]]}}}}',
+        b'"machine":"a","remotes":{"u":{"tracks":{"tracks/a":{"runs":[[-4,4,1,0]]}}}}',
+        b'"machine":"a","x":' + b"[" * 5000 + b"]" * 5000,
+    ],
+)
+def test_a_state_of_a_replica_that_no_writer_wrote_is_none(lake: Path, said: bytes) -> None:
+    path = lake / "w/s/.replica.json"
+    path.write_bytes(b"{" + said + (b"" if b"remotes" in said else b',"remotes":{}') + b"}")
+    found = state.load(str(lake / "w/s"))
+    assert found.remotes == {}
+    assert re.fullmatch("[0-9a-f]{16}", found.machine)
+    works, uploaded = sync(lake)
+    assert "Error" not in attempt(works[0])
+    assert b'"loss"' in uploaded()
+
+
+def test_parameters_of_an_endless_version_are_damage(lake: Path) -> None:
+    (lake / "w/s/parameters.json").write_bytes(b'{"version": 1e999, "data": {}}')
+    with pytest.raises(CorruptTrackError, match="infinity"):
+        Lake(lake).session("s", "w").parameters().get()
+
+
+def test_the_command_line_tells_of_a_track_of_another_name_and_shows_the_rest(lake: Path) -> None:
+    (lake / "w/s/tracks/loss/metadata.json").write_bytes(b'{"name": "\\u001b[31mother"}')
+    for argv in (["show", "w/s", "--path", str(lake)], ["files", "w/s", "loss", "--path", str(lake)]):
+        status, printed = run_command(argv)
+        assert status == 1
+        assert r"belongs to the track '\x1b[31mother', not 'loss'" in printed
+    assert "lr" in run_command(["show", "w/s", "--path", str(lake)])[1]

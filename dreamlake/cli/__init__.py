@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(130, "interrupted")
     except (Mistake, SessionNotFoundError, TrackNotFoundError) as error:
         return _fail(2, str(error))
-    except (DreamlakeError, OSError) as error:
+    except (DreamlakeError, OSError, ValueError) as error:
         return _fail(1, str(error))
     finally:
         close_opened()

@@ -55,14 +55,14 @@ def track_rows(view: SessionView, damage: list[str] | None = None) -> list[dict[
     """
     from dreamlake.engine.process import reading_width, side_by_side
 
-    def look(name: str) -> tuple[dict[str, Any] | None, CorruptTrackError | None]:
+    def look(name: str) -> tuple[dict[str, Any] | None, ValueError | None]:
         track = view.track(name)
         try:
             newest = track.read(-1, 1)["data"]
             return {**track.stats(), "latest": newest[0]["data"] if newest else None}, None
         except TrackNotFoundError:
             return None, None  # removed since it was listed
-        except CorruptTrackError as error:
+        except ValueError as error:  # damage, or the track of another name
             return {"name": name}, error
 
     rows: list[dict[str, Any]] = []

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import time
 
 from dreamlake.engine.hosts import host_paths, merged_info, moment
 from dreamlake.engine.process import reading_width, side_by_side
 from dreamlake.errors import CorruptTrackError
-from dreamlake.format import layout
+from dreamlake.format import about, layout
 from dreamlake.format.layout import HOSTS_DIR, HOT_FILE, LOCK_FILE, METADATA_FILE, SESSION_FILE, TRACKS_DIR
 from dreamlake.storage import get_whole
 
@@ -120,8 +119,6 @@ def read_object(store: Store, path: str, *, may_be_empty: bool = False) -> dict[
     CorruptTrackError
         The file holds something else.
     """
-    from dreamlake.format.point import from_json
-
     try:
         data = get_whole(store, path, layout.MAX_SMALL_BYTES)
     except FileNotFoundError:
@@ -129,12 +126,9 @@ def read_object(store: Store, path: str, *, may_be_empty: bool = False) -> dict[
     if not data and may_be_empty:
         return None
     try:
-        value = from_json(json.loads(data))
-    except (ValueError, RecursionError):
-        value = None
-    if not isinstance(value, dict):
-        raise CorruptTrackError(store.describe(path), "the whole file", detail="it is not a JSON object")
-    return value
+        return about.check(about.decode(data))
+    except ValueError as error:
+        raise CorruptTrackError(store.describe(path), "the whole file", detail=str(error)) from error
 
 
 def _last_write(store: Store, folder: str, enough: float) -> float:

@@ -6,11 +6,11 @@ other machine writes its own below ``hosts/<machine>/``. Clocks of machines diff
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime
 from math import inf
 
 from dreamlake.errors import CorruptTrackError
+from dreamlake.format import about
 from dreamlake.format.layout import HOSTS_DIR, MAX_SMALL_BYTES, PARAMETERS_FILE
 from dreamlake.storage import get_whole
 
@@ -95,8 +95,6 @@ def read_parameters(store: Store, path: str) -> dict[str, Any]:
     CorruptTrackError
         The file is damaged.
     """
-    from dreamlake.format.point import from_json
-
     try:
         raw = get_whole(store, path, MAX_SMALL_BYTES)
     except FileNotFoundError:
@@ -104,12 +102,12 @@ def read_parameters(store: Store, path: str) -> dict[str, Any]:
     if not raw:
         return {"version": 0, "data": {}, "createdAt": None, "updatedAt": None}
     try:
-        content = json.loads(raw)
-        data = from_json(content["data"])
+        content = about.decode(raw)
+        data = content["data"]
         if not isinstance(data, dict):
             raise TypeError("its data is not an object")
         version = int(content["version"])
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
         raise CorruptTrackError(store.describe(path), "the whole file", None, None, str(error)) from error
     return {
         "version": version,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,12 +14,13 @@ from dreamlake.engine import away
 from dreamlake.engine.catalog import track_names
 from dreamlake.engine.hosts import host_files, host_paths, read_parameters
 from dreamlake.engine.process import reading_width, side_by_side
-from dreamlake.engine.replica.state import ReplicaState
+from dreamlake.engine.replica.state import decode_state
 from dreamlake.engine.salvage import Seen, look_into
 from dreamlake.engine.segments import MAX_HOT_BYTES
 from dreamlake.engine.sessionlock import Counter
 from dreamlake.errors import CorruptTrackError
 from dreamlake.format import hot, layout, live, logical
+from dreamlake.format.about import check, decode
 from dreamlake.format.hot import HotLines
 from dreamlake.format.layout import SegmentName
 from dreamlake.format.live import HoleError
@@ -459,10 +459,9 @@ def _object(
 def read_json(data: bytes) -> tuple[dict[str, Any] | None, str]:
     """The JSON object in these bytes; or None, and what is wrong with them."""
     try:
-        value = from_json(json.loads(data))
-    except (ValueError, RecursionError) as error:
-        return None, f"it is not JSON: {error}"
-    return (value, "") if isinstance(value, dict) else (None, "it is not a JSON object")
+        return check(decode(data)), ""
+    except ValueError as error:
+        return None, str(error)
 
 
 def _look_at_log(store: Store, path: str, found: list[Finding]) -> None:
@@ -488,7 +487,7 @@ _record = msgspec.json.Decoder(dict[str, Any])
 def not_a_record(line: bytes) -> str:
     """What keeps a line of a log from being a record; empty where nothing does."""
     try:
-        int(from_json(_record.decode(line))["sequenceNumber"])
+        int(from_json(_record.decode(line), -1)["sequenceNumber"])
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         return str(error) or type(error).__name__
     return ""
@@ -497,12 +496,12 @@ def not_a_record(line: bytes) -> str:
 def _look_at_session_state(store: Store, session: str, found: list[Finding], lock: bool) -> None:
     path = f"{session}/{layout.REPLICA_FILE}"
     try:
-        msgspec.json.decode(store.get(path), type=ReplicaState)
+        decode_state(store.get(path))
     except FileNotFoundError:
         pass
     except (CorruptTrackError, OSError) as error:
         found.append(Finding(store.describe(path), "the whole file", _said(store, error), lost="what was sent"))
-    except (msgspec.DecodeError, ValueError) as error:
+    except ValueError as error:
         lost = "nothing: what was sent is found out by comparing"
         found.append(Finding(store.describe(path), "the whole file", f"it is unreadable: {error}", lost=lost))
     if lock and os.path.isfile(store.describe(f"{session}/{layout.LOCK_FILE}")):

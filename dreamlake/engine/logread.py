@@ -95,7 +95,7 @@ def _records(store: Store, path: str, errors: str) -> dict[int, dict[str, Any]]:
     # What follows the last newline is torn, or being written.
     for number, line in enumerate(data.split(b"\n")[:-1], 1):
         try:
-            record = from_json(_decoder.decode(line))
+            record = from_json(_decoder.decode(line), -1)
             found[int(record["sequenceNumber"])] = record
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             damage = CorruptTrackError(store.describe(path), f"line {number}", detail=f"no log record ({error})")

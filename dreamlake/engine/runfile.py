@@ -7,7 +7,7 @@ from typing import Any
 
 import dreamlake.storage.local as local
 from dreamlake.errors import CorruptTrackError
-from dreamlake.format import layout, point
+from dreamlake.format import about, layout, point
 
 
 class RunFile:
@@ -26,11 +26,9 @@ class RunFile:
         if not data:
             return None
         try:
-            fields = point.from_json(json.loads(data))
-        except (ValueError, RecursionError) as error:
-            raise CorruptTrackError(self.path, "the whole file", None, None, f"it is not JSON: {error}") from error
-        if not isinstance(fields, dict):
-            raise CorruptTrackError(self.path, "the whole file", None, None, "it is not a JSON object")
+            fields = about.check(about.decode(data))
+        except ValueError as error:
+            raise CorruptTrackError(self.path, "the whole file", None, None, str(error)) from error
         self._check_names(fields)
         return fields
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from math import inf
 from typing import NamedTuple
 
+from dreamlake.format.about import is_last_ts
 from dreamlake.storage.lock import FileLock
 
 #: Length of the lock file.
@@ -35,8 +36,10 @@ class Counter(NamedTuple):
         try:
             fields = json.loads(data)
             last = fields["lastTs"]
+            if last is not None and not is_last_ts(last):
+                return None
             return cls(int(fields["changes"]), int(fields["rewrites"]), -inf if last is None else float(last))
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
             return None
 
 

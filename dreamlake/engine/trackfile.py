@@ -6,7 +6,7 @@ from typing import Any
 
 import dreamlake.storage.local as local
 from dreamlake.errors import CorruptTrackError
-from dreamlake.format import layout, point
+from dreamlake.format import about, layout, point
 
 
 class TrackFile:
@@ -62,10 +62,6 @@ def merge_description(stored: dict[str, Any], given: dict[str, Any]) -> dict[str
 
 def _decode(path: str, data: bytes) -> dict[str, Any]:
     try:
-        stored = point.from_json(json.loads(data))
-        if isinstance(stored, dict):
-            return stored
-        detail = "it is not a JSON object"
-    except (ValueError, RecursionError) as error:
-        detail = str(error)
-    raise CorruptTrackError(path, "the whole file", None, None, detail)
+        return about.check(about.decode(data))
+    except ValueError as error:
+        raise CorruptTrackError(path, "the whole file", None, None, str(error)) from error

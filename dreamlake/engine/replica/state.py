@@ -153,12 +153,20 @@ def load(folder: str) -> ReplicaState:
     if not os.path.lexists(path):
         return _new()
     try:
-        state = msgspec.json.decode(local.read_if_there(path, most=MAX_STATE_BYTES), type=ReplicaState)
-        _check(state)
-        return state
-    except (ValueError, RecursionError) as error:
+        return decode_state(local.read_if_there(path, most=MAX_STATE_BYTES))
+    except ValueError as error:
         log().warning("%s is damaged, what was sent is found out by comparing: %s", path, error)
         return _new()
+
+
+def decode_state(data: bytes) -> ReplicaState:
+    """What the bytes of the file say. Raises ValueError where they are no state."""
+    try:
+        state = msgspec.json.decode(data, type=ReplicaState)
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error
+    _check(state)
+    return state
 
 
 def _check(state: ReplicaState) -> None:

@@ -20,7 +20,7 @@ from dreamlake.engine.replica.sides import Side, There, here, there
 from dreamlake.engine.replica.state import TrackState, digest
 from dreamlake.engine.trackfile import merge_description
 from dreamlake.errors import CorruptTrackError
-from dreamlake.format import layout, live, point
+from dreamlake.format import about, layout, live, point
 from dreamlake.format.layout import SegmentName
 from dreamlake.format.schema import timestamps
 from dreamlake.format.segment import SegmentDamage, SegmentInfo, open_segment
@@ -238,7 +238,6 @@ class Taking:
 
 def _object(data: bytes) -> dict[str, Any] | None:
     try:
-        found = point.from_json(json.loads(data))
-    except (ValueError, RecursionError):
+        return about.check(about.decode(data))
+    except ValueError:
         return None
-    return found if isinstance(found, dict) else None
