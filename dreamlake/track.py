@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from dreamlake.engine.pending import Pending
     from dreamlake.engine.reader import TrackReader
     from dreamlake.session import Session
-    from dreamlake.types import AppendResult
+    from dreamlake.types import AppendResult, CompactResult
 
 
 class Track(TrackView):
@@ -135,6 +135,32 @@ class Track(TrackView):
         if self._session.is_open:
             self._session.writer.flush(self._session.writer.track(self._name))
         return self
+
+    def compact(self) -> CompactResult:
+        """Merge neighbouring segments into wide ones: 10,000 points become 100,000, and these 1,000,000.
+
+        What is pending is flushed first. Reading and appending go on meanwhile, in this process and in others. The
+        merged segments stay for a minute, for readers that have found them, and are removed by a later `compact`, open
+        or `dreamlake sync`. Segments that are only on the replica stay as they are.
+
+        Returns
+        -------
+        CompactResult
+            ``{"merged", "into", "segments"}``: so many segments became so many wider ones; so many are there now.
+
+        Raises
+        ------
+        SessionClosedError
+            The session is closed.
+        OSError
+            The disk failed. Nothing is lost: what was merged by then counts.
+        CorruptTrackError
+            A segment is damaged; it stays as it is.
+        """
+        self._session.open_if_needed()
+        self.flush()
+        writer = self._session.writer
+        return writer.track(self._name).compact(writer.under_lock)
 
     def _before_read(self) -> None:
         self.flush()

@@ -69,3 +69,11 @@ class AppendResult(TypedDict):
     count: int
     startIndex: int | None
     endIndex: int | None
+
+
+class CompactResult(TypedDict):
+    """What `Track.compact` returns: ``merged`` segments became ``into`` wider ones, and ``segments`` are live now."""
+
+    merged: int
+    into: int
+    segments: int

@@ -68,6 +68,7 @@ SIGNATURES = {
     Track.to_pandas: "(start_index=0, limit=None, *, errors='raise')",
     Track.to_arrow: "(start_index=0, limit=None, *, errors='raise')",
     Track.stats: "()",
+    Track.compact: "()",
     Track.files: "()",
     Tracks.list: "()",
     Tracks.flush: "()",
@@ -90,7 +91,7 @@ def test_signatures_stay(function: Any) -> None:
 def test_writing_and_reading_sides_have_one_reading_api() -> None:
     assert issubclass(Track, TrackView)
     assert issubclass(Parameters, ParametersView)
-    assert {"append", "append_batch", "flush"} == public(Track) - public(TrackView)
+    assert {"append", "append_batch", "compact", "flush"} == public(Track) - public(TrackView)
     assert {"list"} <= public(TracksView) <= public(Tracks)
     assert {"info", "track", "tracks", "parameters", "logs", "name", "workspace"} <= public(SessionView) | {
         "name",

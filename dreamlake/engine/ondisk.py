@@ -7,7 +7,7 @@ after each single commit, so that an error half-way leaves a state from which th
 import os
 from collections.abc import Callable, Collection, Mapping
 from math import inf
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dreamlake.storage.local as local
 from dreamlake.engine import away, late, roll
@@ -19,6 +19,9 @@ from dreamlake.format import hot, layout, logical, point, schema, segment
 from dreamlake.format.layout import SegmentName
 from dreamlake.format.schema import Batch
 from dreamlake.notices import log
+
+if TYPE_CHECKING:
+    from dreamlake.engine.compaction import Merged
 
 #: A hot file of this many bytes is rolled before it has `segment_points` points.
 ROLL_BYTES = 32 << 20
@@ -350,6 +353,33 @@ class TrackOnDisk(KnownSegments):
         local.atomic_write(self.hot_path, data, fsync=bool(data))
         self.size, self.lines, self.must_rewrite = len(data), self.hot_count, False
 
+    # -- merged segments ------------------------------------------------------------------------------------------
+
+    def replace_parts(self, merged: "Merged") -> bool:
+        """Give a merged segment its name, if its parts all count and are here; whether that was done.
+
+        The name is the commit: the widest range counts. The parts stay for readers that have listed them, until a
+        sweep finds that they were replaced long enough ago.
+        """
+        place = self.live.index(merged.parts[0]) if merged.parts[0] in self.live else 0
+        behind = place + len(merged.parts)
+        if self.live[place:behind] != merged.parts or not self.away.keys().isdisjoint(merged.parts):
+            local.remove_quietly(merged.tmp)
+            return False
+        self.announce_rewrite()
+        try:
+            local.commit_new(merged.tmp, os.path.join(self.folder, merged.name.filename))
+        except BaseException:
+            self.forget()  # it may be there all the same
+            raise
+        self.live = (*self.live[:place], merged.name, *self.live[behind:])
+        self.bounds = (*self.bounds[:place], merged.info.bounds, *self.bounds[behind:])
+        return True
+
+    def sweep(self) -> None:
+        """Remove what nothing needs any more from the folder."""
+        sweep(self.folder, _listdir(self.folder), self.live)
+
     # -- segments that are only on the replica ---------------------------------------------------------------------
 
     def drop(self, names: Collection[SegmentName]) -> None:
@@ -396,7 +426,7 @@ class TrackOnDisk(KnownSegments):
             self.bounds = (*self.bounds[:place], draft.info.bounds, *self.bounds[place + 1 :])
             self.away.pop(name, None)
             self.schema = logical.unify_schemas(self.schema, batch.schema)
-            sweep(self.folder, _listdir(self.folder), self.live)
+            self.sweep()
 
 
 def with_changes(points: list[dict[str, Any]], start: int, changes: Changes) -> list[dict[str, Any]]:

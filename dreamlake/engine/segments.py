@@ -9,7 +9,7 @@ from dreamlake.errors import CorruptTrackError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
     from typing import Any
 
     import pyarrow as pa
@@ -158,6 +158,12 @@ class SegmentFiles:
         """
         kept = self._kept(name)
         return kept.info if kept is not None else self._open_info(name, size)
+
+    def columns(self, name: SegmentName) -> Collection[str]:
+        """The names of all columns of segment `name`; as `info`."""
+        self.info(name, None)
+        kept = self._kept(name)
+        return self._open(name, None, None).footer.columns if kept is None else kept.columns
 
     def _open_info(self, name: SegmentName, size: int | None, hold: bool = False) -> SegmentInfo:
         from dreamlake.format.segment import SegmentDamage

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Collection, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from dreamlake.engine.pending import Block, Owner, Pending, chain_of
 from dreamlake.format import layout
@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from dreamlake.engine.options import Options
     from dreamlake.engine.sessionlock import SessionLock
     from dreamlake.format.layout import SegmentName
+    from dreamlake.types import CompactResult
+
+T = TypeVar("T")
 
 
 class WriterOfSession(Owner, Protocol):
@@ -122,12 +125,18 @@ class TrackWriter:
         """Delete segments that are on the replica; the session's lock is held, see `away.drop`."""
         self._change(lambda disk: disk.drop(names))
 
-    def _change(self, work: Callable[[Any], None]) -> None:
+    def compact(self, under_lock: Callable[[Callable[[], Any]], Any]) -> "CompactResult":
+        """Merge neighbouring segments, see `compaction.compact`; `under_lock` is the writer's."""
+        from dreamlake.engine.compaction import compact
+
+        return compact(lambda work: under_lock(lambda: self._change(work)))
+
+    def _change(self, work: Callable[[Any], T]) -> T:
         lock = self.writer.session_lock
         self._disk = self._disk or self._on_disk()
         try:
             self._disk.learn(lock.tail_epoch, lock.full_epoch)
-            work(self._disk)
+            return work(self._disk)
         except BaseException:
             self._disk.forget()
             raise

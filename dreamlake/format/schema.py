@@ -142,10 +142,11 @@ def none_column(nones: Mapping[str, Sequence[Any]], count: int) -> pa.Array:
 # ---------------------------------------------------------------------------------------------------- widening
 
 
-def conform(batch: Batch, schema: Mapping[str, Logical]) -> pa.RecordBatch:
+def conform(batch: Batch, schema: Mapping[str, Logical], has_none: bool = False) -> pa.RecordBatch:
     """The batch's data with the columns and types of ``schema``, which must be as wide as its own (``unify``).
 
-    Returns ``_ts``, the fields of ``schema`` in its order, missing ones null, and ``_none`` where the batch has it.
+    Returns ``_ts``, the fields of ``schema`` in its order, missing ones null, and ``_none`` where the batch has it, or
+    with ``has_none`` in any case.
     """
     data = batch.data
     arrays, fields = [data.column(0)], [data.schema.field(0)]
@@ -159,6 +160,9 @@ def conform(batch: Batch, schema: Mapping[str, Logical]) -> pa.RecordBatch:
     if data.schema.names[-1] == NONE:
         arrays.append(data.column(data.num_columns - 1))
         fields.append(data.schema.field(data.num_columns - 1))
+    elif has_none:
+        arrays.append(pa.nulls(data.num_rows, NONE_FIELD.type))
+        fields.append(NONE_FIELD)
     return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))
 
 
@@ -243,15 +247,9 @@ def combine(batches: Sequence[Batch]) -> Batch:
     schema = unify_schemas(*(batch.schema for batch in batches))
     parts = [batch.data if identical(batch.schema, schema) else conform(batch, schema) for batch in batches]
     if any(part.schema.names != parts[0].schema.names for part in parts):
-        parts = [_with_none(conform(batch, schema)) for batch in batches]
+        parts = [conform(batch, schema, has_none=True) for batch in batches]
     table = pa.Table.from_batches(parts).combine_chunks()
     return Batch(schema, table.to_batches()[0] if table.num_rows else parts[0])
-
-
-def _with_none(data: pa.RecordBatch) -> pa.RecordBatch:
-    if data.schema.names[-1] == NONE:
-        return data
-    return data.append_column(NONE_FIELD, pa.nulls(data.num_rows, NONE_FIELD.type))
 
 
 def plain_json(table: pa.Table) -> pa.Table:

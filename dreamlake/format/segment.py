@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import inspect
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -29,7 +29,7 @@ from dreamlake.format.columns import counting
 from dreamlake.format.logical import TrackSchema, identical, leaf_count, leaves, to_arrow
 from dreamlake.format.pages import Chunk
 from dreamlake.format.ranges import Ranges, Source
-from dreamlake.format.schema import NONE, NONE_FIELD, TS, TS_FIELD, Batch
+from dreamlake.format.schema import NONE, NONE_FIELD, TS, TS_FIELD, Batch, conform
 from dreamlake.format.segmentinfo import SegmentBounds, SegmentInfo, from_key_values, to_key_values
 
 __all__ = [
@@ -55,7 +55,8 @@ MAX_BATCH_BYTES = 1 << 30
 MAX_FOOTER_BYTES = 128 << 20
 """Longest footer; what it tells of a million segments before it takes half of that."""
 
-ROW_GROUP = 100_000  # points of one row group, so that a short range of a wide segment needs a part of it only
+ROW_GROUP = 100_000  # points of one row group
+WIDE_ROW_GROUP = 10_000  # points of one in a merged segment, so that a short range needs a hundredth of it
 
 _MAGIC = b"PAR1"
 _INDEX_FIELD = pa.field(INDEX, pa.int64(), nullable=False)
@@ -118,12 +119,44 @@ def encode(batch: Batch, info: SegmentInfo) -> memoryview:
         raise ValueError(f"a segment holds up to {MAX_BATCH_BYTES} bytes of points; these {data.num_rows} are more")
     if not identical(info.schema, batch.schema):
         raise ValueError("the info's schema is not the batch's")
-    index = counting(info.start, info.start + data.num_rows)
-    table = pa.Table.from_arrays([index, *data.columns], schema=pa.schema([_INDEX_FIELD, *data.schema]))
+    return _written([data], data.schema, info, ROW_GROUP)
+
+
+def encode_parts(parts: Iterable[Batch], info: SegmentInfo, has_none: bool) -> memoryview:
+    """The bytes of one segment of parts that follow one another, of which it holds one at a time.
+
+    Parameters
+    ----------
+    parts
+        With types no wider than those of `info`.
+    has_none
+        Whether any of them has a ``_none`` column.
+
+    Raises
+    ------
+    ValueError
+        The parts do not have the rows that `info` says.
+    """
+    schema = pa.schema([field for field in _arrow_schema(info.schema, has_none) if field.name != INDEX])
+    conformed = (conform(part, info.schema, has_none) for part in parts)
+    return _written(conformed, schema, info, WIDE_ROW_GROUP)
+
+
+def _written(parts: Iterable[pa.RecordBatch], schema: pa.Schema, info: SegmentInfo, row_group: int) -> memoryview:
     sink = pa.BufferOutputStream()
-    with pq.ParquetWriter(sink, table.schema, **_write_options(info.schema)) as writer:
-        writer.write_table(table, row_group_size=ROW_GROUP)
+    schema = pa.schema([_INDEX_FIELD, *schema])
+    at = info.start
+    with pq.ParquetWriter(sink, schema, **_write_options(info.schema)) as writer:
+        for part in parts:
+            index = counting(at, at + part.num_rows)
+            writer.write_table(
+                pa.Table.from_arrays([index, *part.columns], schema=pa.schema([_INDEX_FIELD, *part.schema])),
+                row_group_size=row_group,
+            )
+            at += part.num_rows
         writer.add_key_value_metadata({**to_key_values(info), _CRC_KEY.decode(): _CRC_BLANK.decode()})
+    if at - info.start != info.rows:
+        raise ValueError(f"{at - info.start} points do not make the segment [{info.start}, {info.stop})")
     return _signed(sink.getvalue())
 
 

@@ -1,0 +1,210 @@
+"""Wide segments in the place of many small ones: which become one, and the bytes of that one.
+
+Segments do not change, so that merging needs no lock; only giving the merged one its name does
+(`TrackOnDisk.replace_parts`). Until then, and for a grace time after it, the parts are there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import dreamlake.storage.local as local
+from dreamlake.engine.ondisk import TrackOnDisk
+from dreamlake.engine.segments import SegmentFiles
+from dreamlake.errors import CorruptTrackError
+from dreamlake.format import logical, segment
+from dreamlake.format.layout import SegmentName
+from dreamlake.format.schema import NONE, Batch
+from dreamlake.format.segmentinfo import SegmentBounds, SegmentInfo
+
+if TYPE_CHECKING:
+    from dreamlake.types import CompactResult
+
+#: A merged segment has so many times the points of one that a roll makes, or of one of these: 10,000 points become
+#: 100,000, and these 1,000,000.
+FACTOR = 10
+#: Bytes of parts that are merged into one segment, which is held in memory while it is made; more are left apart.
+MOST_BYTES = 256 << 20
+#: Points of one segment.
+MOST_POINTS = segment.MAX_ROWS // 4
+
+
+@dataclass(frozen=True)
+class Merged:
+    """A segment that was written beside and has no name yet.
+
+    Parameters
+    ----------
+    parts
+        The live segments whose points it holds.
+    info
+        What its footer says.
+    tmp
+        The file.
+    """
+
+    parts: tuple[SegmentName, ...]
+    info: SegmentInfo
+    tmp: str
+
+    @property
+    def name(self) -> SegmentName:
+        """The range of all its parts."""
+        return SegmentName(self.info.start, self.info.stop, self.info.generation)
+
+
+def plan(
+    live: Sequence[SegmentName], segment_points: int, sizes: Sequence[int], left_out: Collection[SegmentName] = ()
+) -> list[tuple[SegmentName, ...]]:
+    """Runs of neighbouring segments each of which is to become one, in order.
+
+    The widest that can be had come first: a run has at least 100 times the points of a usual segment, or 10 times, and
+    only of segments that have fewer. So a point is written anew twice at most, and of a track of n million points no
+    more than n and 18 segments stay.
+
+    Parameters
+    ----------
+    live
+        The live segments.
+    segment_points
+        The points of a usual one.
+    sizes
+        The bytes of each.
+    left_out
+        Segments that stay as they are: those that are not here, or have no rows.
+    """
+    found: list[tuple[SegmentName, ...]] = []
+    bytes_of = dict(zip(live, sizes, strict=True))
+    done = set(left_out)
+    for factor in (FACTOR**2, FACTOR):
+        wide = min(segment_points * factor, MOST_POINTS)
+        run: list[SegmentName] = []
+        for name in live:
+            if name in done or name.stop - name.start >= wide or bytes_of[name] >= MOST_BYTES // 2:
+                run = []
+                continue
+            run.append(name)
+            is_wide = name.stop - run[0].start >= wide or sum(bytes_of[part] for part in run) >= MOST_BYTES // 2
+            if is_wide and len(run) > 1:
+                found.append(tuple(run))
+                done.update(run)
+                run = []
+    return sorted(found)
+
+
+def merge(
+    files: SegmentFiles, parts: Sequence[SegmentName], known: logical.TrackSchema, before: tuple[SegmentBounds, ...]
+) -> Merged:
+    """Write the segment of all these points beside, fsynced, and read it back; one part is in memory at a time.
+
+    Parameters
+    ----------
+    known, before
+        The schema of the track up to `parts`, and the bounds of the live segments before them.
+
+    Raises
+    ------
+    CorruptTrackError
+        A part is damaged, or what was written does not read back.
+    FileNotFoundError
+        A part is gone: another process has merged it, or a later form has taken its place.
+    """
+    infos = [files.info(name, None) for name in parts]
+    schema = logical.unify_schemas(*(info.schema for info in infos))
+    info = SegmentInfo(
+        track=files.track,
+        start=parts[0].start,
+        stop=parts[-1].stop,
+        generation=0,
+        ts_min=min(info.ts_min for info in infos),
+        ts_max=max(info.ts_max for info in infos),
+        ts_rising=all(info.ts_rising for info in infos)
+        and all(one.ts_max < next_one.ts_min for one, next_one in pairwise(infos)),
+        schema=schema,
+        track_schema=logical.unify_schemas(known, *(info.track_schema for info in infos)),
+        before=before,
+        repaired="; ".join(info.repaired for info in infos if info.repaired),
+    )
+    has_none = any(NONE in files.columns(name) for name in parts)
+    data = segment.encode_parts(_batches(files, parts), info, has_none)
+    path = files.place(SegmentName(info.start, info.stop, info.generation))
+    tmp = local.write_beside(path, data)
+    try:
+        _read_back(tmp, parts)
+    except BaseException:
+        local.remove_quietly(tmp)
+        raise
+    return Merged(tuple(parts), info, tmp)
+
+
+def _read_back(path: str, parts: Sequence[SegmentName]) -> None:
+    """Read all pages of what was written, whose parts will be deleted."""
+    with open(path, "rb") as file:
+        written = segment.open_segment(file)
+        try:
+            for name in parts:
+                written.read(None, name.start, name.stop)
+        except segment.SegmentDamage as damage:
+            start, stop = parts[0].start, parts[-1].stop
+            raise CorruptTrackError(path, damage.place, start, stop, f"just written, and {damage.detail}") from damage
+
+
+def compact(under_lock: Callable[[Callable[[TrackOnDisk], Any]], Any]) -> CompactResult:
+    """Merge what can be merged of one track, and sweep what was merged long enough ago; may take long.
+
+    Parameters
+    ----------
+    under_lock
+        Runs something on the track with the session's lock held and with all learnt that other writers did, and
+        returns what that returns. It is held for moments only: not while segments are read and written.
+
+    Raises
+    ------
+    OSError
+        The disk failed. What was merged by then counts; nothing is lost.
+    CorruptTrackError
+        A segment is damaged; it and its neighbours stay as they are. All else was merged.
+    """
+    merged = into = 0
+    damage: CorruptTrackError | None = None
+    for run, files, known, before in under_lock(_to_merge):
+        try:
+            done = merge(files, run, known, before)
+        except FileNotFoundError:
+            continue
+        except CorruptTrackError as error:
+            damage = damage or error
+            continue
+        if under_lock(partial(TrackOnDisk.replace_parts, merged=done)):
+            merged, into = merged + len(run), into + 1
+    segments = under_lock(_swept)
+    if damage is not None:
+        raise damage
+    return {"merged": merged, "into": into, "segments": segments}
+
+
+def _swept(disk: TrackOnDisk) -> int:
+    disk.sweep()
+    return len(disk.live)
+
+
+Todo = tuple[tuple[SegmentName, ...], SegmentFiles, logical.TrackSchema, tuple[SegmentBounds, ...]]
+
+
+def _to_merge(disk: TrackOnDisk) -> list[Todo]:
+    """The runs of a track that can be merged now, each with what `merge` wants."""
+    left_out = {name for name, bounds in zip(disk.live, disk.bounds, strict=True) if bounds.ts_min > bounds.ts_max}
+    left_out.update(disk.away)
+    sizes = [0 if name in left_out else disk.files.size(name) for name in disk.live]
+    runs = plan(disk.live, disk.segment_points, sizes, left_out)
+    return [(run, disk.files, disk.schema, disk.bounds[: disk.live.index(run[0])]) for run in runs]
+
+
+def _batches(files: SegmentFiles, parts: Sequence[SegmentName]) -> Iterator[Batch]:
+    for name in parts:
+        table, schema = files.read(name)
+        yield Batch(schema, table.combine_chunks().to_batches()[0])
