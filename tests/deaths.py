@@ -592,18 +592,19 @@ def sweep(folder: str | Path, scene: str, kind: str, fault: str, stride: int = 1
     return len(places), wrong
 
 
-def run_sweep(folder: Path, scene: str, kind: str, fault: str, stride: int = 1) -> tuple[int, list[str]]:
-    """`sweep` in a fresh interpreter, since it forks."""
-    code = (
-        "import deaths, json, sys\n"
-        "folder, scene, kind, fault, stride = sys.argv[1:]\n"
-        "print(json.dumps(deaths.sweep(folder, scene, kind, fault, int(stride))))"
-    )
-    done = run_python(code, folder, scene, kind, fault, stride, timeout=300, PYTHONPATH=crashlib.PATH)
+def run_sweeps(folder: Path, scene: str, stride: int) -> tuple[int, list[str]]:
+    """`sweep` with every fault that the scene can meet, in a fresh interpreter, since it forks."""
+    code = "import deaths, json, sys; print(json.dumps(deaths.sweep_all(*sys.argv[1:])))"
+    done = run_python(code, folder, scene, stride, timeout=300, PYTHONPATH=crashlib.PATH)
     cut_off, wrong = json.loads(done.stdout)
     return cut_off, wrong + [done.stderr] * bool(done.stderr.strip())
 
 
-if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as made:
-        print(*sweep(made, *sys.argv[1:4], *map(int, sys.argv[4:])), sep="\n")
+def sweep_all(folder: str, scene: str, stride: str) -> tuple[int, list[str]]:
+    """See `run_sweeps`."""
+    total, bad = 0, []
+    for number, (kind, fault) in enumerate(faults_of(scene)):
+        cut_off, wrong = sweep(f"{folder}/{number}", scene, kind, fault, int(stride))
+        total += cut_off
+        bad += wrong
+    return total, bad

@@ -430,7 +430,7 @@ def find_planted(folder: Path, plant: Callable[[], None], seed: int, most: int) 
         found = live_through(history, 12, counts)
         shutil.rmtree(place, ignore_errors=True)
         if found:
-            return f"in cycle {counts['cycles']}, {found}"
+            return f"in cycle {counts['cycles']}, {found}".replace(f"{folder}/", "")
     return ""
 
 

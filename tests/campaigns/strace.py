@@ -209,7 +209,7 @@ def find_planted(folder: Path, plant: Callable[[], None]) -> str:
         for when in SIGNALS:
             _, problem = kill_at(stage, call, when, plant)
             if problem:
-                return f"{when} {call.name} {call.number} of {call.thread}: {problem}"
+                return f"{when} {call.name} {call.number} of {call.thread}: {problem}".replace(f"{folder}/", "")
     return ""
 
 
