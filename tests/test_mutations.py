@@ -29,3 +29,9 @@ def test_no_rule_is_dead() -> None:
             for change in find(node)
         ]
         assert found, (kind, files)
+
+
+def test_the_mutants_that_are_the_same_program_are_still_made() -> None:
+    made = {(mutant.file, mutant.said) for mutant in mutations.by_rule(ROOT)}
+    assert made >= mutations.EQUIVALENT.keys()
+    assert all(mutations.EQUIVALENT.values())

@@ -82,6 +82,26 @@ def test_the_size_of_a_point_bounds_its_json(point: dict[str, Any]) -> None:
     assert len(encode_line(0, taken)) - len(b'{"index":0,"data":}\n') <= size
 
 
+def test_a_dict_may_change_while_it_is_taken() -> None:
+    """As another thread may change it; here it is one of its own values that does."""
+
+    class Vector:
+        def __array_namespace__(self) -> None: ...
+
+        def tolist(self) -> list[float]:
+            shared[f"new{len(shared)}"] = 1.0
+            return [0.5]
+
+    shared: dict[str, Any] = {"a": Vector(), "b": Vector()}
+    assert take_value("f", shared)[0] == {"a": [0.5], "b": [0.5]}
+
+
+def test_a_line_leaves_the_fields_as_they_were() -> None:
+    fields = {"_ts": 1.5, "a": 2.0}
+    assert json.loads(encode_line(3, fields)) == {"index": 3, "data": {"a": 2.0, "_ts": 1.5}}
+    assert list(fields) == ["_ts", "a"]
+
+
 def test_what_is_taken_is_a_snapshot() -> None:
     inner = {"deep": [1, [2.0]]}
     given_list = [0.5, inner]

@@ -272,17 +272,18 @@ def test_damage_can_be_pickled() -> None:
 EVERY_DAMAGE = """
     import sys
     sys.path.insert(0, sys.argv[1])
-    from test_segment import sample, segment_of, points_of, SegmentDamage
+    from test_segment import open_segment, sample, segment_of, points_of, SegmentDamage
     points = sample(5)
     data = segment_of(points)
     assert points_of(data) == points
+    info = open_segment(data).info
     found = wrong = 0
     for place in range(len(data)):
         for bit in range(8):
             flipped = bytearray(data)
             flipped[place] ^= 1 << bit
             try:
-                wrong += points_of(flipped) != points
+                wrong += points_of(flipped) != points or open_segment(flipped).info != info
             except SegmentDamage:
                 found += 1
     for length in range(len(data)):

@@ -17,7 +17,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from mutations import Mutant, by_hand, by_rule
+from mutations import EQUIVALENT, Mutant, by_hand, by_rule
 
 from campaigns.log import ROOT, Log
 
@@ -80,9 +80,11 @@ def run(args: argparse.Namespace, log: Log) -> int:
                 found = _try(tree, mutant, args.quick)
                 with lock:
                     killed[mutant.kind] += bool(found)
-                    if not found:
+                    why = EQUIVALENT.get((mutant.file, mutant.said))
+                    if not found and why is None:
                         survivors.append(_row(mutant))
-                    log.say(f"{mutant.kind:9} {_row(mutant)}: {found or 'SURVIVED'}")
+                    found = found or (f"the same program: {why}" if why else "SURVIVED")
+                    log.say(f"{mutant.kind:9} {_row(mutant)}: {found}")
                     log.note(f"{time.monotonic() - begun:.0f} s, {todo.qsize()} left")
 
     if not args.no_planted and not _passes_without(log):
