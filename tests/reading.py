@@ -102,7 +102,10 @@ def _frames(view: Any, model: ModelTrack, first: int, limit: int | None) -> None
         if name in frame.columns and frame[name].dtype.is_numeric():  # else some value was no number, once
             assert all(same(v, f, widened=True) for v, f in zip(values, frame[name].to_list(), strict=True)), name
     if first % 4 == 0:
-        assert list(view.to_pandas(first, limit)["_index"]) == list(range(start, stop))
+        try:
+            assert list(view.to_pandas(first, limit)["_index"]) == list(range(start, stop))
+        except ValueError as error:  # inside of lists, pandas shows times in UTC, where some have no year
+            assert "is out of range" in str(error), error
 
 
 def _stats(view: Any, model: ModelTrack) -> None:

@@ -189,13 +189,13 @@ class Process:
         self.sessions.clear()
         self._begin()
 
-    def pending_stamps(self, name: str) -> set[float]:
-        """The explicit timestamps that the writer of this process holds of a track."""
-        found: set[float] = set()
+    def held_rows(self, name: str) -> list[tuple[float, bool]]:
+        """The rows that the writer of this process holds of a track: timestamps, and whether each is automatic."""
+        found: list[tuple[float, bool]] = []
         for writer, _ in self.state.writers.values():
-            for block in crashlib.blocks(writer.track(name).pending):
+            for block in crashlib.blocks(writer.track(name).pending)[::-1]:
                 rows = block.encode()
-                found |= {ts for ts, explicit, _ in (rows.mixed() if rows else block.rows or []) if explicit}
+                found += [(ts, not explicit) for ts, explicit, _ in (rows.mixed() if rows else block.rows or [])]
         return found
 
     def fork(self, work: Callable[[Session], Any]) -> Any:
