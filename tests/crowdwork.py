@@ -48,6 +48,8 @@ class Spec(NamedTuple):
     segment_points: int
     flush_interval: float
     fsync: bool
+    #: Which points get fields of other writers: "none", "hot" ones mostly, or "any", most of them in segments by then.
+    shared: str
     #: The name of a defect that is planted in the library, see `campaigns.concurrency`.
     planted: str | None = None
 
@@ -71,9 +73,10 @@ class Spec(NamedTuple):
             "chunks": draw.choice([10, 20, 40]),
             "kills": draw.choice([0, 0, 1, 2, 3]),
             "stops": draw.choice([0, 2, 5]),
-            "segment_points": draw.choice([50, 50, 50, 20, 120]),
+            "segment_points": draw.choice([50, 50, 50, 20, 120, 400]),
             "flush_interval": draw.choice([0.002, 0.01, 0.1, 3600.0]),
             "fsync": draw.random() < 0.2,
+            "shared": draw.choice(["none", "hot", "hot", "any", "any"]),
         }
         return cls(seed, root, **{**chosen, **fixed})
 
@@ -158,16 +161,7 @@ class Writer:
         return writer, first
 
     def _append(self, track: str, chunk: int) -> None:
-        draw = self.draw
-        ops: list[float] = []
-        for _ in range(draw.choice([1, 5, 20, 60])):
-            kind = draw.random()
-            if kind < 0.65:
-                ops.append(NEW)
-            elif kind < 0.9 or not self.known[track]:
-                ops.append(1000.0 + chunk * 3 + draw.randrange(40))
-            else:
-                ops.append(draw.choice(self.known[track]))
+        ops = [self._op(track, chunk) for _ in range(self.draw.choice([1, 5, 20, 60]))]
         writer, first = self._plan(track, ops)
         append = self.session.track(track).append
         for number, op in enumerate(ops, first):
@@ -175,6 +169,17 @@ class Writer:
                 append(**fields_of(writer, number))
             else:
                 append(**{f"m{writer}": number}, _ts=op)
+
+    def _op(self, track: str, chunk: int) -> float:
+        """`NEW`, or the timestamp of a point that gets a field."""
+        kind, shared = self.draw.random(), self.spec.shared
+        if kind < 0.65 or shared == "none":
+            return NEW
+        if kind > 0.9 and self.known[track]:
+            return self.draw.choice(self.known[track][-3:] if shared == "hot" else self.known[track])
+        if shared == "hot":  # one that all writers come to at about the same time
+            return 1000.0 + time.time() * 50 // 1 % 1e6 - self.draw.randrange(2)
+        return 1000.0 + chunk * 3 + self.draw.randrange(15)
 
     def _batch(self, track: str) -> None:
         count = self.draw.choice([1, 3, 40, 130])

@@ -43,6 +43,7 @@ BUSY: dict[str, Any] = {
     "segment_points": 50,
     "flush_interval": 0.01,
     "fsync": False,
+    "shared": "any",
 }
 
 
@@ -143,18 +144,18 @@ def _old_generation() -> None:
     KnownSegments.read_segment = read_segment  # type: ignore[method-assign]
 
 
-def _stale_index() -> None:
-    """Points that another process appended are not looked for when a field comes with their timestamp."""
+def _unheard_fields() -> None:
+    """Fields that another process added to hot points are not learnt, and missing from the segment of a roll."""
     from dreamlake.engine.ondisk import TrackOnDisk
 
-    real = TrackOnDisk._take_points
+    real = TrackOnDisk._read_tail
 
-    def take_points(self: TrackOnDisk, points: Any) -> None:
-        before = self._hot_index
-        real(self, points)
-        self._hot_index = before
+    def read_tail(self: TrackOnDisk) -> None:
+        before = dict(self.changes)
+        real(self)
+        self.changes = before
 
-    TrackOnDisk._take_points = take_points  # type: ignore[method-assign]
+    TrackOnDisk._read_tail = read_tail  # type: ignore[method-assign]
 
 
 def _early_sync() -> None:
@@ -190,7 +191,7 @@ PLANTED: dict[str, Bug] = {
     "hot file first": Bug(_hot_file_first, BUSY),
     "inherited points": Bug(_inherited_points, {**BUSY, "writers": ("forks", "forks"), "flush_interval": 0.1}),
     "old generation": Bug(_old_generation, BUSY),
-    "stale index": Bug(_stale_index, {**BUSY, "segment_points": 400}),
+    "unheard fields": Bug(_unheard_fields, {**BUSY, "shared": "hot", "segment_points": 400}),
     "early sync": Bug(_early_sync, REPLICA),
     "hot object first": Bug(_hot_object_first, REPLICA),
 }
