@@ -15,6 +15,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 from damagelib import NAME, POINTS, TRACK, WORKSPACE
+from damagesweep import plain_reader
 from support import run_python
 
 from dreamlake import Lake, Session
@@ -125,6 +126,8 @@ def reads_agree(root: Path, expected: Points) -> None:
     for start in range(0, total, 5):
         some = {row["index"] for row in track.read(start, 5)["data"]}
         assert some == {index for index in indices if start <= index < start + 5}
+    plain = {row["index"]: row["data"] for row in plain_reader.read_track(lib.folder_of(root))}
+    lib.assert_points(plain, expected)
     names = pl.concat([pl.read_parquet(path, columns=["_index"]) for path in track.files()])
     assert names["_index"].to_list() == indices[: len(names)]
 

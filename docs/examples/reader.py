@@ -16,14 +16,13 @@ CRC_MARK = b"\x18\x16dreamlake.footer_crc32\x18\x08"
 
 def read_track(folder: Path) -> list[dict]:
     """All points as {"index": …, "data": {fields …, "_ts": …}}. What fails on a live track is worth a second call."""
-    hot = (folder / "data.jsonl").read_bytes() if (folder / "data.jsonl").exists() else b""
-    points = [point for name in live_segments(folder) for point in read_segment(folder / name[3], *name[:3])]
-    return points + read_hot(hot, below=len(points))
+    hot, live = (folder / "data.jsonl").read_bytes() if (folder / "data.jsonl").exists() else b"", live_segments(folder)
+    points = [point for name in live for point in read_segment(folder / name[3], *name[:3])]
+    return points + read_hot(hot, below=live[-1][1] if live else 0)
 
 
 def live_segments(folder: Path) -> list[tuple]:
-    matches = filter(None, (SEGMENT.fullmatch(path.name) for path in folder.iterdir()))
-    names = [(int(m[1]), int(m[2]), int(m[3] or 0), m[0]) for m in matches]
+    names = [(int(m[1]), int(m[2]), int(m[3] or 0), m[0]) for p in folder.iterdir() if (m := SEGMENT.fullmatch(p.name))]
     live, end = [], 0
     for name in sorted(names, key=lambda name: (name[0], -name[1], -name[2])):
         if name[0] > end or name[0] < end < name[1]:
@@ -43,10 +42,11 @@ def read_segment(path: Path, start: int, stop: int, generation: int) -> list[dic
     about, table = json.loads(file.metadata.metadata[b"dreamlake.segment"]), file.read()
     lists = {name: table[name].cast(plain(table[name].type)).to_pylist() for name in table.column_names}
     index, nones = lists["_index"], lists.get("_none") or [None] * len(table)
-    if [about["version"], about["generation"]] != [1, generation] or index != list(range(start, stop)):
+    there = range(start, stop) if about["tsMin"] <= about["tsMax"] else []  # where its points are lost
+    if [about["version"], about["generation"], index] != [1, generation, list(there)]:
         raise ValueError(f"{path}: it is not what its name says")
     kinds = {**about["schema"], "_ts": "double"}
-    rows = ([k for k in kinds if lists[k][at] is not None or k in (nones[at] or ())] for at in range(stop - start))
+    rows = ([k for k in kinds if lists[k][at] is not None or k in (nones[at] or ())] for at in range(len(index)))
     points = ({k: restored(lists[k][at], kinds[k]) for k in row} for at, row in enumerate(rows))
     return [{"index": index, "data": point} for index, point in enumerate(points, start)]
 
