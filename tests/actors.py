@@ -122,6 +122,11 @@ class Actor:
         self.teller.acknowledge("flush", self.name, track)
         return True
 
+    def compact(self, session: Session, track: str = TRACK) -> None:
+        """Merge neighbouring segments, which flushes first."""
+        self.again(session.track(track).compact)
+        self.teller.acknowledge("flush", self.name, track)
+
     def log(self, session: Session) -> None:
         """Log a message."""
         message = f"{self.name} {self.number()}"

@@ -10,7 +10,6 @@ import copy
 import json
 import os
 import shutil
-import sys
 import tempfile
 import threading
 import time
@@ -96,6 +95,10 @@ def _behind(actor: Actor) -> None:
 
 def _long(actor: Actor) -> None:
     _rolled(actor, 83)
+
+
+def _very_long(actor: Actor, **options: Any) -> None:
+    _rolled(actor, 123, **options)
 
 
 def _elsewhere(actor: Actor) -> None:
@@ -192,6 +195,27 @@ def _batches(actor: Actor, session: Session | None) -> None:
     assert actor.batch(session, [actor.fields(False, TRACK) for _ in range(33)])
     assert actor.batch(session, [actor.fields(True, TRACK) for _ in range(4)])
     actor.close(session)
+
+
+def _compact(actor: Actor, session: Session | None) -> None:
+    """Segments become a wide one, which gets a field; their parts are swept, as they are a minute later."""
+    assert session is not None
+    actor.points(session, 2)
+    actor.compact(session)
+    actor.late(session, 3)
+    actor.flush(session)
+    track = Path(actor.session_folder, "tracks", "a", "b")
+    for path in track.iterdir():
+        os.utime(path, (OLD, OLD))
+    actor.compact(session)
+
+
+def _compact_and_sync(actor: Actor, session: Session | None) -> None:
+    assert session is not None
+    actor.compact(session)
+    actor.sync(session)
+    actor.late(session, 3)
+    actor.sync(session)
 
 
 def _second_process(actor: Actor, session: Session | None) -> None:
@@ -300,6 +324,7 @@ SCENES: dict[str, Scene] = {
     "first flush": Scene(_nothing, _opened, _describe),
     "rewrite": Scene(_hot, _opened, _rewrite),
     "batches": Scene(_hot, _opened, _batches),
+    "compact": Scene(_very_long, _opened, _compact),
     "resume": Scene(_left_over, _none, _go_on),
     "first flush after a crash": Scene(_left_over, _opened, _go_on),
     "describe": Scene(_rolled, _opened, _describe),
@@ -310,6 +335,7 @@ SCENES: dict[str, Scene] = {
     "sync": Scene(_synced, _with_replica, _sync, replica=True),
     "first sync": Scene(_long, _with_replica, _sync, replica=True),
     "sync at close": Scene(_synced, _with_replica, _sync_and_close, replica=True),
+    "compact, sync": Scene(partial(_very_long, replica=True), _with_replica, _compact_and_sync, replica=True),
     "sync command": Scene(_behind, _none, _command, replica=True),
     "adopt": Scene(_elsewhere, _none, _come_here, replica=True),
     "take over": Scene(_ahead, _none, _come_here, replica=True),

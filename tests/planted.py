@@ -85,6 +85,22 @@ def old_form_removed_first() -> None:
     local.write_new = write_new  # type: ignore[assignment]
 
 
+def parts_removed_first() -> None:
+    """The parts of a merged segment are removed before it has its name."""
+    from dreamlake.engine.compaction import Merged
+    from dreamlake.engine.ondisk import TrackOnDisk
+    from dreamlake.storage import local
+
+    real = TrackOnDisk.replace_parts
+
+    def replace_parts(disk: TrackOnDisk, merged: Merged) -> bool:
+        for part in merged.parts:
+            local.remove_quietly(os.path.join(disk.folder, part.filename))
+        return real(disk, merged)
+
+    TrackOnDisk.replace_parts = replace_parts  # type: ignore[method-assign]
+
+
 def synced_too_early() -> None:
     """A sync returns before it has sent."""
     from dreamlake.engine.replica.replicator import Replicator

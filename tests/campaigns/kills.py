@@ -30,7 +30,9 @@ from promises import SESSION, Promises, Teller
 
 from campaigns.log import Log
 from dreamlake import Lake, Session
+from dreamlake.engine import sweep
 from dreamlake.engine.overlay import OverlayStore
+from dreamlake.engine.replica import tracks
 from dreamlake.storage.local import LocalStore
 from dreamlake.storage.remote import RemoteStore
 
@@ -55,6 +57,8 @@ class Plan(NamedTuple):
         or request; ``none``: it ends by itself.
     when
         See `death`.
+    grace
+        Seconds that superseded segments stay.
     seed
         Of what it does.
     """
@@ -63,6 +67,7 @@ class Plan(NamedTuple):
     threads: int
     death: str
     when: float
+    grace: float
     seed: int
 
 
@@ -80,7 +85,7 @@ def draw_plan(draw: random.Random, kind: str, death: str = "") -> Plan:
     death = death or (draw.choice(ways) if draw.random() < 0.96 else "none")
     most = {"time": 0.25, "stop": 400, "stop half": 120, "request": 40, "done": 40, "none": 1}[death]
     when = most ** draw.random() if death != "time" else draw.uniform(0.0, most)
-    return Plan(options, draw.choice([1, 1, 1, 2, 3]), death, when, draw.randrange(1 << 30))
+    return Plan(options, draw.choice([1, 1, 1, 2, 3]), death, when, draw.choice([0.01, 60.0]), draw.randrange(1 << 30))
 
 
 # -- a process that is killed -----------------------------------------------------------------------------------------
@@ -102,6 +107,7 @@ def die_half(name: str, real: Callable[[], Any], args: tuple[Any, ...]) -> Any:
 
 def arm(plan: Plan) -> None:
     """See that this process is killed when its time has come, if that is a call."""
+    sweep.GRACE = tracks.GRACE = plan.grace
     if plan.death in ("stop", "stop half"):
         crashlib.Seam(int(plan.when), die if plan.death == "stop" else die_half).install()
     elif plan.death in ("request", "done"):
@@ -184,6 +190,8 @@ class Life:
             actor.parameter(opened)
         elif kind < 0.84:
             actor.describe(opened, track)
+        elif kind < 0.87:
+            actor.compact(opened, track)
         elif kind < 0.94:
             actor.flush(opened, draw.choice(["", track]))
         elif kind < 0.96:
@@ -412,6 +420,7 @@ PLANTED: dict[Callable[[], None], tuple[str, str]] = {
     planted.torn_line_kept: ("one process", "stop half"),
     planted.in_place: ("one process", "stop"),
     planted.old_form_removed_first: ("one process", "stop"),
+    planted.parts_removed_first: ("one process", "stop"),
     planted.no_lock: ("two processes", ""),
     planted.synced_too_early: ("replica", "time"),
     planted.hot_object_first: ("replica", "done"),

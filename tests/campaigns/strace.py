@@ -192,6 +192,7 @@ PLANTED: dict[Callable[[], None], str] = {
     planted.acknowledged_too_early: "first flush after a crash",
     planted.emptied_before_the_commit: "first flush after a crash",
     planted.old_form_removed_first: "first flush after a crash",
+    planted.parts_removed_first: "compact",
     planted.in_place: "describe",
     planted.hot_object_first: "sync",
     planted.synced_too_early: "sync",
