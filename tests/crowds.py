@@ -187,6 +187,8 @@ class Crowd:
         elif what == "batch":
             track, *batch = rest
             self.histories["here", track].batches.append(tuple(batch))  # type: ignore[arg-type]
+        elif what == "compact":
+            self.counts["segments merged"] += rest[0]
         else:
             place, track, read, more = rest
             news = self._parts[read[0]]

@@ -50,6 +50,9 @@ class Spec(NamedTuple):
     fsync: bool
     #: Which points get fields of other writers: "none", "hot" ones mostly, or "any", most of them in segments by then.
     shared: str
+    #: Whether segments are merged meanwhile, and seconds for which superseded ones stay.
+    compacts: bool
+    grace: float
     #: The name of a defect that is planted in the library, see `campaigns.concurrency`.
     planted: str | None = None
 
@@ -77,6 +80,8 @@ class Spec(NamedTuple):
             "flush_interval": draw.choice([0.002, 0.01, 0.1, 3600.0]),
             "fsync": draw.random() < 0.2,
             "shared": draw.choice(["none", "hot", "hot", "any", "any"]),
+            "compacts": draw.random() < 0.5,
+            "grace": draw.choice([60.0, 1.0]),
         }
         return cls(seed, root, **{**chosen, **fixed})
 
@@ -152,6 +157,8 @@ class Writer:
                 self._read(track)
             elif end < 0.75 and self.spec.remote is not None:
                 self._flush_all(sync=True)
+            elif end > 0.95 and self.spec.compacts:
+                self._compact(track)
 
     def _plan(self, track: str, ops: list[float]) -> tuple[str, int]:
         """Tell of operations that are about to begin; their writer's name, and the number of the first."""
@@ -210,6 +217,12 @@ class Writer:
         for track, count in counts.items():
             for place in places:
                 self.tell("ack", place, track, f"{self.name}.{track}", count, now)
+
+    def _compact(self, track: str) -> None:
+        count = self.done[track]
+        done = self.session.track(track).compact()
+        self.tell("ack", "here", track, f"{self.name}.{track}", count, time.monotonic_ns())
+        self.tell("compact", done["merged"], done["into"])
 
     def _read(self, track: str) -> None:
         """Read the end of a track as its writer, which flushes first."""
@@ -410,6 +423,14 @@ def guard(work: Callable[[], None]) -> None:
         os._exit(status)
 
 
+def _shorten_grace(seconds: float) -> None:
+    """Let superseded segments go so much earlier, for readers to meet that."""
+    from dreamlake.engine import sweep
+
+    real = sweep._replaced_before
+    sweep._replaced_before = lambda folder, live, name, when: real(folder, live, name, when + seconds)
+
+
 def main(kind: str, spec: Spec, name: str) -> None:
     """What a process of the crowd does; its complaints go to a file of its own."""
     errors = os.open(os.path.join(spec.root, f"{name}.err"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -417,6 +438,7 @@ def main(kind: str, spec: Spec, name: str) -> None:
     os.dup2(errors, 2)
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR1, all_threads=True)
+    _shorten_grace(60.0 - spec.grace)
     if spec.planted is not None:
         from campaigns.concurrency import PLANTED
 

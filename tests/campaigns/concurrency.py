@@ -44,6 +44,8 @@ BUSY: dict[str, Any] = {
     "flush_interval": 0.01,
     "fsync": False,
     "shared": "any",
+    "compacts": False,
+    "grace": 60.0,
 }
 
 
