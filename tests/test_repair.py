@@ -271,6 +271,37 @@ def test_a_field_comes_from_an_older_form_and_that_is_told(older: tuple[Path, Po
     goes_on(root, points)
 
 
+def test_an_older_form_in_the_place_of_one_that_vanished_is_found_out(older: tuple[Path, Points]) -> None:
+    root, points = older
+    with Session(NAME, WORKSPACE, root, segment_points=8) as session:
+        session.track(TRACK).append_batch([{"real": 1.5, "_ts": 1500.0 + number} for number in range(8)])
+    (lib.folder_of(root) / SegmentName(8, 16, 1).filename).unlink()
+    assert not is_whole(root)
+    report = repair(root, give_up_lost=True)
+    assert report.is_clean
+    assert "merged after generation 0" in report.steps[0].loses
+    points |= {POINTS + number: {"real": 1.5, "_ts": 1500.0 + number} for number in range(8)}
+    goes_on(root, lacking(points, "late", range(8, 16)))
+
+
+def test_parts_of_a_damaged_wide_segment_hold_all_of_it(tmp_path: Path) -> None:
+    root = tmp_path / "lake"
+    points = dict(enumerate(lib.make_run(root)))
+    with Session(NAME, WORKSPACE, root, segment_points=8) as session:
+        track = session.track(TRACK)
+        new = {POINTS + number: {"real": number / 7, "_ts": 2000.0 + number} for number in range(70)}
+        track.append_batch(list(new.values()))
+        assert track.compact()["into"] == 1
+    points |= new
+    wide = lib.segment_path(root, 0)
+    assert wide.name.startswith("000000000000-0000000000")
+    lib.damage_footer(wide)
+    report = repair(root)
+    assert report.is_clean
+    assert not any(step.loses for step in report.steps)
+    lib.assert_points(lib.points_in(lib.view(root)), points)
+
+
 def test_a_superseded_form_that_is_damaged_is_put_aside(older: tuple[Path, Points]) -> None:
     root, points = older
     path = lib.folder_of(root) / SegmentName(8, 16).filename

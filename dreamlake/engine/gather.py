@@ -141,8 +141,8 @@ class Sources:
         recorded = self.recorded(start, stop) if damaged is None else damaged.generation
         for index, (point, name) in self._elsewhere(start, stop, found).items():
             found.points[index - start] = point
-            form = 0 if name is None else name.generation
-            if form < recorded and (name is None or name[:2] == (start, stop)):
+            form = _form(name, start, stop)
+            if form < recorded:
                 found.losses.append(f"fields of {in_points(start, stop)} that were merged after generation {form}")
         if self.replica is not None and None in found.points:
             for index, point in self.replica.points(self.below, self.look.name, start, stop).items():
@@ -187,8 +187,8 @@ class Sources:
         if len(whole) < part.stop - part.start:
             found.losses.append(f"{in_words(lacks)} of {of}")
             return
-        # Hot lines are what generation 0 was made of.
-        oldest = min(0 if name is None else name.generation for _, name in whole.values())
+        info = part.info
+        oldest = min(_form(name, info.start, info.stop) for _, name in whole.values())
         if oldest < part.info.generation:
             found.losses.append(f"what was merged after generation {oldest} into {in_words(lacks)} of {of}")
 
@@ -232,11 +232,11 @@ class Sources:
         return self._lines
 
     def _others(self, start: int, stop: int) -> list[SegmentName]:
-        """Whole segments that do not count and hold points of a range; later forms first."""
+        """Whole segments that hold points of a range; later forms first."""
         names = [
             name
             for name, seen in self.look.segments.items()
-            if name not in self.look.live and not seen.damage and seen.info is not None and not seen.info.lost
+            if not seen.damage and seen.info is not None and not seen.info.lost
         ]
         return sorted(
             (name for name in names if name.start < stop and name.stop > start), key=lambda name: -name.generation
@@ -274,6 +274,11 @@ class Sources:
         except (SegmentDamage, FileNotFoundError):
             return None
         return info
+
+
+def _form(name: SegmentName | None, start: int, stop: int) -> int:
+    """Which generation of a range another source of its points tells: hot lines and parts are what the first was."""
+    return name.generation if name is not None and name[:2] == (start, stop) else 0
 
 
 def _filled(point: Point, other: Point, lacks: list[str], order: list[str]) -> Point:

@@ -244,6 +244,10 @@ def _tell_segment(store: Store, look: TrackLook, name: SegmentName, seen: Seen) 
 def _tell_claims(store: Store, look: TrackLook) -> None:
     """Hold what footers say of other segments against these."""
     infos = look.infos
+    for name in vanished(look):
+        path = store.describe(f"{look.folder}/{name.filename}")
+        said = "this generation is missing, which a later segment tells of: an older one counts in its place"
+        look.tell(path, "its place", said, name.start, name.stop, lost="fields that it had")
     for name, info in infos.items():
         path = store.describe(f"{look.folder}/{name.filename}")
         for told in info.before:
@@ -254,6 +258,13 @@ def _tell_claims(store: Store, look: TrackLook) -> None:
         if logical.unify_schemas(info.track_schema, info.schema) != info.track_schema:
             said = "what it tells of the track lacks fields of its own"
             look.tell(path, "footer", said, name.start, name.stop, lost="columns of frames")
+
+
+def vanished(look: TrackLook) -> list[SegmentName]:
+    """Later generations of live segments that footers tell of and that are not there: older values count instead."""
+    live_ones = {name[:2]: name.generation for name in look.live}
+    told = {SegmentName(*bounds[:3]) for info in look.infos.values() for bounds in info.before if bounds[0] < bounds[1]}
+    return sorted(name for name in told if live_ones.get(name[:2], name.generation) < name.generation)
 
 
 def _points(start: int, stop: int) -> str:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import dreamlake.storage.local as local
 from dreamlake.engine import away, roll
 from dreamlake.engine.gather import Gathered, Point, ReplicaSource, Sources, in_points
-from dreamlake.engine.inspect import Finding, away_records, hot_gaps, is_damaged, look_at_track, overlapping
+from dreamlake.engine.inspect import Finding, away_records, hot_gaps, is_damaged, look_at_track, overlapping, vanished
 from dreamlake.engine.mending import Step, keep, lines_lost, put_in_place, set_aside, track_file
 from dreamlake.errors import CorruptTrackError
 from dreamlake.format import hot, layout, live, logical, schema, segment
@@ -82,6 +82,7 @@ class TrackRepair:
         if look.live and look.live[-1] in look.away:
             found.append((look.live[-1].start, look.live[-1].stop, look.live[-1]))
         found += [(hole.start, hole.stop, None) for hole in look.holes if not hole.overlap]
+        found += [(name.start, name.stop, name) for name in vanished(look)]
         return sorted(found, key=lambda each: each[0])
 
     def _range_steps(self, start: int, stop: int, name: SegmentName | None) -> list[Step]:
