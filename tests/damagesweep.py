@@ -160,6 +160,8 @@ class Sweep:
         self.counts: Counter[str] = Counter()
         #: What is damaged just now.
         self.label = ""
+        # Whether only a plain read is tried just now.
+        self._plainly = False
         #: A sweep ends when it has found so much.
         self.most_wrong = 20
         self.wrong: list[str] = []
@@ -179,14 +181,23 @@ class Sweep:
         self.whole = {target: path.read_bytes() for target, path in self.files.items()}
 
     def run(
-        self, target: str, damages: Iterable[tuple[str, int, int]], *, ways: int | None = None, deep: int = 0
+        self,
+        target: str,
+        damages: Iterable[tuple[str, int, int]],
+        *,
+        ways: int | None = None,
+        thin: int = 1,
+        deep: int = 0,
     ) -> None:
         """Damage one file in all of these ways, one after the other.
 
         Parameters
         ----------
         ways
-            So many ways to read are tried at each damage, drawn, beside a plain read; None: all.
+            So many ways to read are tried at each damage, drawn, beside a plain read, and each of these with damage
+            left out too; None: all.
+        thin
+            Only at each n-th damage; at the others there is the plain read alone.
         deep
             At each n-th damage the run is also checked, repaired, resumed and appended to; 0: never.
         """
@@ -198,6 +209,7 @@ class Sweep:
                 path.write_bytes(data)
                 self.label = f"{target}, {damage[0]} at {damage[1]}" + f".{damage[2]}" * (damage[0] == "flip")
                 self.tell(self.label)
+                self._plainly = number % thin > 0
                 with self._telling(self.label):
                     outcome = judge(path, data, damage, ways)
                     self.counts[f"{target}: {damage[0]}: {outcome}"] += 1
@@ -235,6 +247,8 @@ class Sweep:
         return judges.get(target, self._judge_harmless)
 
     def _chosen(self, ways: int | None) -> list[str]:
+        if self._plainly:
+            return ["read"]
         if ways is None:
             return list(WAYS)
         others = [name for name in WAYS if name != "read"]
@@ -252,7 +266,7 @@ class Sweep:
                 told = True
             else:
                 assert found == self.expected[name], (name, "other values")
-            if name not in WITHOUT_ERRORS:
+            if name not in WITHOUT_ERRORS and not self._plainly:
                 self._skips(name, path)
         return "told" if told else "right"
 
@@ -310,7 +324,7 @@ class Sweep:
             # In frames all of a column may have another type, if a digit of the hot file made it so.
             for index, row in found.items() if name in POINTS else ():
                 assert index >= 24 or row == self.expected["read"][index], (name, index)
-        if name not in WITHOUT_ERRORS:
+        if name not in WITHOUT_ERRORS and not self._plainly:
             found = WAYS[name](lib.view(self.root), errors="skip")
             for index, row in found.items() if name in POINTS else ():
                 assert index >= 24 or row == self.expected["read"][index], (name, "skip", index)
