@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from promises import NAME, SESSION, WORKSPACE, Promises, Teller
 
 from dreamlake import Session
+from dreamlake.storage.remote import RemoteStore
 
 TRACK, SECOND = "a/b", "c"
 HOUR = 3600.0
@@ -194,3 +196,22 @@ class Actor:
     def session_folder(self) -> str:
         """The folder of the session."""
         return os.path.join(self.root, SESSION)
+
+
+def finish(actor: Actor, folder: str | None = None) -> None:
+    """Do what `dreamlake sync` does, a minute after the run was killed."""
+    from dreamlake.engine.replica.sync import sync_folder
+
+    folder = folder or actor.session_folder
+    if not os.path.exists(f"{folder}/session.json"):
+        return
+    old = time.time() - 200
+    if os.path.exists(f"{folder}/.lock"):
+        os.utime(f"{folder}/.lock", (old, old))
+    store = RemoteStore(actor.url)
+    outcome = sync_folder(folder, SESSION, store)
+    store.close()
+    for _, error in outcome.failures:
+        raise error
+    assert not outcome.conflicts, outcome.conflicts
+    assert outcome.complete, outcome

@@ -24,7 +24,9 @@ from typing import NamedTuple, NoReturn
 
 import deaths
 import planted
-from deaths import SCENES, Stage
+from actors import Actor
+from deaths import Stage
+from deathscenes import SCENES
 from promises import Teller
 
 from campaigns.kills import silence
@@ -103,7 +105,7 @@ def trace(stage: Stage, thread: str, options: list[str], plant: Callable[[], Non
     return status, stage.judge(promises)
 
 
-def _run_child(stage: Stage, actor: deaths.Actor, ready: int, go: int, plant: Callable[[], None]) -> NoReturn:
+def _run_child(stage: Stage, actor: Actor, ready: int, go: int, plant: Callable[[], None]) -> NoReturn:
     try:
         plant()
         RemoteStore.width = property(lambda store: 1)  # type: ignore[assignment, method-assign]  # no helpers: one thread
