@@ -66,7 +66,7 @@ def draw_plan(draw: random.Random, kind: str, death: str = "") -> Plan:
     death = death or (draw.choice(ways) if draw.random() < 0.96 else "none")
     most = {"time": 0.25, "stop": 400, "stop half": 120, "request": 40, "done": 40, "none": 1}[death]
     when = most ** draw.random() if death != "time" else draw.uniform(0.0, most)
-    return Plan(options, draw.choice([1, 1, 1, 2, 3]), death, when, draw.choice([0.01, 60.0]), draw.randrange(1 << 30))
+    return Plan(options, draw.choice([1, 1, 1, 2, 3]), death, when, draw.choice([2.0, 60.0]), draw.randrange(1 << 30))
 
 
 def die(name: str, real: Callable[[], Any], args: tuple[Any, ...]) -> Any:
