@@ -622,3 +622,12 @@ def test_statistics_and_encodings_are_as_the_format_says() -> None:
     assert columns["name"].has_dictionary_page
     assert not columns["j"].has_dictionary_page
     assert (columns["_ts"].statistics.min, columns["_ts"].statistics.max) == (1.0, 12.0)
+
+
+def test_a_column_whose_type_is_not_the_schemas_is_damage() -> None:
+    """The bound of memory rests on it: text in a dictionary counts for each row that repeats it, other values do not."""
+    data = large_json_dictionary()
+    # The last column's own metadata: type BYTE_ARRAY (6), then its encodings.
+    at = data.rindex(b"\x15\x0c\x19", 0, -8)
+    with pytest.raises(SegmentDamage, match="no Parquet metadata"):
+        open_segment(signed(data[: at + 1] + b"\x08" + data[at + 2 :]))

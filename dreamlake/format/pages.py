@@ -75,9 +75,21 @@ def row_groups(footer: bytes) -> tuple[RowGroup, ...]:
         It is no footer.
     """
     try:
-        return tuple(thrift.fields(footer, 0, _FILE)[0].get(4, ()))
+        found = thrift.fields(footer, 0, _FILE)[0]
     except IndexError:
         raise ThriftError from None
+    groups = tuple(found.get(4, ()))
+    # Arrow goes by the type in the schema, and does not always mind when a column's own says otherwise.
+    texts = [kind == _BYTE_ARRAY for kind in found.get(2, ()) if kind is not None]
+    if any([chunk.is_text for chunk in group.chunks] != texts for group in groups):
+        raise ThriftError
+    return groups
+
+
+def _element(data: Data, at: int) -> tuple[int | None, int]:
+    """The type of an element of the schema; None where it has others below it."""
+    found, at = thrift.fields(data, at, _ELEMENT)
+    return None if found.get(5) else found.get(1), at
 
 
 def _row_group(data: Data, at: int) -> tuple[RowGroup, int]:
@@ -121,7 +133,8 @@ _COLUMN: Mapping[int, tuple[int, thrift.Reader]] = {
 # ColumnChunk: a file of its own, and encryption, are not dreamlake's.
 _COLUMN_CHUNK = {1: (BINARY, _refuse), 3: (STRUCT, _column), 8: (STRUCT, _refuse), 9: (BINARY, _refuse)}
 _ROW_GROUP = {1: (LIST, thrift.list_of(STRUCT, _column_chunk)), 3: (INT64, thrift.count)}
-_FILE = {4: (LIST, thrift.list_of(STRUCT, _row_group))}
+_ELEMENT = {1: (INT32, thrift.count), 5: (INT32, thrift.count)}
+_FILE = {2: (LIST, thrift.list_of(STRUCT, _element)), 4: (LIST, thrift.list_of(STRUCT, _row_group))}
 
 
 # ------------------------------------------------------------------------------------------------------- pages
