@@ -23,7 +23,8 @@ from damagelib import NAME, TRACK, WORKSPACE
 from support import ROOT
 
 from dreamlake import Lake, Session
-from dreamlake.engine.inspect import is_damaged, look_at_session
+from dreamlake.engine.findings import is_damaged
+from dreamlake.engine.inspect import look_at_session
 from dreamlake.engine.repair import repair_session
 from dreamlake.errors import CorruptTrackError, RemoteConflictError
 from dreamlake.format.point import from_json

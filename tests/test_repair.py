@@ -19,7 +19,7 @@ from damagesweep import plain_reader
 from support import run_python
 
 from dreamlake import Lake, Session
-from dreamlake.engine.inspect import is_damaged
+from dreamlake.engine.findings import is_damaged
 from dreamlake.engine.repair import Report, repair_session, told
 from dreamlake.errors import CorruptTrackError, LockTimeoutError
 from dreamlake.format import segment as segments

@@ -12,7 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from dreamlake.engine.inspect import Finding
+    from dreamlake.engine.findings import Finding
 
 
 def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
@@ -44,7 +44,7 @@ def add_target(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check runs; 1 when something is damaged."""
-    from dreamlake.engine.inspect import is_damaged
+    from dreamlake.engine.findings import is_damaged
     from dreamlake.engine.repair import told
 
     runs, track = chosen_runs(args.what, args.track, args.path, args.storage_options)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dreamlake.engine.catalog import read_object
-from dreamlake.engine.inspect import TrackLook
+from dreamlake.engine.inspecttrack import TrackLook
 from dreamlake.engine.reader import TrackReader
 from dreamlake.engine.salvage import NONE, Stretch, check_identity, in_words, open_at, stretches
 from dreamlake.engine.segments import SegmentFiles
@@ -155,8 +155,7 @@ class Sources:
 
     def recorded(self, start: int, stop: int) -> int:
         """The highest generation of a range that anything tells of; -1 where nothing does."""
-        told = [bounds[:3] for info in self.look.infos.values() for bounds in info.before]
-        names = [*told, *self.look.segments, *self.look.away]
+        names = [*self.look.told, *self.look.segments, *self.look.away]
         return max((generation for first, last, generation in names if (first, last) == (start, stop)), default=-1)
 
     # -- the damaged file ------------------------------------------------------------------------------------------

@@ -14,7 +14,8 @@ from itertools import pairwise
 from typing import Any
 
 import dreamlake.storage.local as local
-from dreamlake.engine.inspect import KEPT, not_a_record, read_json
+from dreamlake.engine.findings import KEPT, read_json
+from dreamlake.engine.inspect import not_a_record
 from dreamlake.engine.runfile import iso_now
 from dreamlake.format import layout, point
 from dreamlake.format.layout import SegmentName

@@ -14,11 +14,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 
-import msgspec
-
+from dreamlake.engine.findings import Finding, is_damaged, with_remedies
 from dreamlake.engine.gather import ReplicaSource, session_object
 from dreamlake.engine.hosts import read_parameters
-from dreamlake.engine.inspect import Finding, TrackLook, is_damaged, look_at_session, with_remedies
+from dreamlake.engine.inspect import look_at_session
+from dreamlake.engine.inspecttrack import TrackLook
 from dreamlake.engine.mending import Step, log_file, parameters_file, session_file, set_aside
 from dreamlake.engine.repairtrack import TrackRepair, read_or_refuse
 from dreamlake.engine.replica import state as states
@@ -185,9 +185,7 @@ class _Repair:
         """For each track, the replicas that hold something of it and were not given."""
         path = os.path.join(self.folder, layout.REPLICA_FILE)
         try:
-            state = msgspec.json.decode(
-                self.store.get(f"{self.session}/{layout.REPLICA_FILE}"), type=states.ReplicaState
-            )
+            state = states.decode_state(self.store.get(f"{self.session}/{layout.REPLICA_FILE}"))
         except FileNotFoundError:
             return {}
         except (ValueError, CorruptTrackError):

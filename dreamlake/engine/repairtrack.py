@@ -13,8 +13,9 @@ import pyarrow as pa
 
 import dreamlake.storage.local as local
 from dreamlake.engine import away, roll
+from dreamlake.engine.findings import Finding, is_damaged
 from dreamlake.engine.gather import Gathered, Point, ReplicaSource, Sources, in_points
-from dreamlake.engine.inspect import Finding, away_records, hot_gaps, is_damaged, look_at_track, overlapping, vanished
+from dreamlake.engine.inspecttrack import away_records, hot_gaps, look_at_track, overlapping, vanished
 from dreamlake.engine.mending import Step, keep, lines_lost, put_in_place, set_aside, track_file
 from dreamlake.errors import CorruptTrackError
 from dreamlake.format import hot, layout, live, logical, schema, segment
@@ -157,8 +158,7 @@ class TrackRepair:
         """The segments that stand for lost points; the later form of those that footers tell of, where these fit."""
         if generation:
             return [SegmentName(start, stop, generation)]
-        told = {bounds[:3] for info in self.look.infos.values() for bounds in info.before}
-        names = live.survey(SegmentName(*each) for each in told if start <= each[0] and each[1] <= stop)[0]
+        names = live.survey(each for each in self.look.told if start <= each.start and each.stop <= stop)[0]
         at = start
         for name in names:
             if name.start != at:

@@ -79,16 +79,16 @@ def _a_torn_line_counts(patch: Callable[..., None]) -> None:
 
 
 def _check_trusts_pages(patch: Callable[..., None]) -> None:
-    from dreamlake.engine import inspect
+    from dreamlake.engine import inspecttrack
     from dreamlake.engine.salvage import Seen
 
-    real = inspect.look_into
+    real = inspecttrack.look_into
 
     def look_into(*args: Any) -> Seen:
         seen = real(*args)
         return seen if seen.info is None else Seen(seen.info)
 
-    patch(inspect, "look_into", look_into)
+    patch(inspecttrack, "look_into", look_into)
 
 
 def _a_repair_closes_gaps(patch: Callable[..., None]) -> None:
