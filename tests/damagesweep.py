@@ -66,6 +66,12 @@ def _stats(track: Any) -> Rows:
     return {-1: {name: repr(value) for name, value in track.stats().items() if name != "bytes"}}
 
 
+def _range_of(path: Path) -> Callable[..., Rows]:
+    """A read of exactly the points of a segment."""
+    start, stop = int(path.name[:12]), int(path.name[13:25])
+    return lambda track: _points(track.read(start, stop - start))
+
+
 #: Every way to read a track, by name; those that take ``errors`` are given it.
 WAYS: dict[str, Callable[..., Rows]] = {
     "read": lambda track, **how: _points(track.read(limit=None, **how)),
@@ -80,7 +86,7 @@ WAYS: dict[str, Callable[..., Rows]] = {
     "stats": lambda track, **how: _stats(track),
     "files": lambda track, **how: _about([Path(path).name for path in track.files()]),
 }
-POINTS = ("read", "read a range", "read by time", "the latest")
+POINTS = ("read", "its range", "read a range", "read by time", "the latest")
 WITHOUT_ERRORS = ("len", "stats", "files")
 #: With damage left out, these give other points than before, since they count points.
 COUNTING = ("the latest", "scan some")
@@ -179,6 +185,8 @@ class Sweep:
             "logs.jsonl": session / "logs" / "logs.jsonl",
             ".lock": session / ".lock",
         }
+        #: As `WAYS`, with that of the target just now.
+        self.ways = dict(WAYS)
         self.whole = {target: path.read_bytes() for target, path in self.files.items()}
 
     def run(
@@ -198,12 +206,14 @@ class Sweep:
             So many ways to read are tried at each damage, drawn, beside a plain read, and each of these with damage
             left out too; None: all.
         thin
-            Only at each n-th damage; at the others there is the plain read alone.
+            Only at each n-th damage; at the others there is one plain read alone, of the segment's own range.
         deep
             At each n-th damage the run is also checked, repaired, resumed and appended to; 0: never.
         """
         path, whole = self.files[target], self.whole[target]
         judge = self._judge(target)
+        self.ways["its range"] = _range_of(path) if "segment" in target else WAYS["read"]
+        self.expected["its range"] = self.ways["its range"](lib.view(self.root))
         try:
             for number, damage in enumerate(damages):
                 data = damaged(whole, damage)
@@ -249,7 +259,7 @@ class Sweep:
 
     def _chosen(self, ways: int | None) -> list[str]:
         if self._plainly:
-            return ["read"]
+            return ["its range"]
         if ways is None:
             return list(WAYS)
         others = [name for name in WAYS if name != "read"]
@@ -261,7 +271,7 @@ class Sweep:
         told = False
         for name in self._chosen(ways):
             try:
-                found = WAYS[name](lib.view(self.root))
+                found = self.ways[name](lib.view(self.root))
             except CorruptTrackError as error:
                 self._named(error, path)
                 told = True
@@ -311,14 +321,14 @@ class Sweep:
 
     def _judge_hot_way(self, name: str, path: Path, says: dict[int, dict[str, Any]] | None) -> str:
         try:
-            found = WAYS[name](lib.view(self.root))
+            found = self.ways[name](lib.view(self.root))
         except CorruptTrackError as error:
             _names(error, path)
             outcome = "told"
         else:
             assert says is not None, (name, "read what no reader of JSON can")
             outcome = "read"
-            if name == "read":
+            if name in ("read", "its range"):
                 hot = {index: point for index, point in lib.points_in(lib.view(self.root)).items() if index >= 24}
                 assert hot.keys() == says.keys()
                 assert all(lib.agree(hot[index], says[index]) for index in hot), (hot, says)
@@ -371,7 +381,7 @@ class Sweep:
         for name in self._chosen(ways):
             if name not in WITHOUT_ERRORS:
                 try:
-                    found = WAYS[name](lib.view(self.root), errors="skip")
+                    found = self.ways[name](lib.view(self.root), errors="skip")
                 except ValueError as error:
                     _refuses(error, "belongs to the track")
                 else:
@@ -423,7 +433,7 @@ class Sweep:
     def _judge_harmless(self, path: Path, data: bytes, damage: tuple[str, int, int], ways: int | None) -> str:
         """What readers do not need: all is right."""
         for name in self._chosen(ways):
-            assert WAYS[name](lib.view(self.root)) == self.expected[name], name
+            assert self.ways[name](lib.view(self.root)) == self.expected[name], name
         return "right"
 
     # -- check, repair, resume -------------------------------------------------------------------------------------

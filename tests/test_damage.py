@@ -71,7 +71,7 @@ def test_a_hang_is_found(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
     import time
 
     monkeypatch.setattr(damagesweep, "HANG", 1)
-    monkeypatch.setitem(damagesweep.WAYS, "read", lambda track, **how: time.sleep(5))
+    monkeypatch.setitem(sweep.ways, "read", lambda track, **how: time.sleep(5))
     sweep.run("a segment", [("flip", 0, 0)], ways=0)
     assert "Hung" in sweep.wrong.pop()
 

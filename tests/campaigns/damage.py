@@ -1,7 +1,8 @@
 """Every bit flipped and every length cut of each file of a run, through every way to read, check, repair and resume.
 
-At each flip all points are read; at each fourth in one more way too, drawn, and both with damage left out; at each cut
-in three ways. At each 200th the run is also checked, resumed as it is, repaired, and resumed then.
+At each flip and cut the points of the file are read; at each eighth flip and fourth cut all points, in one or two more
+ways too, drawn, and all with damage left out; at each 500th the run is also checked, resumed as it is, repaired, and
+resumed then.
 """
 
 from __future__ import annotations
@@ -162,7 +163,7 @@ def find(bug: str, sweep: Sweep, seed: int) -> list[str]:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", action="append", metavar="FILE", choices=TARGETS, help="only this file")
     parser.add_argument("--stride", type=int, default=1, help="each n-th bit and length (default: 1, all)")
-    parser.add_argument("--deep", type=int, default=200, help="check, repair and resume at each n-th (default: 200)")
+    parser.add_argument("--deep", type=int, default=500, help="check, repair and resume at each n-th (default: 500)")
 
 
 def run(args: argparse.Namespace, log: Log) -> int:
@@ -225,8 +226,8 @@ def _sweep(target: str, seed: int, stride: int, deep: int, folder: str) -> dict[
     sweep = _make(ReplicaSweep if of_state else Sweep, folder, seed)
     size = len(sweep.whole[target])
     each = stride * (STATE_STRIDE if of_state else 1)
-    sweep.run(target, flips(size, each), ways=1, thin=4, deep=0 if of_state else deep)
-    sweep.run(target, cuts(size, each), ways=2, deep=0 if of_state else deep)
+    sweep.run(target, flips(size, each), ways=1, thin=8, deep=0 if of_state else deep)
+    sweep.run(target, cuts(size, each), ways=2, thin=4, deep=0 if of_state else deep)
     return {"size": size, "counts": dict(sweep.counts), "wrong": sweep.wrong}
 
 
