@@ -112,6 +112,7 @@ def faults_of(scene: str) -> list[tuple[str, str]]:
 def calm() -> None:
     """Make a process of the scenes: log files that are soon full, and versions that a copied replica keeps."""
     import logging
+    import warnings
 
     import pyarrow  # noqa: F401
 
@@ -119,6 +120,7 @@ def calm() -> None:
     import dreamlake.engine.ondisk  # noqa: F401
 
     logging.getLogger("dreamlake").setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", ".*fork", DeprecationWarning)  # Arrow's own threads are no concern of a child
     logfile.FILE_LINES = 4
     plain._VERSION = ("size", "mtime")
 

@@ -172,7 +172,7 @@ def is_possible() -> str:
 
 
 def sweep(folder: str | Path, scene: str, stride: int = 1) -> tuple[Counter[str], list[str]]:
-    """Kill a scene at every system call, or every `stride`-th; the counts, and what was found wrong."""
+    """Kill a scene before and after every system call, or every `stride`-th; the counts, and what was found wrong."""
     stage = Stage(folder, scene)
     counts: Counter[str] = Counter()
     calls, wrong = calls_of(stage)
