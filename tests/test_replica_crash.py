@@ -19,6 +19,7 @@ import deaths
 import pytest
 from crashlib import in_thread
 from deathscenes import SCENES
+from machines import SESSION, Machine, below, points
 from s3.proxy import Fault, Proxy
 from s3.server import S3Server
 from support import python_environment
@@ -128,6 +129,15 @@ def test_a_death_or_a_fault_at_any_call_and_request(tmp_path: Path, scene: str) 
     cut_off, wrong = deaths.run_sweeps(tmp_path, scene, STRIDE)
     assert cut_off > 5
     assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("left", [b"", b'{"index":0,"data":{"n'], ids=["created", "torn"])
+def test_a_death_at_the_first_late_field_that_waits(tmp_path: Path, left: bytes) -> None:
+    store = RemoteStore(f"file://{tmp_path}/there")
+    machine = Machine(tmp_path / "lake", store).write(points(0, 25)).push()
+    (machine.folder / below("loss") / ".late.jsonl").write_bytes(left)
+    assert sync_folder(str(machine.folder), SESSION, store).complete
+    store.close()
 
 
 @pytest.fixture

@@ -84,13 +84,21 @@ def tracks_that_wait(session: str) -> list[str]:
     found = []
     for path in local.LocalStore(session).walk(layout.TRACKS_DIR):
         below, _, filename = path.rpartition("/")
-        if filename == layout.LATE_FILE:
+        if filename == layout.LATE_FILE and _has_rows(os.path.join(session, *path.split("/"))):
             try:
                 layout.track_name(below)
             except ValueError:
                 continue  # a folder that dreamlake never makes
             found.append(below)
     return found
+
+
+def _has_rows(path: str) -> bool:
+    """Whether there is a whole line: of the first one a crash may have left a part, or the empty file."""
+    try:
+        return b"\n" in local.read_if_there(path)
+    except CorruptTrackError:
+        return True  # whoever merges them tells
 
 
 def wanted(folder: str) -> list[SegmentName]:
