@@ -177,7 +177,6 @@ PLANTED: dict[Callable[[], None], tuple[str, str]] = {
     planted.torn_line_kept: ("one process", "stop half"),
     planted.in_place: ("one process", "stop"),
     planted.old_form_removed_first: ("one process", "stop"),
-    planted.parts_removed_first: ("one process", "stop"),
     planted.no_lock: ("two processes", ""),
     planted.synced_too_early: ("replica", "time"),
     planted.hot_object_first: ("replica", "done"),
@@ -216,7 +215,7 @@ def run(args: argparse.Namespace, log: Log) -> int:
     if not args.no_planted:
         with silence():
             for plant in PLANTED:
-                good &= log.planted(planted.said(plant), find_planted(folder, plant, args.seed, 400))
+                good &= log.planted(planted.said(plant), find_planted(folder, plant, args.seed, 1000))
     if args.only_planted:
         return 0 if good else 1
     counts: Counter[str] = Counter()
