@@ -14,6 +14,7 @@ import damagelib as lib
 import polars as pl
 import pyarrow as pa
 import pytest
+from crashlib import in_thread
 from damagelib import NAME, POINTS, TRACK, WORKSPACE
 from damagesweep import plain_reader
 from support import run_python
@@ -452,6 +453,24 @@ def test_a_hot_file_that_is_no_file_is_told_and_left(root: Path) -> None:
     assert os.readlink(hot_of(root)) == before
 
 
+def test_what_lies_outside_is_neither_read_nor_changed_nor_linked(root: Path, points: Points, tmp_path: Path) -> None:
+    """A stranger's run: its files are links that lead out of it."""
+    outside = tmp_path / "outside"
+    outside.write_bytes(lib.segment_path(root, 8).read_bytes())
+    for path in (lib.segment_path(root, 8), lib.folder_of(root) / "metadata.json"):
+        path.unlink()
+        path.symlink_to(outside)
+    (lib.session_of(root) / "tracks" / "out").symlink_to(tmp_path)
+    before = outside.read_bytes(), outside.stat().st_nlink, sorted(os.listdir(tmp_path))
+    assert not is_whole(root)
+    report = repair(root, give_up_lost=True)
+    assert not report.is_clean
+    assert (outside.read_bytes(), outside.stat().st_nlink, sorted(os.listdir(tmp_path))) == before
+    (lib.folder_of(root) / "metadata.json").unlink()
+    assert repair(root, give_up_lost=True).is_clean
+    goes_on(root, without(points, *range(8, 16)))
+
+
 # ------------------------------------------------------------------------------------------------ small files
 
 
@@ -672,6 +691,19 @@ def test_a_writer_goes_on_after_a_repair_beside_it(root: Path, points: Points) -
         track.append(after=2, _ts=1003.0)
         points[3] = lib._with(points[3], after=2)
     lib.assert_points(lib.points_in(lib.view(root)), without(points, *range(8, 16)))
+
+
+def test_a_check_beside_a_writer_finds_nothing(root: Path) -> None:
+    with Session(NAME, WORKSPACE, root, segment_points=5) as session:
+        track = session.track(TRACK)
+        for number in range(40):
+            track.append_batch([{"real": 0.5, "_ts": 3000.0 + 4 * number + place} for place in range(3)])
+            track.append(after=number, _ts=1000.0 + number % 26)
+            if number % 4 == 0:
+                thread = in_thread(session.flush)
+                findings = told(LocalStore(root), SESSION)
+                thread.join()
+                assert not is_damaged(findings), [str(finding) for finding in findings]
 
 
 def test_a_lock_that_another_holds_is_waited_for_and_then_told(root: Path) -> None:

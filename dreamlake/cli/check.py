@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     damaged = 0
     for view in runs:
         tracks = None if track is None else [track]
-        findings = told(view._store, view._folder, tracks, lock=True)
+        findings = told(view._store, view._folder, tracks)
         damaged += is_damaged(findings)
         name = f"{view.workspace}/{view.name}"
         rows.append(

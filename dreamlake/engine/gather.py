@@ -270,7 +270,7 @@ class Sources:
         try:
             info = open_at(self.store, f"{self.look.folder}/{name.filename}").info
             check_identity(info, self.look.name, name)
-        except (SegmentDamage, FileNotFoundError):
+        except (SegmentDamage, CorruptTrackError, FileNotFoundError):
             return None
         return info
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
-from math import isfinite
 from typing import Any
 
 import msgspec
@@ -14,7 +12,6 @@ from dreamlake.engine.findings import MOST_FINDINGS, Finding, is_damaged, look_a
 from dreamlake.engine.hosts import host_files, host_paths, read_parameters
 from dreamlake.engine.inspecttrack import TrackLook, look_at_track
 from dreamlake.engine.replica.state import decode_state
-from dreamlake.engine.sessionlock import Counter
 from dreamlake.errors import CorruptTrackError
 from dreamlake.format import layout
 from dreamlake.format.point import from_json
@@ -24,7 +21,7 @@ STATUSES = ("running", "finished", "failed", "interrupted")
 
 
 def look_at_session(
-    store: Store, session: str, tracks: Iterable[str] | None = None, *, lock: bool = False
+    store: Store, session: str, tracks: Iterable[str] | None = None
 ) -> tuple[list[Finding], list[TrackLook]]:
     """Read all files of the session in the folder `session` of the store.
 
@@ -32,8 +29,6 @@ def look_at_session(
     ----------
     tracks
         The tracks to look at; None for all, and the session's own files.
-    lock
-        Whether ``.lock`` is read too: only where no writer of this process can have it locked, whose lock would end.
 
     Returns
     -------
@@ -41,13 +36,20 @@ def look_at_session(
     """
     findings: list[Finding] = []
     if tracks is None:
-        findings = _look_at_own_files(store, session, lock)
-        findings = _look_at_own_files(store, session, lock) if is_damaged(findings) else findings
+        findings = _look_at_own_files(store, session)
+        findings = _look_at_own_files(store, session) if is_damaged(findings) else findings
         tracks = track_names(store, session)
-    return findings, [look_at_track(store, f"{session}/{layout.track_dir(name)}", name) for name in tracks]
+    return findings, [_track(store, f"{session}/{layout.track_dir(name)}", name) for name in tracks]
 
 
-def _look_at_own_files(store: Store, session: str, lock: bool) -> list[Finding]:
+def _track(store: Store, folder: str, name: str) -> TrackLook:
+    try:
+        return look_at_track(store, folder, name)
+    except CorruptTrackError as error:  # its folder is a link that leads out of the lake
+        return TrackLook(name, folder, findings=[Finding.of(error, lost="all of the track", track=name)])
+
+
+def _look_at_own_files(store: Store, session: str) -> list[Finding]:
     found: list[Finding] = []
     _look_at_session_file(store, session, found)
     for path in host_paths(store, session, layout.SESSION_FILE):
@@ -63,7 +65,7 @@ def _look_at_own_files(store: Store, session: str, lock: bool) -> list[Finding]:
             if path == f"{folder}/{layout.LOGS_FILE}" or layout.parse_log_archive(entry.name) is not None:
                 _look_at_log(store, path, found)
     if getattr(store, "is_local", True):
-        _look_at_session_state(store, session, found, lock)
+        _look_at_replica_state(store, session, found)
     return found
 
 
@@ -120,7 +122,8 @@ def not_a_record(line: bytes) -> str:
     return ""
 
 
-def _look_at_session_state(store: Store, session: str, found: list[Finding], lock: bool) -> None:
+def _look_at_replica_state(store: Store, session: str, found: list[Finding]) -> None:
+    # Nothing looks into .lock: a writer of this process would lose its lock to that, and what it says is no one's loss.
     path = f"{session}/{layout.REPLICA_FILE}"
     try:
         decode_state(store.get(path))
@@ -131,8 +134,3 @@ def _look_at_session_state(store: Store, session: str, found: list[Finding], loc
     except ValueError as error:
         lost = "nothing: what was sent is found out by comparing"
         found.append(Finding(store.describe(path), "the whole file", f"it is unreadable: {error}", lost=lost))
-    if lock and os.path.isfile(store.describe(f"{session}/{layout.LOCK_FILE}")):
-        counter = Counter.decode(store.get(f"{session}/{layout.LOCK_FILE}"))
-        if counter is None or not (counter.last_ts == float("-inf") or isfinite(counter.last_ts)):
-            said = "it is unreadable: writers read everything anew"
-            found.append(Finding(store.describe(f"{session}/{layout.LOCK_FILE}"), "the whole file", said, note=True))

@@ -55,10 +55,12 @@ class Step:
 def keep(path: str) -> str:
     """Keep a damaged file beside, under a name that nothing else takes for one of its own; returns that name.
 
-    The file stays where it is, too. Done again, as after a crash, it is the same name.
+    The file stays where it is, too; but a link, which may lead anywhere, is moved. Done again, as after a crash, it is
+    the same name.
     """
     folder, filename = os.path.split(path)
-    for other in os.listdir(folder):
+    is_link = os.path.islink(path)
+    for other in [] if is_link else os.listdir(folder):
         if other.startswith(filename + KEPT) and _is_same(os.path.join(folder, other), path):
             return other
     stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
@@ -66,7 +68,7 @@ def keep(path: str) -> str:
     while os.path.lexists(kept := f"{path}{KEPT}{stamp}" + (f"-{number}" if number else "")):
         number += 1
     try:
-        local.os_.link(path, kept)
+        (local.os_.rename if is_link else local.os_.link)(path, kept)
         local.fsync_dir(folder)
     except OSError:
         if os.path.lexists(kept):
@@ -88,7 +90,8 @@ def _is_same(kept: str, path: str) -> bool:
 def set_aside(path: str) -> None:
     """Keep a damaged file beside, and take it away from its place."""
     keep(path)
-    local.os_.unlink(path)
+    if os.path.lexists(path):
+        local.os_.unlink(path)
     local.fsync_dir(os.path.dirname(path))
 
 

@@ -250,9 +250,9 @@ class _Repair:
 # ------------------------------------------------------------------------------------------------ for a check
 
 
-def told(store: Store, session: str, tracks: Iterable[str] | None = None, *, lock: bool = False) -> list[Finding]:
+def told(store: Store, session: str, tracks: Iterable[str] | None = None) -> list[Finding]:
     """All that is wrong with a session, and what a repair would do about it."""
-    own, looks = look_at_session(store, session, tracks, lock=lock)
+    own, looks = look_at_session(store, session, tracks)
     findings = _all(own, looks)
     if not is_damaged(findings):
         return findings

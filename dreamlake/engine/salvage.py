@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from dreamlake.errors import CorruptTrackError
 from dreamlake.format import columns, logical, schema
 from dreamlake.format.layout import SegmentName
 from dreamlake.format.segment import INDEX, Segment, SegmentDamage, SegmentInfo, open_segment
@@ -175,11 +176,11 @@ class Stretch:
 
 
 def stretches(store: Store, path: str, track: str, name: SegmentName) -> Iterator[Stretch]:
-    """The row groups of a damaged segment with what can be read of them; none where its footer is damaged."""
+    """The row groups of a damaged segment with what can be read of them; none where nothing of it can."""
     try:
         segment = open_at(store, path)
         check_identity(segment.info, track, name)
-    except SegmentDamage:
+    except (SegmentDamage, CorruptTrackError, OSError):
         return
     start = segment.info.start
     has_none = NONE in segment.footer.columns

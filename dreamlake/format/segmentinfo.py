@@ -47,11 +47,6 @@ class SegmentBounds(NamedTuple):
     ts_max: float
     ts_rising: bool
 
-    @property
-    def lost(self) -> bool:
-        """Whether its points are lost: the segment has no rows."""
-        return self.ts_min > self.ts_max
-
 
 @dataclass(frozen=True)
 class SegmentInfo:
