@@ -145,22 +145,26 @@ def main(name: str, seconds: str, seed: str, folder: str, *options: str) -> None
         return
     corpus = where / "corpus"
     corpus.mkdir(exist_ok=True)
-    for data in seeds(reader):
+    pool = seeds(reader)
+    for data in pool:
         (corpus / hashlib.sha256(data).hexdigest()[:16]).write_bytes(data)
 
     def mutate(data: bytes, most: int, seed: int) -> bytes:
         rnd = random.Random(seed)
-        mutated: bytes = reader.mutate(data, rnd, lambda part, _: atheris.Mutate(part, most))
+        # Of what covers something new most is damaged at once: half begins with what is sound.
+        data = rnd.choice(pool) if rnd.random() < 0.5 else data
+        blindly = rnd.random() < 0.5
+        mutated: bytes = reader.mutate(data, rnd, flip if blindly else lambda part, _: atheris.Mutate(part, most))
         return mutated[:most]
 
-    limits = [
-        f"-max_total_time={seconds}",
-        f"-seed={seed}",
-        f"-timeout={SECONDS}",
-        "-rss_limit_mb=4096",
+    limits = [f"-max_total_time={seconds}", f"-seed={seed}", f"-timeout={SECONDS}", "-rss_limit_mb=4096"]
+    quiet = [
         "-mutate_depth=1",
+        f"-artifact_prefix={where}/crash-",
+        "-verbosity=0",
+        f"-max_len={LONGEST}",
+        "-print_final_stats=1",
     ]
-    quiet = [f"-artifact_prefix={where}/crash-", "-verbosity=0", f"-max_len={LONGEST}", "-print_final_stats=1"]
 
     def one(data: bytes) -> None:
         run.one(data)

@@ -625,7 +625,7 @@ def test_statistics_and_encodings_are_as_the_format_says() -> None:
 
 
 def test_a_column_whose_type_is_not_the_schemas_is_damage() -> None:
-    """The bound of memory rests on it: text in a dictionary counts for each row that repeats it, other values do not."""
+    """The bound of memory rests on it: text in a dictionary counts for each row that repeats it."""
     data = large_json_dictionary()
     # The last column's own metadata: type BYTE_ARRAY (6), then its encodings.
     at = data.rindex(b"\x15\x0c\x19", 0, -8)

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import fuzzing
@@ -31,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=float, default=600, help="for each reader (default: 600)")
     parser.add_argument("--planted-seconds", type=float, default=40, help="for each planted bug (default: 40)")
     parser.add_argument("--readers", nargs="*", default=sorted(fuzzreaders.READERS), help="only these")
+    parser.add_argument("--width", type=int, default=1, help="readers side by side (default: 1)")
     parser.add_argument("--blind", action="store_true", help="do without atheris")
     parser.add_argument("--keep", type=Path, help="where what was found is kept (default: a new temporary folder)")
     parser.add_argument("--grow-corpus", action="store_true", help="keep a minimised corpus in tests/corpus")
@@ -47,9 +49,10 @@ def run(args: argparse.Namespace, log: Log) -> int:
                 failed += not log.planted(f"{planted.reader}: {bug}", "; ".join(found))
     if args.only_planted:
         return int(failed > 0)
-    for name in args.readers:
+    with ThreadPoolExecutor(args.width) as pool:
+        all_found = list(pool.map(lambda name: _fuzz(name, args.seconds, args, top / name), args.readers))
+    for name, found in zip(args.readers, all_found, strict=True):
         folder = top / name
-        found = _fuzz(name, args.seconds, args, folder)
         counts = json.loads((folder / "counts.json").read_text())
         told = ", ".join(f"{count:,} {outcome}" for outcome, count in sorted(counts.items()))
         engine = (folder / "engine.txt").read_text()
