@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import copy
+import os
 import pickle
 import posixpath
+import random
+import tempfile
+import unicodedata
+from pathlib import Path
+from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from dreamlake import Lake, Session
 from dreamlake.format import layout
 from dreamlake.format.layout import SegmentName
 
@@ -231,6 +238,111 @@ def test_foreign_folders_are_no_tracks(path: str) -> None:
 def test_foreign_folders_are_no_sessions(path: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         layout.session_names(path)
+
+
+# ------------------------------------------------------------------------------------------------ names on filesystems
+
+ODD_NAMES = [
+    "loss",
+    "Loss",
+    "LOSS",
+    "é",
+    unicodedata.normalize("NFD", "é"),
+    "ﬁ",
+    "fi",
+    "a" * 255,
+    "漢" * 85,
+    "/".join(["b" * 120] * 8),
+    "con",
+    "CON.txt",
+    "com1",
+    ".hidden",
+    "...",
+    "end.",
+    "end ",
+    " begin",
+    "100%",
+    "%2F",
+    "a%2Fb",
+    "a:b",
+    "a\\b",
+    "lr=0.1",
+    "[x]*?",
+    "{a}|<b>",
+    '"quoted"',
+    "#1",
+    "~",
+    "~root",
+    "$HOME",
+    "-rf",
+    "tracks",
+    "logs",
+    "session.json",
+    "hosts",
+    "\u202eright-to-left",
+    "\u200b",
+    "\U0001f600",
+]
+
+
+def names_of(kind: str, count: int, seed: int) -> list[str]:
+    """The odd names and random ones, all of them accepted."""
+    rnd = random.Random(seed)
+    chars = list("./%: ~_=[]*?#-aA0é漢\u0301\U0001f600ſ")
+    made = ["".join(rnd.choices(chars, k=rnd.randrange(1, 12))) for _ in range(4 * count)]
+    pieces = ["a", "A", "a ", ".a", "%2F", "con", "é", "é", "a=b", "tracks", "logs", "[x]"]
+    made += ["/".join(rnd.choices(pieces, k=rnd.randrange(1, 5))) for _ in range(count)]
+    return list(dict.fromkeys([name for name in [*ODD_NAMES, *made] if accepted(kind, name)]))[:count]
+
+
+def test_every_accepted_name_comes_back_from_listings_everywhere(elsewhere: tuple[str, dict[str, Any] | None]) -> None:
+    """On each filesystem under the same names, and nothing is beside them."""
+    url, options = elsewhere
+    lake = Lake(url, options)
+    tracks = names_of("track", 100, 1)
+    runs = list(zip(names_of("workspace", 40, 2), names_of("session", 40, 3), strict=True))
+    paths = [f"{layout.session_dir('w', 's')}/{layout.track_dir(name)}/data.jsonl" for name in tracks]
+    paths += [f"{layout.session_dir(*pair)}/session.json" for pair in [("w", "s"), *runs]]
+    for path in paths:
+        lake._store.put(path, b"{}")
+    assert lake._store.walk() == sorted(paths)
+    run = lake.session("s", "w")
+    assert run.tracks.list() == sorted(tracks)
+    assert lake.workspaces() == sorted({"w", *(workspace for workspace, _ in runs)})
+    assert [(info["workspace"], info["name"]) for info in lake.sessions()] == sorted([("w", "s"), *runs])
+    for name in tracks:
+        assert run.track(name)._reader._hot_bytes() == b"{}"
+
+
+@settings(max_examples=20)
+@given(NAMES, NAMES, st.lists(NAMES, max_size=5))
+@example("a" * 255, "漢" * 85, ["x", "X", "é", "é", "con", "a" * 255, "b/" * 100 + "b"])
+@example(".", "..", ["../x", "/etc/x", "a/../../b"])
+@example("~", "$HOME", [" ", "-rf", "*"])
+def test_whatever_a_session_is_called_it_stays_inside(workspace: str, name: str, tracks: list[str]) -> None:
+    with tempfile.TemporaryDirectory() as top:
+        root = Path(top, "lake")
+        root.mkdir()
+        try:
+            session = Session(name, workspace, root, flush_interval=60)
+        except ValueError:
+            assert not (accepted("session", name) and accepted("workspace", workspace))
+            session = Session("s", "w", root, flush_interval=60)
+        kept = [track for track in dict.fromkeys(tracks) if accepted("track", track)]
+        with session:
+            for track in tracks:
+                if track in kept:
+                    session.track(track).append(name=track)
+                else:
+                    with pytest.raises(ValueError, match="track name"):
+                        session.track(track)
+        assert os.listdir(top) == ["lake"]
+        (info,) = Lake(root).sessions()
+        assert (info["name"], info["workspace"]) == (session.name, session.workspace)
+        run = Lake(root).session(session.name, session.workspace)
+        assert run.tracks.list() == sorted(kept)
+        for track in kept:
+            assert run.track(track).read()["data"][0]["data"]["name"] == track
 
 
 # ------------------------------------------------------------------------------------------------ fields
