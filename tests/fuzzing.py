@@ -10,6 +10,7 @@ import faulthandler
 import hashlib
 import importlib
 import json
+import logging
 import random
 import resource
 import sys
@@ -134,6 +135,7 @@ def main(name: str, seconds: str, seed: str, folder: str, *options: str) -> None
         if option.startswith("--plant="):
             readers.PLANTED[option.removeprefix("--plant=")].plant()
     readers.limit_memory()
+    logging.getLogger("dreamlake").setLevel(logging.CRITICAL)
     reader = readers.READERS[name](where)
     run = Run(reader, where)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import logging
 import random
 import struct
 import zlib
@@ -471,7 +470,6 @@ class Files:
             make_run(self.root)
         self.run = self.root / "w" / "s"
         self.before = {path: path.read_bytes() for path in self.run.rglob("*") if path.is_file()}
-        logging.getLogger("dreamlake").setLevel(logging.CRITICAL)
 
     def seeds(self) -> list[bytes]:
         return [bytes([at]) + self.before[self.run / name] for at, name in enumerate(self.files)] + [

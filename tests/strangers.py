@@ -151,9 +151,16 @@ def remove(path: Path) -> None:
     path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
-IN_PLACE_OF_A_FILE: list[Callable[[Path, Path], None]] = [link_out, loop, pipe, folder, sparse, listening]
-#: A file that a person uploaded may be of any length.
-TAMPERED = [(kind, file) for kind in IN_PLACE_OF_A_FILE for file in FILES if kind is not sparse or file[-4:] != ".txt"]
+#: Each with the files in whose place it is put; a file that a person uploaded may be of any length.
+IN_PLACE_OF: dict[Callable[[Path, Path], None], list[str]] = {
+    link_out: FILES,
+    pipe: FILES,
+    folder: FILES,
+    sparse: [file for file in FILES if file != "files/notes.txt"],
+    loop: FILES[::4],
+    listening: FILES[::4],
+}
+TAMPERED = [(kind, file) for kind, files in IN_PLACE_OF.items() for file in files]
 
 
 # ------------------------------------------------------------------------------------------------ what is done
