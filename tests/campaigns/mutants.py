@@ -36,7 +36,7 @@ FIRST: list[tuple[str, list[str]]] = [
     ("engine/hotpath", ["test_track.py", "test_pending.py", "test_session.py"]),
     ("engine/batch", ["test_batch.py", "test_frames.py"]),
     ("engine/logfile", ["test_logs.py", "test_disk.py", "test_crash.py"]),
-    ("engine/reader", ["test_reader.py", "test_processes.py"]),
+    ("engine/reader", ["test_reader.py", "test_at_once.py", "test_processes.py"]),
     ("engine/segments", ["test_reader.py", "test_damage.py"]),
     ("parameters", ["test_parameters.py", "test_crash.py"]),
     ("engine/", ["test_stateful.py", "test_merging.py", "test_crash.py", "test_disk.py", "test_processes.py",
