@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from damagesweep import plain_reader
 from support import run_python
 
 from dreamlake import Lake, Session
+from dreamlake.engine import inspecttrack
 from dreamlake.engine.findings import is_damaged
 from dreamlake.engine.repair import Report, repair_session, told
 from dreamlake.errors import CorruptTrackError, LockTimeoutError
@@ -381,6 +383,49 @@ def test_a_segment_that_overlaps_is_put_aside_when_what_it_holds_beyond_was_save
     goes_on(root, points)
 
 
+def test_a_repaired_segment_tells_of_the_whole_track(root: Path) -> None:
+    """Or columns would be missing in frames, and ranges of time ask more than they need."""
+    hot_of(root).write_bytes(b"")
+    lib.damage_footer(lib.segment_path(root, 16))
+    assert repair(root, give_up_lost=True).is_clean
+    info = open_segment(lib.segment_path(root, 16).read_bytes()).info
+    assert [bounds[:3] for bounds in info.before] == [(0, 8, 0), (8, 16, 1)]
+    assert {"late", "real"} <= set(info.track_schema)
+    assert "late" in lib.view(root).to_polars().columns
+
+
+def test_claims_that_are_not_true_are_told(root: Path) -> None:
+    """Their checksums are right: a defect, or a stranger, wrote them."""
+    path = lib.segment_path(root, 16)
+    segment = open_segment(path.read_bytes())
+    table = segment.read(["_ts", *segment.info.schema, "_none"])
+    batch = Batch(segment.info.schema, table.combine_chunks().to_batches()[0])
+    first, *others = segment.info.before
+    for forged, said in (
+        (replace(segment.info, ts_max=1030.0), "the times that it tells are not those of its points"),
+        (replace(segment.info, before=(first._replace(ts_min=999.0), *others)), "it tells other times of the points 0"),
+    ):
+        path.write_bytes(encode(batch, forged))
+        findings = told(LocalStore(root), SESSION)
+        assert [said in finding.detail for finding in findings if not finding.note] == [True]
+
+
+def test_what_is_damaged_at_one_look_only_is_no_damage(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = []
+
+    def look(store: Any, folder: str, name: str) -> Any:
+        found = real(store, folder, name)
+        looks.append(found)
+        if len(looks) == 1:
+            found.tell(folder, "its segments", "a writer was met in the middle")
+        return found
+
+    real = inspecttrack._look
+    monkeypatch.setattr(inspecttrack, "_look", look)
+    assert is_whole(root)
+    assert len(looks) == 2
+
+
 # ------------------------------------------------------------------------------------------------ the hot file
 
 
@@ -485,6 +530,8 @@ def test_session_json_is_rebuilt_as_far_as_it_tells(root: Path, points: Points) 
     for key in ("name", "workspace", "description", "createdAt", "status", "format_version", "folder"):
         assert after[key] == before[key], key
     assert (after["tags"], after["metadata"]) == ([], {})
+    (kept,) = path.parent.glob("session.json.damaged-*")
+    assert b"\xff" in kept.read_bytes()
     goes_on(root, points)
 
 
@@ -683,7 +730,9 @@ def test_a_writer_goes_on_after_a_repair_beside_it(root: Path, points: Points) -
         points[26] = {"real": 0.25, "_ts": 1500.0}
         lib.damage_footer(lib.segment_path(root, 8))
         lib.change_line(hot_of(root), -1, lib.zeros)
+        before = json.loads((lib.session_of(root) / ".lock").read_bytes())["rewrites"]
         assert repair(root, give_up_lost=True).is_clean
+        assert json.loads((lib.session_of(root) / ".lock").read_bytes())["rewrites"] == before + 1
         del points[26]
         for number in range(3):
             track.append(real=0.5, _ts=1600.0 + number)
