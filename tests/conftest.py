@@ -14,7 +14,7 @@ from typing import Any
 import fsspec.asyn
 import pytest
 import support
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from s3.proxy import Proxy
 from s3.server import BUCKET, S3Server
 
@@ -22,6 +22,8 @@ from s3.server import BUCKET, S3Server
 settings.register_profile("dev", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("ci", settings.get_profile("dev"), derandomize=True, print_blob=True)
 settings.register_profile("thorough", settings.get_profile("dev"), max_examples=2000)
+# Whether a mutant is found is all that matters, not the least example that finds it.
+settings.register_profile("mutants", settings.get_profile("ci"), phases=[Phase.explicit, Phase.generate])
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev"))
 
 
