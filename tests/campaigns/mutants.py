@@ -157,7 +157,7 @@ def _run(tree: Path, tests: list[str], patience: float) -> str:
         "HYPOTHESIS_PROFILE": "mutants",
     }
     with subprocess.Popen(
-        command, cwd=tree, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        command, cwd=tree, env={**os.environ, **own}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         start_new_session=True,
     ) as process:  # fmt: skip
         try:
