@@ -242,6 +242,9 @@ def command_line(root: Path) -> list[list[str]]:
         ["show", "w/s", "--path", lake, "--json"],
         ["show", f"{lake}/w/s"],
         ["files", "w/s", "loss", "--path", lake, "--long"],
+        ["check", lake],
+        ["check", f"{lake}/w/s", "--json"],
+        ["repair", f"{lake}/w/s", "--dry-run"],
         ["sync", lake, f"memory://{uuid.uuid4().hex}"],
     ]
 

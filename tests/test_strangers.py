@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -322,3 +323,15 @@ def test_the_command_line_tells_of_a_track_of_another_name_and_shows_the_rest(la
         assert status == 1
         assert r"belongs to the track '\x1b[31mother', not 'loss'" in printed
     assert "lr" in run_command(["show", "w/s", "--path", str(lake)])[1]
+
+
+def test_repair_takes_no_link_or_pipe_for_the_copy_that_it_keeps(lake: Path) -> None:
+    path = lake / "w/s/tracks/loss/data.jsonl"
+    damaged = b"damaged\n" + path.read_bytes()
+    path.write_bytes(damaged)
+    path.with_name("data.jsonl.damaged-0").symlink_to("data.jsonl")
+    os.mkfifo(path.with_name("data.jsonl.damaged-1"))
+    assert run_command(["repair", f"{lake}/w/s"])[0] == 0
+    assert path.read_bytes() != damaged
+    (kept,) = [each for each in path.parent.glob("data.jsonl.damaged-2*") if each.is_file()]
+    assert kept.read_bytes() == damaged

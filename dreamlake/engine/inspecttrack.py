@@ -17,6 +17,7 @@ from dreamlake.format.hot import HotLines
 from dreamlake.format.layout import SegmentName
 from dreamlake.format.live import HoleError
 from dreamlake.format.segment import SegmentBounds, SegmentDamage, SegmentInfo, open_segment
+from dreamlake.storage import get_whole
 from dreamlake.storage.store import Store
 
 #: So often a track is looked at before what is found again each time is called damage.
@@ -229,10 +230,7 @@ def _points(start: int, stop: int) -> str:
 def _hot_bytes(store: Store, look: TrackLook) -> bytes | None:
     path = f"{look.folder}/{layout.HOT_FILE}"
     try:
-        data = store.get(path, 0, MAX_HOT_BYTES + 1)
-        if len(data) <= MAX_HOT_BYTES:
-            return data
-        said = f"over {MAX_HOT_BYTES} bytes long"
+        return get_whole(store, path, MAX_HOT_BYTES)
     except FileNotFoundError:
         return b""
     except (CorruptTrackError, OSError) as error:
