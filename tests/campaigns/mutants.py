@@ -65,6 +65,7 @@ def run(args: argparse.Namespace, log: Log) -> int:
     for mutant in mutants:
         todo.put(mutant)
     killed: Counter[str] = Counter()
+    tried = 0
     survivors: list[str] = []
     lock = threading.Lock()
 
@@ -79,6 +80,8 @@ def run(args: argparse.Namespace, log: Log) -> int:
                 begun = time.monotonic()
                 found = _try(tree, mutant, args.quick)
                 with lock:
+                    nonlocal tried
+                    tried += 1
                     killed[mutant.kind] += bool(found)
                     why = EQUIVALENT.get((mutant.file, mutant.said))
                     if not found and why is None:
@@ -97,7 +100,9 @@ def run(args: argparse.Namespace, log: Log) -> int:
     log.say(f"killed: {sum(killed.values())} of {len(mutants)} ({', '.join(f'{k} {n}' for k, n in killed.items())})")
     for survivor in survivors:
         log.say(f"survivor: {survivor}")
-    return bool(survivors)
+    if tried < len(mutants):
+        log.say(f"only {tried} of {len(mutants)} were tried: something is wrong with this campaign")
+    return bool(survivors) or tried < len(mutants)
 
 
 def _row(mutant: Mutant) -> str:
