@@ -86,6 +86,7 @@ class Lives(RuleBasedStateMachine):
             if sys.exc_info()[0] is None:  # what a step found is not to be hidden by what follows from it
                 self.heal()
                 for process in self.processes:
+                    self.flush_first(process)
                     self.flushes(process, TRACKS, process.session.sync)
                 for process in self.processes[1:]:
                     self.close_all(process)
@@ -149,6 +150,8 @@ class Lives(RuleBasedStateMachine):
             if not (isinstance(result, dict) and result.get("startIndex", 0) is None):
                 counts["flushes and syncs acknowledged"] += 1
                 for name in names:
+                    if not (process.pending[name] or self.waiting[name]):
+                        continue  # nothing of it was to be written
                     left = self.settle(name, process.pending[name])
                     assert not left, f"acknowledged, but not written: {left}"
                     process.pending[name] = []
@@ -160,6 +163,11 @@ class Lives(RuleBasedStateMachine):
                 left.sort(key=lambda row: held.index((row.ts, row.automatic)))
             process.pending[name] = left
         return result
+
+    def flush_first(self, process: Process) -> None:
+        """Flush before something that also merges rows which wait for an away segment: they come behind the others."""
+        if self.world.has_away():
+            self.flushes(process, TRACKS, process.session.flush)
 
     def dies(self, process: Process, names: Sequence[str] = (), finish: bool = True) -> None:
         """A process is dead; of these tracks it was writing what was pending."""
@@ -391,6 +399,7 @@ class Lives(RuleBasedStateMachine):
             process.reopen()
 
     def close_all(self, process: Process) -> None:
+        self.flush_first(process)
         if self.world.kind == "temporary":  # nothing is left here after it
             self.flushes(process, TRACKS, process.session.sync)
             for place in range(len(process.sessions)):
@@ -409,11 +418,14 @@ class Lives(RuleBasedStateMachine):
         if len(process.sessions) < 2:
             self.open(process)
         else:
+            self.flush_first(process)
             self.flushes(process, TRACKS, lambda: process.close(0 if first else 1))
             process.sessions.pop(0 if first else 1)
 
-    @rule(which=which, name=names, rows=rows, flush=st.booleans(), read=st.booleans())
-    def fork(self, which: int, name: str, rows: list[Any], flush: bool, read: bool) -> None:
+    @rule(which=which, name=names, rows=rows, flush=st.booleans(), read=st.booleans(), really=st.integers(0, 3))
+    def fork(self, which: int, name: str, rows: list[Any], flush: bool, read: bool, really: int) -> None:
+        if really:  # it takes as long as ten other steps
+            return
         steps["fork"] += 1
         process = self.process(which)
         given = [(fields, self.stamp(stamp, process, name)) for fields, stamp in rows]
@@ -429,10 +441,12 @@ class Lives(RuleBasedStateMachine):
                 made.append((fields, latest, automatic))
             if flush:
                 track.flush()
-            return made, track.read(limit=None) if flush and read and not self.is_cut_off else None
+            waits = self.world.waiting_stamps(name)
+            return made, waits, track.read(limit=None) if flush and read and not self.is_cut_off else None
 
-        made, found = process.fork(work)
+        made, waits, found = process.fork(work)
         written = [Row(*row) for row in made] if flush else []
+        written.sort(key=lambda row: not row.automatic and row.ts in waits)  # those are merged later
         self.drawn |= {row.ts for row in written if row.automatic}
         left = self.settle(name, written)
         assert not left, f"acknowledged by a child, but not written: {left}"
@@ -448,6 +462,7 @@ class Lives(RuleBasedStateMachine):
     def sync(self, which: int, by_itself: bool, trouble: tuple[str, int]) -> None:
         steps["sync"] += 1
         process = self.process(which)
+        self.flush_first(process)
         complete = False
 
         def act() -> None:

@@ -33,6 +33,8 @@ from dreamlake.storage.store import Store
 TRACKS = ["a", "a/b", "漢字"]
 SESSION = layout.session_dir("w", "s")
 FOREVER = 1e6
+#: A folder in memory, where there is one: thousands of fsyncs of a disk take ever so long, and prove nothing here.
+MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 _numbers = itertools.count()
 
@@ -239,7 +241,7 @@ class World:
         self.kind = kind
         self.options = options
         self.time = Time()
-        self.folder = tempfile.mkdtemp(prefix="dreamlake-test-")
+        self.folder = tempfile.mkdtemp(prefix="dreamlake-test-", dir=MEMORY)
         self._before = tempfile.tempdir, Pace.wait
         tempfile.tempdir = self.folder  # that of temporary sessions too
         Pace.wait = lambda self: FOREVER  # type: ignore[method-assign]  # no pass but those that are asked for

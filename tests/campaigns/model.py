@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import argparse
 import logging
-import tempfile
+import multiprocessing
 import traceback
+from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from typing import Any
 
 import pytest
@@ -33,11 +35,16 @@ from dreamlake.engine.sorting import SegmentAway, Sorter
 from dreamlake.format import layout, live
 
 #: Lives of one round, each round with a seed of its own; and steps of a life.
-LIVES, STEPS = 100, 50
+LIVES, STEPS = 40, 50
 #: Lives in which a planted bug must show.
 MOST = 600
 
+#: Rounds after which a process ends, since a long one grows.
+ROUNDS = 10
+
 Plant = Callable[[pytest.MonkeyPatch], None]
+#: Its number, how it failed, and the steps taken and what came of them.
+Round = tuple[int, str, Counter[str], Counter[str]]
 
 
 # -- planted bugs ----------------------------------------------------------------------------------------------------
@@ -211,7 +218,7 @@ def find_planted(plant: Plant, number: int, most: int = MOST) -> str:
 
 
 def _last_word(told: str) -> str:
-    """The error at the end of a traceback, in a line."""
+    """The error in a traceback, in a line."""
     lines = [line for line in told.splitlines() if line and not line.startswith((" ", "Traceback"))]
     errors = [line for line in lines if "Error" in line.partition(":")[0]]
     return errors[-1] if errors else told.strip()[:160]
@@ -219,6 +226,7 @@ def _last_word(told: str) -> str:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Say how long it runs."""
+    parser.add_argument("--processes", type=int, default=2, help="that live side by side (default: 2)")
     parser.add_argument("--steps", type=int, default=100_000, help="to take at least (default: 100,000)")
 
 
@@ -236,22 +244,35 @@ def run(args: argparse.Namespace, log: Log) -> int:
 
 
 def _live(args: argparse.Namespace, log: Log) -> int:
-    test_stateful.steps.clear()
-    test_stateful.counts.clear()
-    number = 0
-    with tempfile.TemporaryDirectory() as folder:
-        tempfile.tempdir, before = folder, tempfile.tempdir
-        try:
-            while test_stateful.steps.total() < args.steps:
-                told = live_through(args.seed * 10_000 + number, LIVES, STEPS, shrink=True)
+    steps: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
+    done = begun = 0
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(args.processes, context, max_tasks_per_child=ROUNDS) as pool:
+        running: set[Future[Round]] = set()
+        while steps.total() < args.steps:
+            while len(running) < args.processes:
+                running.add(pool.submit(round_of, args.seed * 10_000 + begun))
+                begun += 1
+            ended, running = wait(running, return_when=FIRST_COMPLETED)
+            for number, told, more_steps, more_counts in [each.result() for each in ended]:
                 if told:
-                    log.say(f"round {number} of seed {args.seed}:\n{told}")
+                    log.say(f"round {number % 10_000} of seed {args.seed}:\n{told}")
                     return 1
-                number += 1
-                log.note(f"{number} rounds, {test_stateful.steps.total()} steps")
-        finally:
-            tempfile.tempdir = before
-    log.say(f"seed {args.seed}: {number} rounds of {LIVES} lives, {test_stateful.steps.total()} steps:")
-    for name, count in (*sorted(test_stateful.steps.items()), *sorted(test_stateful.counts.items())):
+                done += 1
+                steps += more_steps
+                counts += more_counts
+                log.note(f"{done} rounds, {steps.total()} steps")
+    log.say(f"seed {args.seed}: {done} rounds of {LIVES} lives, {steps.total()} steps:")
+    for name, count in (*sorted(steps.items()), *sorted(counts.items())):
         log.say(f"  {name}: {count}")
     return 0
+
+
+def round_of(number: int) -> Round:
+    """One round, in a process of its own."""
+    logging.getLogger("dreamlake").setLevel(logging.CRITICAL)
+    test_stateful.steps.clear()
+    test_stateful.counts.clear()
+    told = live_through(number, LIVES, STEPS, shrink=True)
+    return number, told, test_stateful.steps, test_stateful.counts
