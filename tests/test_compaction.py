@@ -342,6 +342,26 @@ def test_what_does_not_read_back_is_not_committed(
     assert not list((lake_dir / "w/s/tracks/a").glob(".tmp-*"))
 
 
+def test_a_merged_file_that_was_swept_meanwhile_is_made_again(
+    lake_dir: Path, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points = write(session, 60)
+    track = session.track("a")
+    merge = compaction.merge
+
+    def stopped(*args: Any) -> Any:
+        merged = merge(*args)
+        Path(merged.tmp).unlink()
+        return merged
+
+    monkeypatch.setattr(compaction, "merge", stopped)
+    assert track.compact()["into"] == 0
+    check(track, points)
+    monkeypatch.setattr(compaction, "merge", merge)
+    assert track.compact()["into"] == 1
+    check(track, points)
+
+
 def test_two_sessions_of_two_processes_merge_one_track(lake_dir: Path, run_python: Any) -> None:
     code = """
         import sys

@@ -369,6 +369,8 @@ class TrackOnDisk(KnownSegments):
         self.announce_rewrite()
         try:
             local.commit_new(merged.tmp, os.path.join(self.folder, merged.name.filename))
+        except FileNotFoundError:  # this process stood still for so long that another took it for a crashed one's
+            return False
         except BaseException:
             self.forget()  # it may be there all the same
             raise
