@@ -103,8 +103,6 @@ class SessionLock:
         """Trust nothing that was known before: after a fork, or after an error in the middle of a write."""
         self._seen = self._now = None
         self._file = None
-        self.tail_epoch += 1
-        self.full_epoch += 1
 
     def _notice(self, data: bytes) -> Counter:
         found = Counter.decode(data)
