@@ -149,16 +149,21 @@ class Crowd:
         return "\n".join(text[-3000:] for text in said if text)
 
     def _end_all(self) -> None:
-        for pid in self.running:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        """Kill whoever is left, the orphans too, which this process has inherited."""
         deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:  # orphans too, which this process inherits
+        while time.monotonic() < deadline:
+            me = os.getpid()
+            children = Path(f"/proc/{me}/task/{me}/children")
+            left = map(int, children.read_text().split()) if children.exists() else list(self.running)
+            for pid in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
             try:
-                if not os.waitpid(-1, os.WNOHANG)[0]:
-                    self._listen(0.02)
+                while os.waitpid(-1, os.WNOHANG)[0]:
+                    pass
             except ChildProcessError:
                 return
+            self._listen(0.02)
 
     # -- what is told ------------------------------------------------------------------------------------------------
 

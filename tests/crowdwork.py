@@ -443,4 +443,6 @@ def main(kind: str, spec: Spec, name: str) -> None:
         from campaigns.concurrency import PLANTED
 
         PLANTED[spec.planted].plant()
-    KINDS[kind](spec, Teller(os.path.join(spec.root, "socket")), name)
+    tell = Teller(os.path.join(spec.root, "socket"))
+    KINDS[kind](spec, tell, name)
+    tell.socket.close()

@@ -100,7 +100,7 @@ def _listing_first() -> None:
 
     def looking(self: TrackReader, *args: Any) -> Any:
         listed[id(self.files)] = listing(self.files)
-        time.sleep(0.003)  # as a slow disk does
+        time.sleep(0.02)  # as a slow disk does
         return look(self, *args)
 
     TrackReader._look = looking  # type: ignore[method-assign]
@@ -189,7 +189,7 @@ PLANTED: dict[str, Bug] = {
     "lost lock": Bug(_lost_lock, BUSY),
     "silent roll": Bug(_silent_roll, BUSY),
     "early flush": Bug(_early_flush, BUSY),
-    "listing first": Bug(_listing_first, {**BUSY, "segment_points": 20}),
+    "listing first": Bug(_listing_first, {**BUSY, "segment_points": 20, "shared": "none"}),
     "hot file first": Bug(_hot_file_first, BUSY),
     "inherited points": Bug(_inherited_points, {**BUSY, "writers": ("forks", "forks"), "flush_interval": 0.1}),
     "old generation": Bug(_old_generation, BUSY),
