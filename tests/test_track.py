@@ -258,6 +258,18 @@ def test_minus_one_takes_the_latest_of_any_track_and_kind(session: Session, minu
     ]
 
 
+def test_minus_one_inherits_behind_times_below_it(session: Session) -> None:
+    track = session.track("t")
+    for value, ts in enumerate([-3.5, -1.0, -1.25, -1.0, -0.5, -1.0, 7.0, -1.0]):
+        track.append(a=value, _ts=ts)
+    assert points_of(track) == [
+        {"a": 1, "_ts": -3.5},
+        {"a": 3, "_ts": -1.25},
+        {"a": 5, "_ts": -0.5},
+        {"a": 7, "_ts": 7.0},
+    ]
+
+
 def test_a_refused_append_is_not_the_latest(session: Session) -> None:
     track = session.track("t").append(a=1, _ts=5.0)
     with pytest.raises(TypeError):

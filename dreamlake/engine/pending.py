@@ -155,7 +155,7 @@ class Pending:
             if not fits:
                 before = block if block.count else block.before
                 flat = not (may_merge or block.count)
-                self.open = block = _flat_block(before, names, explicit) if flat else _mixed_block(before)
+                self.open = block = _flat_block(before, names, explicit, ts) if flat else _mixed_block(before)
         if block.rows is None:
             block.flat.extend((*values.values(), ts))
         else:
@@ -260,11 +260,13 @@ def is_inherited(ts: Any) -> bool:
         return False
 
 
-def _flat_block(before: Block | None, names: tuple[str, ...], explicit: bool) -> Block:
+def _flat_block(before: Block | None, names: tuple[str, ...], explicit: bool, first_ts: float) -> Block:
     block = Block(before)
     block.names = names
     block.explicit = explicit
-    block.key = shape_key(names, explicit)
+    # Above such a timestamp a later -1.0 would pass for one of its own, and not for the one to inherit.
+    may_meet_minus_one = explicit and first_ts < -1
+    block.key = None if may_meet_minus_one else shape_key(names, explicit)
     block.limit = BLOCK_ROWS * (len(names) + 1)
     return block
 
