@@ -107,7 +107,11 @@ def add(folder: str, records: Collection[Away], fsync: bool) -> None:
         local.append_at(path, end, data, fsync)
     except local.FsyncFailed:
         # A second fsync of the same pages would prove nothing: all goes to a new file.
-        local.atomic_write(path, _encode({**read(folder), **{away.name: away for away in records}}.values()), fsync)
+        try:
+            local.atomic_write(path, _encode({**read(folder), **{away.name: away for away in records}}.values()), fsync)
+        except BaseException:
+            local.cut_off(path, end)
+            raise
 
 
 def write(folder: str, records: Collection[Away], fsync: bool = False) -> None:

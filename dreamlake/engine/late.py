@@ -58,7 +58,12 @@ class LateFile:
     def append(self, rows: Sequence[MixedRow]) -> None:
         """Let rows wait. Raises OSError, SizeChanged; some may wait all the same, then `load` is needed."""
         data = _encode(rows)
-        local.append_at(self.path, self._size, data, self.fsync)
+        try:
+            local.append_at(self.path, self._size, data, self.fsync)
+        except local.FsyncFailed:
+            # A second fsync of the same pages would prove nothing. So they go, and the rows are written again.
+            local.cut_off(self.path, self._size)
+            raise
         self.stamps.update(row[0] for row in rows)
         self._size += len(data)
 

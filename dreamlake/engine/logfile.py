@@ -58,7 +58,8 @@ class LogFile:
                 written = error.written
                 raise
             except local.FsyncFailed:
-                written = len(data)
+                # A second fsync of the same pages would prove nothing. So they go, and are written again.
+                written = 0 if local.cut_off(self.path, self._size) else len(data)
                 raise
             except local.SizeChanged as error:
                 raise OSError(f"{error}: another program writes to the file") from error
@@ -104,6 +105,7 @@ class LogFile:
         target = layout.log_archive(archives[-1] + 1 if archives else 0)
         local.os_.rename(self.path, os.path.join(os.path.dirname(self.folder), target))
         self._size = self._lines = 0
+        local.fsync_dir(self.folder)  # the new file must not take the place of this one before it has its other name
 
 
 def _line(number: int, record: dict[str, Any]) -> bytes:

@@ -43,6 +43,8 @@ class TrackOnDisk(KnownSegments):
         self._epochs: tuple[int, int] | None = None
         #: Whether the hot file has to be written anew, whatever is learnt of it meanwhile.
         self.must_rewrite = False
+        #: Whether the name of the hot file lasts; with `fsync` it has to, whoever made the file.
+        self._name_lasts = False
         self._reset()
 
     def _reset(self) -> None:
@@ -79,6 +81,7 @@ class TrackOnDisk(KnownSegments):
 
     def _load(self) -> None:
         self._reset()
+        self._name_lasts = False
         filenames = _listdir(self.folder)
         self.learn_segments(filenames)
         self.max_ts = self.segments_max_ts
@@ -102,6 +105,7 @@ class TrackOnDisk(KnownSegments):
         """Read what other writers have appended to the hot file, and to the rows that wait where some may."""
         if self.away or self.late.stamps:
             self.late.load()
+        self._name_lasts = self._name_lasts and self.size > 0
         data = local.read_if_there(self.hot_path, self.size)
         known = range(self.start, self.next_index)
         lines = hot.parse(data, path=self.hot_path, base_offset=self.size, base_line=self.lines, known=known)
@@ -219,7 +223,8 @@ class TrackOnDisk(KnownSegments):
             index += piece.count
         payload = b"".join(data)
         try:
-            written = local.append_at(self.hot_path, self.size, payload, self.fsync)
+            written = local.append_at(self.hot_path, self.size, payload, self.fsync, self._name_lasts)
+            self._name_lasts = self.fsync
         except local.FsyncFailed:
             # The lines are in the file, but the kernel may have marked them clean without writing them: a second
             # fsync that succeeds would prove nothing. So the next flush writes all rows to a new file.
@@ -259,10 +264,8 @@ class TrackOnDisk(KnownSegments):
             raise
 
     def _cut_torn_tail_quietly(self, size: int) -> None:
-        try:
-            local.truncate(self.hot_path, size)
-        except OSError:  # the disk is failing: the bytes do not count anyway, and the next flush cuts them
-            self.forget()
+        if not local.cut_off(self.hot_path, size):
+            self.forget()  # the disk is failing: the bytes do not count anyway, and the next flush cuts them
 
     # -- rolling ---------------------------------------------------------------------------------------------------
 
@@ -350,7 +353,9 @@ class TrackOnDisk(KnownSegments):
             batch = self._hot_batch(self.hot_count)
             self.pieces, self.changes = [batch], {}
             data = point.encode_lines(enumerate(schema.to_points(batch.data, batch.schema), self.start))
+        self._name_lasts = False
         local.atomic_write(self.hot_path, data, fsync=bool(data))
+        self._name_lasts = bool(data)
         self.size, self.lines, self.must_rewrite = len(data), self.hot_count, False
 
     # -- merged segments ------------------------------------------------------------------------------------------

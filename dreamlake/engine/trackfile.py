@@ -36,6 +36,8 @@ class TrackFile:
         if merged != stored:
             text = json.dumps(point.to_json(merged), ensure_ascii=False, indent=1, allow_nan=False)
             local.atomic_write(self.path, text.encode() + b"\n", self.fsync)
+        elif described and self.fsync:
+            local.fsync_dir(self.folder)  # as it may have failed when this was written
 
     def _read(self) -> dict[str, Any] | None:
         """Return what the file says; None where there is none, or an empty one after a power loss."""

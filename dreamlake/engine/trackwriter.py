@@ -9,6 +9,7 @@ from dreamlake.format import layout
 from dreamlake.notices import log
 
 if TYPE_CHECKING:
+    from dreamlake.engine.footing import Footing
     from dreamlake.engine.options import Options
     from dreamlake.engine.sessionlock import SessionLock
     from dreamlake.format.layout import SegmentName
@@ -23,6 +24,7 @@ class WriterOfSession(Owner, Protocol):
     folder: str
     options: "Options"
     session_lock: "SessionLock"
+    footing: "Footing"
 
 
 class TrackWriter:
@@ -67,6 +69,8 @@ class TrackWriter:
             self._has_folder = True
             if self.described is described:
                 self.described = {}
+        if options.fsync:
+            self.writer.footing.secure(self.folder)
         if chain or self._disk.must_rewrite:
             self._write(chain, whole_segments_only)
 
@@ -75,8 +79,13 @@ class TrackWriter:
         from dreamlake.storage.local import check_inside
 
         check_inside(self.writer.folder, self.folder)
-        options, lock = self.writer.options, self.writer.session_lock
-        return TrackOnDisk(self.folder, self.name, options.segment_points, options.fsync, lock.announce_rewrite)
+        options = self.writer.options
+        return TrackOnDisk(self.folder, self.name, options.segment_points, options.fsync, self._announce)
+
+    def _announce(self) -> None:
+        """Say that more than appending follows; segments last, and so must what they stand on."""
+        self.writer.session_lock.announce_rewrite()
+        self.writer.footing.secure(self.folder)
 
     def _write(self, chain: list[Block], whole_segments_only: bool) -> None:
         from dreamlake.engine.sorting import Sorter

@@ -13,6 +13,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from dreamlake.clock import SessionClock
+from dreamlake.engine.footing import Footing
 from dreamlake.engine.logfile import LogFile
 from dreamlake.engine.options import Options
 from dreamlake.engine.pending import Block, Pending
@@ -54,6 +55,7 @@ class Writer:
         self.session_lock = SessionLock(os.path.join(folder, layout.LOCK_FILE), options.single_writer)
         self.run_file = RunFile(folder, workspace, name, options.fsync)
         self.logs = LogFile(folder, options.fsync)
+        self.footing = Footing(folder)
         self.tracks: dict[str, TrackWriter] = {}
         self.notices = Notices()
         self.closed = False
@@ -105,6 +107,8 @@ class Writer:
             if stored is None or given:
                 self.run_file.update(**given)
                 self.wrote = stored is None
+            if self.options.fsync:
+                self.footing.secure(self.folder)
             sweep_tmp(self.folder, 60.0)
         if replica is not None:
             replica.start()
@@ -343,6 +347,8 @@ class Writer:
                         self.notices.warn("log", "%s: %d log records were dropped", self.folder, self.logs.dropped)
                     try:
                         self.logs.flush(self.session_lock.tail_epoch)
+                        if self.options.fsync:
+                            self.footing.secure(self.logs.folder)
                     except Exception as error:
                         errors.append(error)
                 self._tell_replica(self.session_lock.has_announced)

@@ -80,9 +80,10 @@ def atomic_write(path: str, data: Buffer, fsync: bool) -> None:
     """Write a whole file beside and rename it to ``path``, over an older one.
 
     When it fails before the rename the old file is untouched, and nothing is left beside. A ``FsyncFailed`` may also
-    come from the folder, after the rename.
+    come from the folder, after the rename. Without ``fsync`` a power cut leaves the older file or this one; only where
+    there was none, or this one is empty, it may leave something else.
     """
-    tmp = _write_tmp(path, data, fsync)
+    tmp = _write_tmp(path, data, fsync or (bool(data) and os.path.lexists(path)))
     try:
         os_.replace(tmp, path)
     except BaseException:
@@ -128,8 +129,10 @@ def commit_new(tmp: str, path: str) -> None:
         raise
 
 
-def append_at(path: str, offset: int, data: Buffer, fsync: bool) -> int:
+def append_at(path: str, offset: int, data: Buffer, fsync: bool, name_lasts: bool = True) -> int:
     """Write ``data`` at the end of a file that must be ``offset`` bytes long; create it when ``offset`` is 0.
+
+    With ``fsync`` the bytes last, and so does the name of a file that was empty, or does not ``name_lasts``.
 
     Returns
     -------
@@ -159,7 +162,7 @@ def append_at(path: str, offset: int, data: Buffer, fsync: bool) -> int:
         raise
     try:
         os_.close(fd)
-        if fsync and offset == 0:
+        if fsync and (offset == 0 or not name_lasts):
             fsync_dir(_parent(path))
     except OSError as error:  # over NFS a write can fail as late as at the close
         raise FsyncFailed(error, path) from error
@@ -173,6 +176,27 @@ def truncate(path: str, size: int, fsync: bool = False) -> None:
         os_.ftruncate(fd, size)
         if fsync:
             _fsync(fd, path)
+    finally:
+        os_.close(fd)
+
+
+def cut_off(path: str, size: int) -> bool:
+    """Try to take back what was written behind ``size`` bytes of a file and did not last; return whether it is gone."""
+    try:
+        truncate(path, size)
+    except OSError:
+        return False
+    return True
+
+
+def fsync_file(path: str) -> None:
+    """Make the bytes of a file last that was written without; nothing where there is none."""
+    try:
+        fd = os_.open(path, os.O_RDWR | _CLOEXEC | _NOFOLLOW)
+    except FileNotFoundError:
+        return
+    try:
+        _fsync(fd, path)
     finally:
         os_.close(fd)
 
