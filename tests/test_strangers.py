@@ -15,7 +15,9 @@ from columnar import segment_of
 from strangers import (
     FOLDERS,
     SECRET,
+    SEGMENTS,
     TAMPERED,
+    TRACK,
     command_line,
     deadline,
     link_out,
@@ -25,11 +27,13 @@ from strangers import (
     read_all,
     run_command,
     seen,
+    sparse,
     sync,
     write_all,
 )
 
 import dreamlake.storage as storage
+import dreamlake.storage.local as local
 from dreamlake import Lake, Session
 from dreamlake.engine import hosts
 from dreamlake.engine.replica import state
@@ -310,6 +314,21 @@ def test_a_state_of_a_replica_that_no_writer_wrote_is_none(lake: Path, said: byt
     assert b'"loss"' in uploaded()
 
 
+def test_a_row_that_waits_without_its_timestamp_is_damage(lake: Path) -> None:
+    """In a hot file a later line of a point may leave it out."""
+    path = lake / "w/s/tracks/loss/.late.jsonl"
+    whole = path.read_bytes()
+    path.write_bytes(whole + b'{"index":0,"data":{"late":2}}\n')
+    with Session("s", "w", lake, flush_interval=60) as session:
+        with pytest.raises(CorruptTrackError, match="line 2.*has no _ts"):
+            session.track("loss").append(value=1.0).flush()
+        session.writer.tracks["loss"].pending.clear()
+    status, printed = run_command(["check", f"{lake}/w/s"])
+    assert (status, f"byte {len(whole)}, line 2" in printed) == (1, True)
+    assert run_command(["repair", f"{lake}/w/s"])[0] == 0
+    assert path.read_bytes() == whole
+
+
 def test_parameters_of_an_endless_version_are_damage(lake: Path) -> None:
     (lake / "w/s/parameters.json").write_bytes(b'{"version": 1e999, "data": {}}')
     with pytest.raises(CorruptTrackError, match="infinity"):
@@ -335,3 +354,80 @@ def test_repair_takes_no_link_or_pipe_for_the_copy_that_it_keeps(lake: Path) -> 
     assert path.read_bytes() != damaged
     (kept,) = [each for each in path.parent.glob("data.jsonl.damaged-2*") if each.is_file()]
     assert kept.read_bytes() == damaged
+
+
+# ------------------------------------------------------------------------------------------------ names and folders
+
+
+def test_names_that_are_no_unicode_are_passed_over(lake: Path, tmp_path: Path) -> None:
+    odd = os.fsdecode(b"caf\xe9\x1b[31m")
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    for folder in (lake / odd / "s", lake / "w" / odd, lake / "w/s/tracks" / odd, lake / "w/s/hosts" / odd):
+        folder.mkdir(parents=True)
+        for name in ("session.json", "metadata.json", "data.jsonl", ".late.jsonl", odd):
+            (folder / name).write_bytes(b'{"index":0,"data":{"_ts":1.0}}\n' if name.endswith("l") else b"{}")
+    assert Lake(lake).workspaces() == ["w"]
+    assert [info["name"] for info in Lake(lake).sessions()] == ["s"]
+    assert Lake(lake).session("s", "w").tracks.list() == ["loss"]
+    do_everything(lake, outside)
+
+
+@pytest.mark.parametrize("name", [".x", "..x", "%2e%2e", "con", "x.", "%41"])
+def test_folders_of_no_track_and_no_session_are_passed_over(lake: Path, tmp_path: Path, name: str) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    for folder in (lake / name / "s", lake / "w" / name, lake / "w/s/tracks/a" / name):
+        folder.mkdir(parents=True)
+        for file in ("session.json", "metadata.json", "data.jsonl", ".late.jsonl"):
+            (folder / file).write_bytes(b"{}\n")
+    assert [(info["workspace"], info["name"]) for info in Lake(lake).sessions()] == [("w", "s")]
+    assert Lake(lake).session("s", "w").tracks.list() == ["loss"]
+    do_everything(lake, outside)
+
+
+def test_folders_deeper_than_a_recursion_goes_are_walked(lake: Path, tmp_path: Path) -> None:
+    deep = lake / "w/s/tracks" / "/".join(["d"] * 1200)
+    local.make_dirs(str(deep), fsync=False)
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (deep / ".late.jsonl").write_bytes(b'{"index":0,"data":{"_ts":1.0}}\n')
+    try:
+        do_everything(lake, outside)
+    finally:
+        os.unlink(deep / ".late.jsonl")
+        os.removedirs(deep)  # pytest's own clean-up recurses
+
+
+# ------------------------------------------------------------------------------------------------ a replica
+
+
+REPLICA_FILES = ["session.json", "parameters.json", f"{TRACK}/metadata.json", f"{TRACK}/data.jsonl"]
+REPLICA_FILES += [f"{TRACK}/{name.filename}" for name in SEGMENTS]
+
+
+@pytest.mark.parametrize("kind", [pipe, link_out, loop, sparse], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("file", REPLICA_FILES)
+def test_a_replica_in_a_folder_that_a_stranger_has_tampered_with(
+    lake: Path, tmp_path: Path, kind: Any, file: str
+) -> None:
+    """A machine with an empty disk goes on from it, or says why not."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    for name in (".away.jsonl", ".late.jsonl"):
+        (lake / "w/s" / TRACK / name).unlink()
+    kind(lake / "w/s" / file, outside / Path(file).name)
+    before = seen(outside)
+    session = Session("s", "w", tmp_path / "here", remote=f"file://{lake}", flush_interval=60)
+    said = [attempt(work) for work in (session.open, session.sync)]
+    if session.is_open:
+        said += [attempt(session.track("loss").read), attempt(session.parameters().get)]
+        said += [attempt(session.track("loss").append(value=1.0).flush), attempt(session.close)]
+    if session.is_open:
+        session.writer.tracks["loss"].pending.clear()
+        session.close(timeout=1)
+    assert seen(outside) == before
+    assert not any(SECRET in each for each in said), said
+    assert SECRET.encode() not in b"".join(
+        each.read_bytes() for each in (tmp_path / "here").rglob("*") if each.is_file()
+    )

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from dreamlake.engine import away
+from dreamlake.engine import away, late
 from dreamlake.engine.findings import KEPT, MOST_FINDINGS, Finding, is_damaged, look_at_object, why
 from dreamlake.engine.process import reading_width, side_by_side
 from dreamlake.engine.salvage import Seen, look_into
@@ -321,7 +321,7 @@ def _look_at_away(look: TrackLook, data: bytes, path: str, here: Collection[Segm
 
 
 def _look_at_late(look: TrackLook, data: bytes, path: str) -> None:
-    for number, place, reason in hot.parse(data, errors="skip").damaged[:MOST_FINDINGS]:
+    for number, place, reason in late.damaged(data)[:MOST_FINDINGS]:
         lost = "late fields of a point that only the replica has"
         look.tell(path, f"byte {place}, line {number}", reason, lost=lost)
 

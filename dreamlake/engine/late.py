@@ -31,6 +31,24 @@ MOST_WANTED = 16
 MOST_WANTED_BYTES = 64 << 20
 
 
+def parse(data: bytes, path: str) -> hot.HotLines:
+    """The rows that wait, out of the bytes of the file at `path`. Raises CorruptTrackError for a damaged line."""
+    lines = hot.parse(data, path=path)
+    for number, fields in enumerate(lines.points, 1):
+        if "_ts" not in fields:  # in a hot file the earlier line of the same point may have it
+            raise CorruptTrackError(path, f"line {number}", detail="a row that waits has no _ts")
+    return lines
+
+
+def damaged(data: bytes) -> list[tuple[int, int, str]]:
+    """The whole lines that hold no row: the number of each from 1, its place in bytes, and what is wrong."""
+    found, place = [], 0
+    for number, line in enumerate(data.split(b"\n")[:-1], 1):
+        found += [(number, place, reason) for _, _, reason in hot.parse(line + b"\n", errors="skip").damaged]
+        place += len(line) + 1
+    return found
+
+
 class LateFile:
     """The rows of one track that wait; all methods but `rows` run under the session's lock."""
 
@@ -48,7 +66,7 @@ class LateFile:
     def load(self) -> None:
         """Learn what waits, and cut off a torn line. Raises CorruptTrackError when a whole line is damaged."""
         data = local.read_if_there(self.path)
-        lines = hot.parse(data, path=self.path)
+        lines = parse(data, self.path)
         if len(data) > lines.end:
             local.truncate(self.path, lines.end)
             log().warning("cut a torn line of %d bytes off %s", len(data) - lines.end, self.path)
@@ -80,7 +98,7 @@ class LateFile:
 
     def rows(self) -> list[MixedRow]:
         """The rows that wait, in the order of their arrival."""
-        points = hot.parse(local.read_if_there(self.path), path=self.path).points
+        points = parse(local.read_if_there(self.path), self.path).points
         return [(fields["_ts"], True, without_ts(fields)) for fields in points]
 
 
@@ -112,7 +130,7 @@ def wanted(folder: str) -> list[SegmentName]:
     Raises CorruptTrackError when what waits, or what is away, cannot be read.
     """
     path = os.path.join(folder, layout.LATE_FILE)
-    rows = hot.parse(local.read_if_there(path), path=path).points
+    rows = parse(local.read_if_there(path), path).points
     if not rows:
         return []
     records = away.read(folder)

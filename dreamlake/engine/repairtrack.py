@@ -12,13 +12,13 @@ from typing import Any
 import pyarrow as pa
 
 import dreamlake.storage.local as local
-from dreamlake.engine import away, roll
+from dreamlake.engine import away, late, roll
 from dreamlake.engine.findings import Finding, is_damaged
 from dreamlake.engine.gather import Gathered, Point, ReplicaSource, Sources, in_points
 from dreamlake.engine.inspecttrack import away_records, hot_gaps, look_at_track, overlapping, vanished
 from dreamlake.engine.mending import Step, keep, lines_lost, put_in_place, set_aside, track_file
 from dreamlake.errors import CorruptTrackError
-from dreamlake.format import hot, layout, live, logical, schema, segment
+from dreamlake.format import layout, live, logical, schema, segment
 from dreamlake.format.layout import SegmentName
 from dreamlake.format.point import encode_lines
 from dreamlake.format.schema import TS_FIELD, Batch
@@ -332,7 +332,7 @@ class TrackRepair:
         data = read_or_refuse(path)
         if isinstance(data, Step):
             return [data]
-        damaged = {number for number, _, _ in hot.parse(data, errors="skip").damaged}
+        damaged = {number for number, _, _ in late.damaged(data)}
         good = [line for number, line in enumerate(data.split(b"\n")[:-1], 1) if number not in damaged]
         kept = b"".join(line + b"\n" for line in good)
         return [Step(path, "its good lines are kept", partial(put_in_place, path, kept), lines_lost(len(damaged)))]

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import unquote
 
+from dreamlake.errors import CorruptTrackError
+
 #: Shorter texts are no secrets worth the name, and would turn messages into dots.
 MIN_SECRET = 4
 
@@ -113,6 +115,8 @@ def translated(error: Exception, place: str, secrets: Secrets) -> Exception:
         return ConnectionError(getattr(error, "errno", None) or errno.ECONNABORTED, text, place)
     if isinstance(error, OSError):
         return OSError(error.errno or errno.EIO, text, place)
+    if isinstance(error, CorruptTrackError):
+        return CorruptTrackError(place, error.place, error.start, error.stop, secrets.clean(error.detail))
     if isinstance(error, _BUGS):
         return error
     if isinstance(error, ValueError):

@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from dreamlake.storage.faults import Refused
+from dreamlake.storage.local import LocalStore, check_inside
 from dreamlake.storage.store import Entry, Stat
 
 #: Filesystems on which a plain write can be seen half done, and that can rename.
@@ -57,6 +58,8 @@ class PlainFiles:
         protocols = {fs.protocol} if isinstance(fs.protocol, str) else set(fs.protocol)
         self._renames = bool(protocols & _RENAMING)
         self._links = bool(protocols & {"file", "local"}) and hasattr(os, "link")
+        # A disk of this machine, whose links and pipes a stranger may have made, is read as one.
+        self._local = LocalStore(root) if self._links else None
         self._is_memory = "memory" in protocols
         self._is_async = bool(getattr(fs, "async_impl", False))
         self.width = 32 if self._is_async else 8 if protocols & _THREADED else 1
@@ -95,15 +98,25 @@ class PlainFiles:
         if stop is not None and stop <= start:
             self.stat(path)
             return b""
+        if self._local is not None:
+            return self._local.get(path, start, stop)
         # Without a range some filesystems ask for the size first. Half of them take no end beyond the file's.
         return bytes(self._do(self._fs.cat_file, self._path(path), start=start, end=stop))
 
     def get_many(self, wanted: Sequence[tuple[str, int, int | None]]) -> builtins.list[bytes | Exception]:
         """Ranges of several files, side by side where the filesystem can; what failed is in the place of its bytes."""
+        if self._local is not None:
+            return [self._got(*each) for each in wanted]
         paths = [self._path(path) for path, _, _ in wanted]
         starts, stops = [start for _, start, _ in wanted], [stop for _, _, stop in wanted]
         found = self._do(self._fs.cat_ranges, paths, starts, stops, on_error="return")
         return [each if isinstance(each, Exception) else bytes(each) for each in found]
+
+    def _got(self, path: str, start: int, stop: int | None) -> bytes | Exception:
+        try:
+            return self.get(path, start, stop)
+        except (OSError, ValueError) as error:
+            return error
 
     def read(self, path: str) -> tuple[bytes, str]:
         """A whole file and its version, which is looked at first: an older one only makes a later write be refused."""
@@ -171,6 +184,9 @@ class PlainFiles:
 
     def delete(self, path: str) -> None:
         """Remove a file, if it is there."""
+        if self._local is not None:
+            self._local.delete(path)
+            return
         try:
             self._do(self._fs.rm_file, self._path(path))
         except (FileNotFoundError, NotADirectoryError):
@@ -214,6 +230,8 @@ class PlainFiles:
     def _writable(self, path: str) -> str:
         full = self._path(path)
         folder = full.rpartition("/")[0]
+        if self._local is not None:
+            check_inside(self._local.root, folder)
         if not self._is_memory and folder not in self._made:
             self._do(self._fs.makedirs, folder, exist_ok=True)
             self._made.add(folder)

@@ -207,6 +207,8 @@ class OwnFiles:
 
     def _send_file(self, path: str) -> None:
         full = self.local.describe(path)
+        if not is_text(path):
+            raise OSError(errno.EILSEQ, "its name is not UTF-8, so it has none on the replica: rename it", full)
         stands = stand(full)
         self.local.size(path)  # refuses a link that leads out of the session
         with open(full, "rb") as file:
@@ -225,7 +227,7 @@ class OwnFiles:
         """Send what other machines wrote, if this folder is a copy of a whole replica; what they sent stays."""
         own = f"{layout.HOSTS_DIR}/{self.state.machine}/"
         for path in self.local.walk(layout.HOSTS_DIR):
-            if not path.startswith(own) and self._is_file(path):
+            if not path.startswith(own) and is_text(path) and self._is_file(path):
                 stands = stand(self.local.describe(path))
                 with suppress(Foreign):
                     self._replace_news(f"{self.there}/{path}", self.local.get(path), self.known.file(path))
@@ -308,6 +310,11 @@ class OwnFiles:
         if not isinstance(fields, dict):
             raise CorruptTrackError(self.local.describe(path), "the whole file", detail="it is not a JSON object")
         return fields
+
+
+def is_text(path: str) -> bool:
+    """Whether a path has a UTF-8 form, as objects' names and the state need."""
+    return path.isascii() or not any("\ud800" <= char <= "\udfff" for char in path)
 
 
 def _differing(own: object, base: dict[str, object]) -> dict[str, object]:
