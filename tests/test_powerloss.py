@@ -1,0 +1,95 @@
+"""Power cuts: what fsync=True acknowledged, and what is in segments, is there in every state that a cut may leave."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from pathlib import Path
+
+import pytest
+from campaigns.powerloss import PLANTED, Planted, find, look
+from powerloss import POLICIES, Cut, Recorder, samples
+from powerscenes import SCENES, record
+
+import dreamlake.engine.away as away
+import dreamlake.storage.local as local
+from dreamlake.engine.late import LateFile
+from dreamlake.format import hot
+from dreamlake.format.layout import SegmentName
+from dreamlake.format.segmentinfo import SegmentBounds
+
+#: States looked at of each scene; the campaign `powerloss` looks at all.
+SAMPLE = 30
+
+
+@pytest.mark.parametrize("fsync", [True, False], ids=["fsync", "plain"])
+@pytest.mark.parametrize("scene", list(SCENES))
+def test_whatever_a_cut_leaves(tmp_path: Path, scene: str, fsync: bool) -> None:
+    recorder = record(tmp_path, scene, fsync)
+    assert recorder.marks
+    these = list(samples(recorder, 1, 1))
+    random.Random(1).shuffle(these)
+    wrong: list[str] = []
+    counts = look(recorder, these[:SAMPLE], tmp_path, wrong.append)
+    assert not wrong, "\n".join(wrong)
+    assert counts["whole"] > SAMPLE // 5
+
+
+@pytest.mark.parametrize("scene", ["flush", "everything"])
+@pytest.mark.parametrize("fsync", [True, False], ids=["fsync", "plain"])
+def test_whatever_a_cut_leaves_after_a_failed_fsync(tmp_path: Path, scene: str, fsync: bool) -> None:
+    wrong: list[str] = []
+    count = record(tmp_path, scene, fsync).fsyncs
+    for first in range(1, count + 1, 1 + count // 24):
+        recorder = record(tmp_path, scene, fsync, (first, first + 1) if first % 2 else (first,))
+        these = list(samples(recorder, 1, 1))
+        look(recorder, random.Random(first).sample(these, 2), tmp_path, wrong.append)
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("bug", PLANTED, ids=lambda bug: bug.what)
+def test_a_planted_bug_is_found(tmp_path: Path, bug: Planted) -> None:
+    assert find(bug, tmp_path)
+
+
+def left(recorder: Recorder, path: str) -> list[bytes]:
+    """What a cut at the end may leave of one file."""
+    found = set()
+    for turn, policy in itertools.product(range(10), POLICIES.values()):
+        state = Cut(recorder, len(recorder.ops), policy, random.Random(turn)).state()
+        found.add(state.get(path) or b"")
+    return sorted(found)
+
+
+@pytest.mark.parametrize("failing", [(1,), (1, 2), (2,)])
+def test_waiting_rows_of_a_failed_fsync_are_not_doubled_over_a_hole(tmp_path: Path, failing: tuple[int, ...]) -> None:
+    with Recorder(tmp_path, failing) as recorder:
+        file = LateFile(str(tmp_path), fsync=True)
+        for ts in (1.0, 2.0):
+            while True:
+                try:
+                    file.load()
+                    file.append([(ts, True, {"late": ts})])
+                    break
+                except local.FsyncFailed:
+                    continue
+    for data in left(recorder, ".late.jsonl"):
+        assert [point["_ts"] for point in hot.parse(data, path="x").points] == [1.0, 2.0]
+
+
+@pytest.mark.parametrize("failing", [(1,), (1, 2), (1, 2, 3), (2, 3)])
+def test_records_of_away_segments_outlast_failed_fsyncs(tmp_path: Path, failing: tuple[int, ...]) -> None:
+    records = []
+    for start in (0, 10):
+        name = SegmentName(start, start + 10, 0)
+        records.append(away.Away(name, 100, SegmentBounds(*name, 1.0, 2.0, True)))
+    with Recorder(tmp_path, failing) as recorder:
+        for each in records:
+            for _ in range(4):
+                try:
+                    away.add(str(tmp_path), [each], fsync=True)
+                    break
+                except local.FsyncFailed:
+                    continue
+    for data in left(recorder, ".away.jsonl"):
+        assert list(away.parse(data, "x").values()) == records
