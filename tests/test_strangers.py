@@ -320,7 +320,7 @@ def test_a_row_that_waits_without_its_timestamp_is_damage(lake: Path) -> None:
     whole = path.read_bytes()
     path.write_bytes(whole + b'{"index":0,"data":{"late":2}}\n')
     with Session("s", "w", lake, flush_interval=60) as session:
-        with pytest.raises(CorruptTrackError, match="line 2.*has no _ts"):
+        with pytest.raises(CorruptTrackError, match=r"line 2.*has no _ts"):
             session.track("loss").append(value=1.0).flush()
         session.writer.tracks["loss"].pending.clear()
     status, printed = run_command(["check", f"{lake}/w/s"])
