@@ -91,6 +91,66 @@ def test_a_failing_call_costs_nothing(tmp_path: Path, scene: str, fault: str) ->
     assert not wrong, "\n".join(wrong)
 
 
+NAMES = ("a/b", "c", "d e")
+CALLS = ("open", "pwrite", "fsync", "ftruncate", "link", "replace", "rename", "unlink", "mkdir", "close")
+
+
+@pytest.mark.parametrize(
+    ("code", "fsync"),
+    [("ENOSPC", False), ("ENOSPC", True), ("EIO", True), ("EROFS", False), ("EMFILE", True), ("EDQUOT", False)],
+)
+def test_no_call_that_goes_on_failing_stops_the_loop_or_costs_anything(
+    lake_dir: Path, faulty: Faulty, monkeypatch: pytest.MonkeyPatch, fsync: bool, code: str
+) -> None:
+    """Several tracks, rolls, late fields, the log, parameters and descriptions; each call fails for a while."""
+    monkeypatch.setattr("dreamlake.engine.logfile.FILE_LINES", 5)
+    error = OSError(getattr(errno, code), os.strerror(getattr(errno, code)))
+    count, failures = 0, 0
+    parameters: dict[str, int] = {}
+    with session(lake_dir, fsync=fsync, flush_interval=0.005) as opened:
+        for turn, call in enumerate([*CALLS, None, *reversed(CALLS)]):
+            if call is not None:
+                faulty.fail(call, _closing(error) if call == "close" else error, always=True)
+            name = f"new {turn}"
+            for _ in range(13):  # never raises, though the background flushes meanwhile
+                for track in (*NAMES, name):
+                    opened.track(track, metadata={f"turn{turn}": turn}).append(i=count, _ts=float(count))
+                    opened.track(track).append(late=count - 20, _ts=float(count - 20)) if count > 20 else None
+                count += 1
+            opened.log(f"message {turn}")
+            try:
+                opened.parameters().set(**{f"p{turn}": turn})
+            except OSError:
+                failures += 1
+                heal(faulty)
+                opened.parameters().set(**{f"p{turn}": turn})
+                faulty.fail(call, error, always=True) if call not in (None, "close") else None
+            parameters[f"p{turn}"] = turn
+            try:
+                opened.flush()
+            except OSError:
+                failures += 1
+            heal(faulty)
+            opened.flush()
+            for track in NAMES:
+                assert numbers(lake_dir, track=track) == list(range(count)), (call, track)
+    assert failures > 4
+    run = Lake(lake_dir).session(crashlib.NAME, crashlib.WORKSPACE)
+    for track in NAMES:
+        assert numbers(lake_dir, "late", track)[1 : count - 20] == list(range(1, count - 20))
+        assert run.track(track).stats()["metadata"] == {f"turn{turn}": turn for turn in range(2 * len(CALLS) + 1)}
+    assert run.parameters().get() == parameters
+    assert run.logs()["message"].to_list() == [f"message {turn}" for turn in range(2 * len(CALLS) + 1)]
+
+
+def _closing(error: OSError) -> Callable[[int], None]:
+    def close(fd: int) -> None:
+        os.close(fd)
+        raise error
+
+    return close
+
+
 # -- bytes that were written, and the ones that were not -----------------------------------------------------------
 
 

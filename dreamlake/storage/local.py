@@ -184,9 +184,16 @@ def cut_off(path: str, size: int) -> bool:
     """Try to take back what was written behind ``size`` bytes of a file and did not last; return whether it is gone."""
     try:
         truncate(path, size)
+    except OSError:  # perhaps only the close failed: the file itself is asked
+        return _is_within(path, size)
+    return True
+
+
+def _is_within(path: str, size: int) -> bool:
+    try:
+        return os.stat(path).st_size <= size
     except OSError:
         return False
-    return True
 
 
 def fsync_file(path: str) -> None:
