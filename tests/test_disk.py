@@ -643,6 +643,54 @@ assert [row["data"]["i"] for row in rows] == list(range(6700))
 print("whole")
 """
 
+FULL_WITH_ALL = """
+import crashlib, errno, os, sys, time
+root = sys.argv[1]
+filler, replica = os.path.join(root, "filler"), "file://" + sys.argv[2]
+tracks = ("a/b", "c", "d")
+def full():
+    with open(filler, "wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(512))
+        except OSError as error:
+            assert error.errno == errno.ENOSPC, error
+with crashlib.session(root, segment_points=50, fsync=True, flush_interval=0.02,
+                      remote=replica, sync_interval=0.05) as s:
+    for turn in range(3):
+        failures = 0
+        for i in range(turn * 1000, turn * 1000 + 1000):
+            if i % 1000 == 400:
+                full()
+            for name in tracks:
+                s.track(name).append(i=i, text="x" * 40, _ts=float(i))
+            if i % 7 == 0 and i > 500:
+                s.track("c").append(late=i, _ts=float(i - 500))
+            if i % 100 == 99:
+                s.log(f"message {i}")
+                s.track("a/b", metadata={f"at{i}": i})
+                for work in (s.flush, s.sync, lambda: s.parameters().set(**{f"p{i}": i})):
+                    try:
+                        work()
+                    except OSError as error:
+                        assert error.errno == errno.ENOSPC, error
+                        failures += 1
+        assert failures > 3, failures
+        os.unlink(filler)
+        s.sync()
+        for place in (root, sys.argv[2]):
+            run = crashlib.Lake(place).session(crashlib.NAME, crashlib.WORKSPACE)
+            for name in tracks:
+                rows = run.track(name).read(limit=None)["data"]
+                assert [row["index"] for row in rows] == list(range(i + 1)), (place, name, len(rows))
+                assert [row["data"]["i"] for row in rows] == list(range(i + 1)), (place, name)
+            late = [row["data"]["late"] for row in run.track("c").read(limit=None)["data"] if "late" in row["data"]]
+            assert late == [n for n in range(501, i + 1) if n % 7 == 0], place
+            assert run.logs()["message"].to_list() == [f"message {n}" for n in range(99, i + 1, 100)], place
+            assert len(run.track("a/b").stats()["metadata"]) == 10 * (turn + 1), place
+print("whole")
+"""
+
 READ_ONLY = """
 import crashlib, errno, subprocess, sys
 root = sys.argv[1]
@@ -684,11 +732,16 @@ def own_mounts() -> list[str]:
     return command
 
 
-@pytest.mark.parametrize(("code", "size"), [(FULL, "1m"), (READ_ONLY, "4m")], ids=["full", "read-only"])
+@pytest.mark.parametrize(
+    ("code", "size"), [(FULL, "1m"), (FULL_WITH_ALL, "8m"), (READ_ONLY, "4m")], ids=["full", "full of all", "read-only"]
+)
 def test_a_disk_that_is_really(tmp_path: Path, own_mounts: list[str], code: str, size: str) -> None:
+    root, replica = tmp_path / "lake", tmp_path / "replica"
+    root.mkdir()
     mount = f'mount -t tmpfs -o size={size} t "$0" && exec "$@"'
+    python = [sys.executable, "-W", "error", "-c", code, str(root), str(replica)]
     done = subprocess.run(
-        [*own_mounts, "sh", "-c", mount, str(tmp_path), sys.executable, "-W", "error", "-c", code, str(tmp_path)],
+        [*own_mounts, "sh", "-c", mount, str(root), *python],
         capture_output=True,
         text=True,
         timeout=120,
