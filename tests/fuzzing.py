@@ -78,10 +78,10 @@ class Run:
 def mutate_blindly(reader: Any, seed: int, stop: float, run: Run, most: int | None = None) -> int:
     """Mutate without a look at coverage until `stop` (of time.monotonic), or so many times; how many times it was."""
     rnd = random.Random(seed)
-    pool = seeds(reader)
+    sound, pool = reader.seeds(), seeds(reader)
     done = 0
     while time.monotonic() < stop and (most is None or done < most):
-        data = rnd.choice(pool)
+        data = rnd.choice(sound if rnd.random() < 0.5 else pool)
         for _ in range(rnd.choice([1, 1, 1, 2, 4])):
             data = reader.mutate(data, rnd, flip)
         faulthandler.dump_traceback_later(SECONDS, exit=True)
@@ -147,14 +147,14 @@ def main(name: str, seconds: str, seed: str, folder: str, *options: str) -> None
         return
     corpus = where / "corpus"
     corpus.mkdir(exist_ok=True)
-    pool = seeds(reader)
-    for data in pool:
+    sound = reader.seeds()
+    for data in seeds(reader):
         (corpus / hashlib.sha256(data).hexdigest()[:16]).write_bytes(data)
 
     def mutate(data: bytes, most: int, seed: int) -> bytes:
         rnd = random.Random(seed)
         # Of what covers something new most is damaged at once: half begins with what is sound.
-        data = rnd.choice(pool) if rnd.random() < 0.5 else data
+        data = rnd.choice(sound) if rnd.random() < 0.5 else data
         blindly = rnd.random() < 0.5
         mutated: bytes = reader.mutate(data, rnd, flip if blindly else lambda part, _: atheris.Mutate(part, most))
         return mutated[:most]

@@ -116,7 +116,7 @@ def mutate_json(text: bytes, rnd: random.Random) -> bytes:
     except (ValueError, RecursionError):
         return text
     odd_text = rnd.choice(TEXTS)
-    value = _changed(value, rnd, rnd.choice([MARK, *ODD]) if rnd.random() < 0.8 else None)
+    value = _changed(value, rnd, MARK if rnd.random() < 0.3 else rnd.choice(ODD))
     made = json.dumps(value, separators=(",", ":")).encode("utf-8", "surrogatepass")
     return made.replace(f'"{MARK}"'.encode(), odd_text)
 
@@ -496,9 +496,9 @@ class Files:
         which = data[0] % len(self.files) if data else 0
         path = self.run / self.files[which]
         path.write_bytes(data[1:])
+        draw = zlib.crc32(data)
         try:
             damaged = sum(map(self._allowed, self._look()))
-            draw = zlib.crc32(data)
             if draw % self.rarely == 0:
                 damaged += sum(map(self._allowed, self._write()))
             if draw % 16 == 1:
@@ -508,7 +508,10 @@ class Files:
                 damaged += sum(map(self._allowed, [*read_all(self.root, "raise"), *read_all(self.root, "skip")]))
             return "damage" if damaged else "values"
         finally:
-            self._restore()
+            if draw % self.rarely == 0 or draw % 16 == 1:
+                self._restore()  # something was written
+            else:
+                path.write_bytes(self.before[path])
 
     def _look(self) -> Iterator[Callable[[], Any]]:
         """What reads these files, and is done with each input."""
@@ -593,13 +596,13 @@ class Logs(Files):
     """Files of the log."""
 
     name = "logs"
+    rarely = 32
     files = ("logs/logs.jsonl", "logs/0.jsonl", "hosts/abc/logs/logs.jsonl")
 
     def _look(self) -> Iterator[Callable[[], Any]]:
         view = SessionView(Lake(self.root)._store, "w", "s")
         for errors in ("raise", "skip"):
-            yield lambda errors=errors: view.logs(errors=errors).to_dicts()
-            yield lambda errors=errors: view.logs("warn", errors=errors).to_dicts()
+            yield lambda errors=errors: view.logs(errors=errors)
 
 
 class State(Files):
