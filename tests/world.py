@@ -18,6 +18,7 @@ import crashlib
 from fsspec.implementations.memory import MemoryFileSystem
 from model import Row, Spy, Time, spy_on
 
+import dreamlake.engine.compaction as compaction
 import dreamlake.engine.lifecycle as lifecycle
 import dreamlake.storage.local as local
 import dreamlake.storage.lock as lock
@@ -242,8 +243,9 @@ class World:
         self.options = options
         self.time = Time()
         self.folder = tempfile.mkdtemp(prefix="dreamlake-test-", dir=MEMORY)
-        self._before = tempfile.tempdir, Pace.wait
+        self._before = tempfile.tempdir, Pace.wait, compaction.FACTOR
         tempfile.tempdir = self.folder  # that of temporary sessions too
+        compaction.FACTOR = 3  # tracks are short here
         Pace.wait = lambda self: FOREVER  # type: ignore[method-assign]  # no pass but those that are asked for
         self.begin_anew()
 
@@ -264,7 +266,7 @@ class World:
 
     def end(self) -> None:
         """Remove everything."""
-        tempfile.tempdir, Pace.wait = self._before  # type: ignore[method-assign]
+        tempfile.tempdir, Pace.wait, compaction.FACTOR = self._before  # type: ignore[method-assign]
         shutil.rmtree(self.folder)
         for paths in (MemoryFileSystem.store, MemoryFileSystem.pseudo_dirs):
             for path in [path for path in paths if path.startswith("/model-")]:

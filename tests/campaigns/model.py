@@ -15,6 +15,7 @@ from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from typing import Any
 
+import onelife
 import pytest
 import test_stateful
 from hypothesis import HealthCheck, Phase, seed, settings
@@ -170,31 +171,48 @@ def _late_field_of_an_away_point_makes_a_new_one(patch: pytest.MonkeyPatch) -> N
     patch.setattr(Sorter, "_merge", merge)
 
 
-#: Real ways to get it wrong, and how each is planted.
-PLANTED: dict[str, Plant] = {
-    "a flush that rolls returns with the rest pending": _rest_after_a_roll_stays_pending,
-    "what was known stays, though another writer has rolled": _stale_after_anothers_roll,
-    "the hot file is emptied before the segment's commit": _emptied_before_the_commit,
-    "of two points with one timestamp the later gets the field": _highest_index_instead_of_the_lowest,
-    "after a short write the whole lines are written again": _half_written_lines_stay_pending,
-    "a torn line is written behind": _torn_line_kept,
-    "a forked child writes what was pending": _child_keeps_what_is_pending,
-    "-Infinity is written as Infinity": _one_infinity_for_both,
-    "a late field takes the place of the others": _late_field_takes_the_place_of_others,
-    "the lock file does not say which timestamps are drawn": _timestamps_not_kept,
-    "the hot object is sent before the segments": _hot_object_first,
-    "a lost reply is taken for another machine": _lost_reply_taken_for_another_machine,
-    "segments are dropped before they are sent": _dropped_before_it_is_sent,
-    "a late field of a point that is away makes a new point": _late_field_of_an_away_point_makes_a_new_one,
+def _others_are_not_told_of_merged_segments(patch: pytest.MonkeyPatch) -> None:
+    real = TrackOnDisk.replace_parts
+
+    def replace_parts(disk: TrackOnDisk, *args: Any) -> Any:
+        disk.announce_rewrite, before = lambda: None, disk.announce_rewrite
+        try:
+            return real(disk, *args)
+        finally:
+            disk.announce_rewrite = before
+
+    patch.setattr(TrackOnDisk, "replace_parts", replace_parts)
+
+
+#: Real ways to get it wrong: in which kind of life each shows, and how it is planted.
+PLANTED: dict[str, tuple[str, Plant]] = {
+    "a flush that rolls returns with the rest pending": ("local", _rest_after_a_roll_stays_pending),
+    "what was known stays, though another writer has rolled": ("local", _stale_after_anothers_roll),
+    "the hot file is emptied before the segment's commit": ("local", _emptied_before_the_commit),
+    "of two points with one timestamp the later gets the field": ("local", _highest_index_instead_of_the_lowest),
+    "after a short write the whole lines are written again": ("local", _half_written_lines_stay_pending),
+    "a torn line is written behind": ("local", _torn_line_kept),
+    "a forked child writes what was pending": ("local", _child_keeps_what_is_pending),
+    "-Infinity is written as Infinity": ("local", _one_infinity_for_both),
+    "a late field takes the place of the others": ("local", _late_field_takes_the_place_of_others),
+    "the lock file does not say which timestamps are drawn": ("local", _timestamps_not_kept),
+    "other writers are not told of merged segments": ("local", _others_are_not_told_of_merged_segments),
+    "the hot object is sent before the segments": ("replica", _hot_object_first),
+    "a lost reply is taken for another machine": ("replica", _lost_reply_taken_for_another_machine),
+    "segments are dropped before they are sent": ("temporary", _dropped_before_it_is_sent),
+    "a late field of a point that is away makes a new point": (
+        "temporary",
+        _late_field_of_an_away_point_makes_a_new_one,
+    ),
 }
 
 
-def live_through(number: int, lives: int, steps: int, shrink: bool) -> str:
+def live_through(number: int, most: int, shrink: bool) -> str:
     """So many lives, drawn from this seed; returns how the first failure came about, or nothing."""
     phases = [Phase.generate, Phase.shrink] if shrink else [Phase.generate]
     chosen = settings(
-        max_examples=lives,
-        stateful_step_count=steps,
+        max_examples=most,
+        stateful_step_count=STEPS,
         deadline=None,
         database=None,
         phases=phases,
@@ -209,11 +227,12 @@ def live_through(number: int, lives: int, steps: int, shrink: bool) -> str:
     return ""
 
 
-def find_planted(plant: Plant, number: int, most: int = MOST) -> str:
+def find_planted(kind: str, plant: Plant, number: int, most: int = MOST) -> str:
     """What found a planted bug, or nothing."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(test_stateful, "only_kind", kind)
         plant(patch)
-        told = live_through(number, most, STEPS, shrink=False)
+        told = live_through(number, most, shrink=False)
     return _last_word(told)
 
 
@@ -235,9 +254,9 @@ def run(args: argparse.Namespace, log: Log) -> int:
     logging.getLogger("dreamlake").setLevel(logging.CRITICAL)
     good = True
     if not args.no_planted:
-        for name, plant in PLANTED.items():
+        for name, (kind, plant) in PLANTED.items():
             log.note(name)
-            good &= log.planted(name, find_planted(plant, args.seed))
+            good &= log.planted(name, find_planted(kind, plant, args.seed))
     if args.only_planted:
         return 0 if good else 1
     return max(_live(args, log), 0 if good else 1)
@@ -272,7 +291,7 @@ def _live(args: argparse.Namespace, log: Log) -> int:
 def round_of(number: int) -> Round:
     """One round, in a process of its own."""
     logging.getLogger("dreamlake").setLevel(logging.CRITICAL)
-    test_stateful.steps.clear()
-    test_stateful.counts.clear()
-    told = live_through(number, LIVES, STEPS, shrink=True)
-    return number, told, test_stateful.steps, test_stateful.counts
+    onelife.steps.clear()
+    onelife.counts.clear()
+    told = live_through(number, LIVES, shrink=True)
+    return number, told, onelife.steps, onelife.counts
