@@ -37,12 +37,14 @@ import dreamlake.storage.local as local
 from dreamlake import Lake, Session
 from dreamlake.engine import hosts
 from dreamlake.engine.replica import state
+from dreamlake.engine.replica.sync import sync_folder
 from dreamlake.engine.sessionlock import Counter
 from dreamlake.errors import CorruptTrackError, DreamlakeError
 from dreamlake.format import hot, layout, pages
 from dreamlake.format.layout import SegmentName
 from dreamlake.format.schema import TS_FIELD, Batch
 from dreamlake.format.segment import SegmentDamage, SegmentInfo, encode, open_segment
+from dreamlake.storage.remote import RemoteStore
 
 ALLOWED = (DreamlakeError, OSError)
 
@@ -367,6 +369,9 @@ def test_names_that_are_no_unicode_are_passed_over(lake: Path, tmp_path: Path) -
         folder.mkdir(parents=True)
         for name in ("session.json", "metadata.json", "data.jsonl", ".late.jsonl", odd):
             (folder / name).write_bytes(b'{"index":0,"data":{"_ts":1.0}}\n' if name.endswith("l") else b"{}")
+    (lake / "w/s/files" / odd).write_bytes(b"uploaded")
+    outcome = sync(lake)[0][0]()
+    assert [(where, "not UTF-8" in str(error)) for where, error in outcome.failures] == [(f"files/{odd}", True)]
     assert Lake(lake).workspaces() == ["w"]
     assert [info["name"] for info in Lake(lake).sessions()] == ["s"]
     assert Lake(lake).session("s", "w").tracks.list() == ["loss"]
@@ -431,3 +436,43 @@ def test_a_replica_in_a_folder_that_a_stranger_has_tampered_with(
     assert SECRET.encode() not in b"".join(
         each.read_bytes() for each in (tmp_path / "here").rglob("*") if each.is_file()
     )
+
+
+@pytest.mark.parametrize("empty", [True, False])
+@pytest.mark.parametrize("folder", ["tracks", "tracks/loss"])
+def test_nothing_is_written_through_a_link_in_a_replica(lake: Path, tmp_path: Path, folder: str, empty: bool) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    link_out(lake / "w/s" / folder, outside / "moved")
+    if empty:
+        shutil.rmtree(outside / "moved")
+        (outside / "moved").mkdir()
+    before = seen(outside)
+    make_run(tmp_path / "here")
+    store = RemoteStore(f"file://{lake}")
+    outcome = sync_folder(str(tmp_path / "here/w/s"), "w/s", store)
+    assert any("leads out of" in str(error) for _, error in outcome.failures)
+    assert seen(outside) == before
+
+
+@pytest.mark.parametrize("kind", [link_out, pipe], ids=lambda kind: kind.__name__)
+def test_a_lock_that_is_no_plain_file_is_told(lake: Path, tmp_path: Path, kind: Any) -> None:
+    kind(lake / "w/s/.lock", tmp_path / "lock")
+    with pytest.raises(CorruptTrackError, match=r"\.lock is damaged \(its place\): it is (a link|not a plain file)"):
+        Session("s", "w", lake).open()
+
+
+@pytest.mark.parametrize("ahead", [True, False])
+def test_a_track_that_is_a_link_is_neither_compared_nor_taken_over(lake: Path, tmp_path: Path, ahead: bool) -> None:
+    """The replica has more, or the same points under the same names with other bytes."""
+    here, outside = tmp_path / "here", tmp_path / "outside"
+    outside.mkdir()
+    shutil.copytree(lake, here, symlinks=True)
+    link_out(here / "w/s/tracks/loss", outside / "loss")
+    if ahead:
+        Session("s", "w", lake).open().track("loss").append(value=3.0)._session.close()
+    before = seen(outside)
+    session = Session("s", "w", here, remote=f"file://{lake}", flush_interval=60)
+    said = [attempt(work) for work in (session.open, session.close)]
+    assert any("leads out of" in each for each in said)
+    assert seen(outside) == before

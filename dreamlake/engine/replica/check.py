@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
-from functools import partial
-from hashlib import file_digest, md5
+from hashlib import md5
 
 from dreamlake.engine.process import side_by_side
 from dreamlake.engine.replica.meeting import meet
@@ -320,16 +319,17 @@ class Pair:
             return False
 
     def _is_same(self, name: SegmentName, entry: Entry) -> bool:
-        self.mine.store.size(self.mine.segment_path(name))  # refuses a link that leads out of the session
-        with open(self.mine.store.describe(self.mine.segment_path(name)), "rb") as file:
-            if is_md5(entry, file_digest(file, partial(md5, usedforsecurity=False)).hexdigest()):
-                return True
-            path = self.theirs.segment_path(name)
-            file.seek(0)
-            return all(
-                file.read(CHUNK) == self.theirs.store.get(path, start, start + CHUNK)
-                for start in range(0, entry.size, CHUNK)
-            )
+        mine, theirs = self.mine.segment_path(name), self.theirs.segment_path(name)
+        starts = range(0, entry.size, CHUNK)
+        digest = md5(usedforsecurity=False)
+        for start in starts:
+            digest.update(self.mine.store.get(mine, start, start + CHUNK))
+        if is_md5(entry, digest.hexdigest()):
+            return True
+        return all(
+            self.mine.store.get(mine, start, start + CHUNK) == self.theirs.store.get(theirs, start, start + CHUNK)
+            for start in starts
+        )
 
     def note(self) -> None:
         """Note what is on the replica, as the state in which it was left."""

@@ -16,7 +16,7 @@ from dreamlake.engine.replica.push import Outcome, push
 from dreamlake.engine.sessionlock import SessionLock
 from dreamlake.format import layout
 from dreamlake.notices import log
-from dreamlake.storage.local import LocalStore, check_inside
+from dreamlake.storage.local import LocalStore
 from dreamlake.storage.remote import RemoteStore
 
 #: Seconds that another process, which replicates the session just then, is waited for.
@@ -156,7 +156,6 @@ def _settle(folder: str, session: str, remote: RemoteStore, waiting: list[str]) 
 
 def _settle_track(folder: str, session: str, remote: RemoteStore, below: str, lock: SessionLock) -> None:
     path = os.path.join(folder, *below.split("/"))
-    check_inside(folder, path)
     about = read_object(LocalStore(path), layout.METADATA_FILE) or {}
     points = about.get("segment_points") or 10_000
     disk = TrackOnDisk(path, layout.track_name(below), points, False, lock.announce_rewrite)

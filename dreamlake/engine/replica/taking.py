@@ -76,9 +76,8 @@ class Taking:
 
     def run(self) -> float:
         """Take it over, if the replica is ahead; return the highest timestamp that can be an automatic one."""
-        local.check_inside(self.folder, self.path)
+        mine = here(self.folder, self.below)  # first: it refuses a folder that is a link out of the session
         self._check_name()
-        mine = here(self.folder, self.below)
         theirs = there(self.remote, self.above, self.name, self.entries, mine.hot)
         pair = Pair(mine, theirs, self.known)
         verdict = pair.verdict()
