@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import threading
 import time
@@ -74,6 +75,15 @@ def elsewhere(
 def run_python() -> Callable[..., Any]:
     """``support.run_python``: a snippet in a fresh interpreter, warnings as errors."""
     return support.run_python
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """Undo what a test did to the library's logger: the next one may look at its records."""
+    log = logging.getLogger("dreamlake")
+    level = log.level
+    yield
+    log.setLevel(level)
 
 
 @pytest.fixture(autouse=True)
