@@ -232,7 +232,8 @@ def test_a_small_file_is_read_up_to_its_bound(lake: Path, name: str, monkeypatch
         (b'{"createdAt": 5}', "its 'createdAt' is no str"),
         (b'{"status": []}', "its 'status' is no str"),
         (b'{"lastTs": "now"}', "its 'lastTs' is no float"),
-        (b'{"lastTs": 1e999}', "its 'lastTs' is no timestamp"),
+        (b'{"lastTs": 1e999}', "it is not JSON: 1e999 is not strict JSON"),
+        (b'{"lastTs": 1e300}', "its 'lastTs' is no timestamp"),
         (b'{"lastTs": 1' + b"0" * 400 + b"}", "its 'lastTs' is no timestamp"),
         (b'{"segment_points": 0}', "its 'segment_points' is no number of points"),
         (b'{"segment_points": true}', "its 'segment_points' is no int"),
@@ -331,10 +332,35 @@ def test_a_row_that_waits_without_its_timestamp_is_damage(lake: Path) -> None:
     assert path.read_bytes() == whole
 
 
-def test_parameters_of_an_endless_version_are_damage(lake: Path) -> None:
-    (lake / "w/s/parameters.json").write_bytes(b'{"version": 1e999, "data": {}}')
-    with pytest.raises(CorruptTrackError, match="infinity"):
-        Lake(lake).session("s", "w").parameters().get()
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (b'{"version": 1e999, "data": {}}', "1e999 is not strict JSON"),
+        (b'{"version": {"$numberDouble": "Infinity"}, "data": {}}', "infinity"),
+        (b'{"version": 1, "data": {}, "createdAt": 5}', "its 'createdAt' is no str"),
+        (b'{"version": 1, "data": []}', "its data is not an object"),
+        (b'{"version": 1}', "data"),
+    ],
+)
+def test_parameters_that_no_writer_writes_are_damage(lake: Path, text: bytes, said: str) -> None:
+    (lake / "w/s/parameters.json").write_bytes(text)
+    with Session("s", "w", lake, flush_interval=60) as session:
+        for use in (Lake(lake).session("s", "w").parameters().get, lambda: session.parameters().set(a=1)):
+            with pytest.raises(CorruptTrackError, match=said):
+                use()
+
+
+@pytest.mark.parametrize("name", [".away.jsonl", "data.jsonl", ".late.jsonl"])
+def test_lines_nested_too_deep_are_damage(lake: Path, name: str) -> None:
+    path = lake / "w/s/tracks/loss" / name
+    path.write_bytes(b'{"index":8,"x":' + b"[" * 30_000 + b"]" * 30_000 + b"}\n" + path.read_bytes())
+    with Session("s", "w", lake, flush_interval=60) as session:
+        with pytest.raises(CorruptTrackError, match=r"deep|depth"):
+            session.track("loss").append(value=1.0).flush()
+        session.writer.tracks["loss"].pending.clear()
+    outcome = sync(lake)[0][0]()
+    assert all(isinstance(error, CorruptTrackError) for _, error in outcome.failures)
+    assert outcome.failures
 
 
 def test_the_command_line_tells_of_a_track_of_another_name_and_shows_the_rest(lake: Path) -> None:

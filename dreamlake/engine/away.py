@@ -84,7 +84,7 @@ def parse(data: bytes, path: str) -> dict[SegmentName, Away]:
     for number, line in enumerate(data[: data.rfind(b"\n") + 1].splitlines(), 1):
         try:
             away = _decode(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise CorruptTrackError(path, f"line {number}", detail=str(error)) from error
         found[away.name] = away
     return found

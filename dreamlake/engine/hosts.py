@@ -102,7 +102,7 @@ def read_parameters(store: Store, path: str) -> dict[str, Any]:
     if not raw:
         return {"version": 0, "data": {}, "createdAt": None, "updatedAt": None}
     try:
-        content = about.decode(raw)
+        content = about.check(about.decode(raw))
         data = content["data"]
         if not isinstance(data, dict):
             raise TypeError("its data is not an object")

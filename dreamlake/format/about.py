@@ -34,7 +34,7 @@ def decode(data: bytes) -> dict[str, Any]:
     """
     try:
         text = data.decode()
-        value = json.loads(text, parse_constant=_refuse)
+        value = json.loads(text, parse_float=_finite, parse_constant=_refuse)
         if "\\ud" in text.lower():
             json.dumps(value, ensure_ascii=False).encode()  # a lone surrogate could never be written again
         # The file's own object and the one in it that holds the user's are not counted as nesting of a value.
@@ -70,6 +70,11 @@ def check(fields: dict[str, Any]) -> dict[str, Any]:
 def is_last_ts(ts: float) -> bool:
     """Whether automatic timestamps can go on above this one."""
     return isfinite(ts) and abs(ts) <= MAX_LAST_TS if isinstance(ts, float) else abs(ts) <= MAX_LAST_TS
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    return value if isfinite(value) else _refuse(text)
 
 
 def _refuse(constant: str) -> NoReturn:

@@ -172,7 +172,7 @@ def _check_lines(path: str, data: bytes, end: int) -> None:
     try:
         first = msgspec.json.decode(data[: data.index(b"\n")], type=_Index).index
         msgspec.json.decode(data[data.rfind(b"\n", 0, -1) + 1 :], type=_Index)
-    except (msgspec.DecodeError, ValueError) as error:
+    except (ValueError, RecursionError) as error:
         raise CorruptTrackError(path, "a line", end, None, f"it is no point: {error}") from error
     if first > end:
         raise CorruptTrackError(path, "its indices", end, first, "points are missing")
