@@ -55,7 +55,7 @@ class Lives(Life, RuleBasedStateMachine):
     @initialize(
         kind=st.sampled_from(["local", "local", "replica", "replica", "temporary"]),
         fsync=st.booleans(),
-        points=st.sampled_from([3, 7, 20]),
+        points=st.sampled_from([3, 5, 12]),
     )
     def begin(self, kind: str, fsync: bool, points: int) -> None:
         self.start(only_kind or kind, fsync, points)
@@ -97,7 +97,7 @@ class Lives(Life, RuleBasedStateMachine):
     @rule(
         which=which,
         name=names,
-        count=st.integers(1, 20),
+        count=st.integers(1, 40),
         stamp=stamps,
         rising=st.booleans(),
         form=st.sampled_from(["dicts", "columns", "polars", "arrow", "numbers"]),
@@ -167,10 +167,13 @@ class Lives(Life, RuleBasedStateMachine):
         elif model.points:
             check_reading(Lake(self.world.root).session("s", "w").track(name), model, way, first, second, limit)
 
-    @rule(which=which, name=names, trouble=disk)
-    def compact(self, which: int, name: str, trouble: tuple[str, int]) -> None:
+    @rule(which=which, name=names, count=st.integers(0, 40), trouble=disk)
+    def compact(self, which: int, name: str, count: int, trouble: tuple[str, int]) -> None:
         steps["compact"] += 1
         process = self.process(which)
+        if count > 5:  # for something to merge
+            points = [{"loss": i / 2} for i in range(count)]
+            self.batch(process, name, points, points, ("", 0))
         done = self.flushes(process, [name], process.session.track(name).compact, trouble)
         counts["segments merged"] += done["merged"] if done else 0
         self.settle(name)
@@ -274,9 +277,14 @@ class Lives(Life, RuleBasedStateMachine):
         self.world.network.is_dead = dead
 
     @precondition(lambda self: self.world.kind == "replica")
-    @rule()
-    def lose_the_disk(self) -> None:
+    @rule(synced=st.booleans())
+    def lose_the_disk(self, synced: bool) -> None:
         steps["lose the disk"] += 1
+        if synced:
+            self.heal()
+            self.flush_first(self.processes[0])
+            self.flushes(self.processes[0], TRACKS, self.processes[0].session.sync)
+            self.check_replica(complete=True)
         for process in self.processes:
             process.die()
         self.world.lose_disk()
@@ -288,4 +296,4 @@ class Lives(Life, RuleBasedStateMachine):
 
 
 TestLives = Lives.TestCase
-TestLives.settings = settings(max_examples=200, stateful_step_count=30)
+TestLives.settings = settings(max_examples=150, stateful_step_count=30)

@@ -245,7 +245,7 @@ class World:
         self.folder = tempfile.mkdtemp(prefix="dreamlake-test-", dir=MEMORY)
         self._before = tempfile.tempdir, Pace.wait, compaction.FACTOR
         tempfile.tempdir = self.folder  # that of temporary sessions too
-        compaction.FACTOR = 3  # tracks are short here
+        compaction.FACTOR = 2  # tracks are short here
         Pace.wait = lambda self: FOREVER  # type: ignore[method-assign]  # no pass but those that are asked for
         self.begin_anew()
 
