@@ -171,15 +171,14 @@ def _late_field_of_an_away_point_makes_a_new_one(patch: pytest.MonkeyPatch) -> N
     patch.setattr(Sorter, "_merge", merge)
 
 
-def _others_are_not_told_of_merged_segments(patch: pytest.MonkeyPatch) -> None:
+def _parts_still_count_for_who_merged_them(patch: pytest.MonkeyPatch) -> None:
     real = TrackOnDisk.replace_parts
 
     def replace_parts(disk: TrackOnDisk, *args: Any, **options: Any) -> Any:
-        disk.announce_rewrite, before = lambda: None, disk.announce_rewrite
-        try:
-            return real(disk, *args, **options)
-        finally:
-            disk.announce_rewrite = before
+        before = disk.live, disk.bounds
+        done = real(disk, *args, **options)
+        disk.live, disk.bounds = before
+        return done
 
     patch.setattr(TrackOnDisk, "replace_parts", replace_parts)
 
@@ -196,7 +195,7 @@ PLANTED: dict[str, tuple[str, Plant]] = {
     "-Infinity is written as Infinity": ("local", _one_infinity_for_both),
     "a late field takes the place of the others": ("local", _late_field_takes_the_place_of_others),
     "the lock file does not say which timestamps are drawn": ("local", _timestamps_not_kept),
-    "other writers are not told of merged segments": ("local", _others_are_not_told_of_merged_segments),
+    "merged segments still count for who merged them": ("local", _parts_still_count_for_who_merged_them),
     "the hot object is sent before the segments": ("replica", _hot_object_first),
     "a lost reply is taken for another machine": ("replica", _lost_reply_taken_for_another_machine),
     "segments are dropped before they are sent": ("temporary", _dropped_before_it_is_sent),
