@@ -425,34 +425,6 @@ if os.getpid() == first: s.close()
     assert tally(found(lake_dir)) == {who: [0, 1] for who in (0, 3, 2, 1)}
 
 
-def test_a_sigterm_that_the_main_thread_cannot_notice_ends_a_worker_all_the_same(lake_dir: Path) -> None:
-    """It reaches another thread here, as it may reach the main one between its last look and a wait: nothing wakes."""
-    run(
-        lake_dir,
-        """
-import multiprocessing
-context = multiprocessing.get_context("fork")
-def work():
-    t.append(who="child", i=0)
-    def strike():
-        time.sleep(0.5)  # the main thread waits by now
-        signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
-    threading.Thread(target=strike, daemon=True).start()
-    lock.acquire()
-with opened() as s:
-    t = s.track("t")
-    t.append(who="parent", i=0)
-    lock = context.Lock()
-    lock.acquire()
-    child = context.Process(target=work)
-    child.start()
-    child.join(30)
-    assert child.exitcode == 143, child.exitcode
-""",
-    )
-    assert tally(found(lake_dir)) == {"parent": [0], "child": [0]}
-
-
 def test_sigterm_to_a_child_leaves_the_parent_alone(lake_dir: Path) -> None:
     run(
         lake_dir,

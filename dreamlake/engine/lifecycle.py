@@ -39,9 +39,6 @@ class _Process:
         self.exiting = False
         self.exit_code: Any = None
         self.finalizer: Any = None
-        #: Sees to it that SIGTERM ends a child of multiprocessing; and whether it has sent the signal again.
-        self.watch: Any = None
-        self.sent_again = False
 
 
 _process = _Process()
@@ -212,7 +209,7 @@ def _exit(code: Any = None) -> None:
 
 def _on_sigterm(signum: int, frame: FrameType | None) -> None:
     """End the program by SystemExit, so that `with` blocks and exit hooks flush. Takes no lock, does no I/O."""
-    if _process.exiting or (_process.terminated and _process.sent_again):
+    if _process.exiting:
         return
     # A child that was forked round the hooks below, or the last session was closed in a thread, which cannot disarm.
     if os.getpid() != _process.pid or not _process.writers:
@@ -249,20 +246,6 @@ def _arm_child_of_multiprocessing() -> None:
         from multiprocessing.util import Finalize
 
         _process.finalizer = Finalize(None, _at_exit, exitpriority=0)
-    is_main = threading.current_thread() is threading.main_thread()
-    if _process.finalizer is not None and _process.watch is None and is_main and _handles_sigterm():
-        # A pool that ends sends SIGTERM once, and then waits for its workers for ever.
-        from dreamlake.engine.sigwatch import SigtermWatch
-
-        _process.watch = SigtermWatch(lambda: _process.terminated or not _handles_sigterm(), _note_sent_again)
-
-
-def _handles_sigterm() -> bool:
-    return signal.getsignal(signal.SIGTERM) is _on_sigterm
-
-
-def _note_sent_again() -> None:
-    _process.sent_again = True
 
 
 def _disarm() -> None:
@@ -302,8 +285,6 @@ def _in_child() -> None:
     global _process
     _busy.clear()
     writers = _process.writers
-    if _process.watch is not None:
-        _process.watch.after_fork_in_child()
     _process = _Process()
     _process.writers = writers
     for writer, _ in writers.values():
