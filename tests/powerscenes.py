@@ -186,8 +186,10 @@ def _beside(scene: Scene) -> None:
     opened.track(TRACK, metadata={"unit": "m"})
     scene.flush(opened)
     mine, lifecycle._process = lifecycle._process, lifecycle._Process()
-    with crashlib.session(scene.root) as other:
-        other.track(TRACK).append(**scene.plan.new()).append(**scene.plan.new())
+    other = crashlib.session(scene.root)
+    _until_it_works(other.open)
+    other.track(TRACK).append(**scene.plan.new()).append(**scene.plan.new())
+    _until_it_works(other.close)
     lifecycle._process = mine
     scene.append(opened, 2)
     scene.flush(opened)

@@ -55,6 +55,8 @@ class LateFile:
     def __init__(self, folder: str, fsync: bool) -> None:
         self.path = os.path.join(folder, layout.LATE_FILE)
         self.fsync = fsync
+        #: Whether an fsync of the file failed: what is in it may not be on disk, whatever a second one says.
+        self._doubtful = False
         self.reset()
 
     def reset(self) -> None:
@@ -76,10 +78,14 @@ class LateFile:
     def append(self, rows: Sequence[MixedRow]) -> None:
         """Let rows wait. Raises OSError, SizeChanged; some may wait all the same, then `load` is needed."""
         data = _encode(rows)
+        if self._doubtful:
+            local.atomic_write(self.path, local.read_if_there(self.path), fsync=True)
+            self._doubtful = False
         try:
             local.append_at(self.path, self._size, data, self.fsync)
         except local.FsyncFailed:
-            # A second fsync of the same pages would prove nothing. So they go, and the rows are written again.
+            # The rows go, and are written again, to a new file.
+            self._doubtful = True
             local.cut_off(self.path, self._size)
             raise
         self.stamps.update(row[0] for row in rows)

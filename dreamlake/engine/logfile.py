@@ -5,6 +5,7 @@ import re
 from typing import Any
 
 import dreamlake.storage.local as local
+from dreamlake.engine.footing import Footing
 from dreamlake.format import layout, point
 
 #: Lines of a log file before it is put aside and a new one begins.
@@ -19,13 +20,16 @@ class LogFile:
     `add` may be called from any thread; everything else happens on the writer's thread, under the session's lock.
     """
 
-    def __init__(self, folder: str, fsync: bool) -> None:
+    def __init__(self, folder: str, fsync: bool, footing: Footing) -> None:
         self.folder = os.path.join(folder, layout.LOGS_DIR)
         self.path = os.path.join(self.folder, "logs.jsonl")
         self.fsync = fsync
+        self.footing = footing
         self.pending: list[dict[str, Any]] = []
         self.dropped = 0
         self._epoch: int | None = None
+        #: Whether an fsync of the file failed: what is in it may not be on disk, whatever a second one says.
+        self._doubtful = False
         self._size = 0
         self._lines = 0
         self._next = 0
@@ -45,6 +49,11 @@ class LogFile:
         if self._epoch != epoch:
             self._learn()
             self._epoch = epoch
+        if self.fsync:
+            self.footing.secure(self.folder)
+        if self._doubtful:
+            local.atomic_write(self.path, local.read_if_there(self.path), fsync=True)
+            self._doubtful = False
         while records:
             if self._lines >= FILE_LINES:
                 self._put_aside()
@@ -58,7 +67,8 @@ class LogFile:
                 written = error.written
                 raise
             except local.FsyncFailed:
-                # A second fsync of the same pages would prove nothing. So they go, and are written again.
+                # The records go, and are written again, to a new file.
+                self._doubtful = True
                 written = 0 if local.cut_off(self.path, self._size) else len(data)
                 raise
             except local.SizeChanged as error:

@@ -54,8 +54,8 @@ class Writer:
         self.clock = SessionClock()
         self.session_lock = SessionLock(os.path.join(folder, layout.LOCK_FILE), options.single_writer)
         self.run_file = RunFile(folder, workspace, name, options.fsync)
-        self.logs = LogFile(folder, options.fsync)
         self.footing = Footing(folder)
+        self.logs = LogFile(folder, options.fsync, self.footing)
         self.tracks: dict[str, TrackWriter] = {}
         self.notices = Notices()
         self.closed = False
@@ -347,8 +347,6 @@ class Writer:
                         self.notices.warn("log", "%s: %d log records were dropped", self.folder, self.logs.dropped)
                     try:
                         self.logs.flush(self.session_lock.tail_epoch)
-                        if self.options.fsync:
-                            self.footing.secure(self.logs.folder)
                     except Exception as error:
                         errors.append(error)
                 self._tell_replica(self.session_lock.has_announced)

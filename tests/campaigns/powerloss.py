@@ -12,8 +12,7 @@ import random
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
@@ -159,12 +158,10 @@ def _append_as_if_it_lasted(path: str, offset: int, data: Any, fsync: bool, name
 _append_at = local.append_at
 
 
-@contextmanager
-def _retried_fsync() -> Iterator[None]:
-    """A hot file whose fsync failed is not written anew: the next flush is content with a second fsync."""
+def _never(of: type, name: str) -> Callable[[], Any]:
+    """Let what an object notes of itself always be False: a file is not written anew, a second fsync has to do."""
     ignoring = property(lambda self: False, lambda self, value: None)
-    with mock.patch.object(ondisk.TrackOnDisk, "must_rewrite", ignoring, create=True):
-        yield
+    return lambda: mock.patch.object(of, name, ignoring, create=True)
 
 
 PLANTED = [
@@ -180,7 +177,8 @@ PLANTED = [
     Planted("no fsync of what an unsynced session made", _without(Footing, "secure"), "synced later"),
     Planted("another writer's new file is trusted", _without(local, "append_at", _append_as_if_it_lasted), "beside"),
     Planted("no fsync when a log is put aside", _no_folder_sync_in(logfile.LogFile, "_put_aside"), "everything"),
-    Planted("a failed fsync of lines is retried", _retried_fsync, "flush", failing=True),
+    Planted("a failed fsync of lines is retried", _never(ondisk.TrackOnDisk, "must_rewrite"), "flush", failing=True),
     Planted("a failed fsync of a log is retried", _without(local, "cut_off"), "everything", failing=True),
+    Planted("a log whose fsync failed is kept", _never(logfile.LogFile, "_doubtful"), "synced later", failing=True),
     Planted("folders whose fsync failed are trusted", _without(Footing, "secure"), "begin", failing=True),
 ]
