@@ -208,7 +208,8 @@ class Policy(NamedTuple):
     """What a cut does to the names and the bytes that no fsync has made last.
 
     Names: ``none``, ``all``, ``journal`` (in the order in which they were made, over all folders, and at least those
-    before the last fsync of anything: ext4 and its like), ``any`` (each for itself; of a rename perhaps both names).
+    before the last fsync of anything: ext4 and its like), ``any`` (each for itself; a rename is one step, as it is
+    on every journaling filesystem, but the name beside may stay).
     Bytes: ``none``, ``all``, ``blank`` (the length without the bytes), ``torn`` (cut off at any byte), ``sectors``
     (each for itself, blank where it was never written), ``any`` (one of these for each file).
     """
@@ -284,7 +285,8 @@ class Cut:
             if op.kind == "rename":
                 old, new = op.what
                 entries[new] = op.value
-                if number < end or self.policy.names != "any" or self.draw.random() < 0.8:
+                beside = old.startswith(local.TMP_PREFIX) and number >= end and self.policy.names == "any"
+                if not beside or self.draw.random() < 0.8:
                     entries.pop(old, None)
             elif op.value is None:
                 entries.pop(op.what, None)
