@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from crashlib import in_thread, run_group, wait_for
 from s3.proxy import Fault, Proxy
 from s3.server import BUCKET, KEY, SECRET, S3Server
 from support import python_environment, run_python
+from world import disk_trouble
 
 from dreamlake import Lake, Session, errors
 from dreamlake.storage.remote import RemoteStore
@@ -273,6 +275,33 @@ def test_late_fields_of_adopted_segments_wait_and_are_merged(s3: Place, machine:
         assert len(found) == 36
     found = s3.lake().session("s", "w").track("loss").read(limit=None)["data"]
     assert [point["data"].get("late") for point in found] == [{3: 1, 33: 2}.get(i) for i in range(36)]
+
+
+@pytest.mark.parametrize("fault", ["fail", "fail half", "dead"])
+def test_a_field_that_waits_does_not_overtake_its_point(fault: str) -> None:
+    """The disk fails at each call of the flush of both, and the replicator merges what waits before the next flush."""
+    for calls in range(1, 14):
+        options: dict[str, Any] = {
+            "local_path": None,
+            "segment_points": 3,
+            "flush_interval": 3600.0,
+            "sync_interval": 3600.0,
+        }
+        with Session("s", "w", None, remote=f"memory://{uuid.uuid4().hex}", **options) as session:
+            track = session.track("loss")
+            track.append_batch([{"b": 0, "_ts": 0.0}, {"b": 1, "_ts": 1.0}, {"b": 2, "_ts": 4e9}])
+            track.append_batch([{"b": 3 + i, "_ts": 4e9 + 1 + i} for i in range(3)])
+            session.sync()
+            folder = Path(session.writer.folder, "tracks", "loss")
+            assert (folder / ".away.jsonl").exists()
+            for stamps in folder.glob(".ts-*"):
+                stamps.unlink()  # so that any timestamp below 4e9 may be one of the segment that is away
+            track.append(loss=0.5)
+            with disk_trouble(fault, calls):
+                track.append_batch([{"loss": 0.0, "_ts": -1}])
+            session.writer.replica.settle()
+            session.flush()
+            assert [row["data"].get("loss") for row in track.read(6)["data"]] == [0.0], f"{fault} at call {calls}"
 
 
 def test_the_rest_of_a_first_upload_that_was_cut_off(s3: Place, machine: Callable[[str], Open], tmp_path: Path) -> None:

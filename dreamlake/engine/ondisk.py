@@ -174,10 +174,11 @@ class TrackOnDisk(KnownSegments):
         Raises OSError when the disk fails. What was committed before stays, and stays out of `rows`. Raises
         CorruptTrackError after all else was written, when late fields belong to a damaged segment.
         """
-        if rows.waiting:
-            self._let_wait(rows)
         self._write_late(rows)
         self._write_new(rows, whole_segments_only)
+        # Behind all new points, since theirs may be among these: merged first, they would be points of their own.
+        if rows.waiting and not rows.new.count:
+            self._let_wait(rows)
         if rows.damage is not None:
             raise rows.damage
         if self.late.stamps and not late.wanted(self.folder):
