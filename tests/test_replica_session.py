@@ -281,12 +281,7 @@ def test_late_fields_of_adopted_segments_wait_and_are_merged(s3: Place, machine:
 def test_a_field_that_waits_does_not_overtake_its_point(fault: str) -> None:
     """The disk fails at each call of the flush of both, and the replicator merges what waits before the next flush."""
     for calls in range(1, 14):
-        options: dict[str, Any] = {
-            "local_path": None,
-            "segment_points": 3,
-            "flush_interval": 3600.0,
-            "sync_interval": 3600.0,
-        }
+        options: dict[str, Any] = {"segment_points": 3, "flush_interval": 3600.0, "sync_interval": 3600.0}
         with Session("s", "w", None, remote=f"memory://{uuid.uuid4().hex}", **options) as session:
             track = session.track("loss")
             track.append_batch([{"b": 0, "_ts": 0.0}, {"b": 1, "_ts": 1.0}, {"b": 2, "_ts": 4e9}])
