@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -57,13 +57,7 @@ def points(written: tuple[Path, Points]) -> Points:
     return dict(written[1])
 
 
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    """Damage is logged, which is not what these tests are about."""
-    log = logging.getLogger("dreamlake")
-    log.setLevel(logging.CRITICAL)
-    yield
-    log.setLevel(logging.NOTSET)
+pytestmark = pytest.mark.usefixtures("quiet")  # damage is logged, thousands of times
 
 
 def repair(root: Path, **how: Any) -> Report:
@@ -408,6 +402,23 @@ def test_claims_that_are_not_true_are_told(root: Path) -> None:
         path.write_bytes(encode(batch, forged))
         findings = told(LocalStore(root), SESSION)
         assert [said in finding.detail for finding in findings if not finding.note] == [True]
+
+
+def test_who_lies_is_blamed_whoever_is_heard_first(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = lib.segment_path(root, 16)
+    segment = open_segment(path.read_bytes())
+    table = segment.read(["_ts", *segment.info.schema, "_none"])
+    batch = Batch(segment.info.schema, table.combine_chunks().to_batches()[0])
+    first, *others = segment.info.before
+    path.write_bytes(encode(batch, replace(segment.info, before=(first._replace(ts_min=999.0), *others))))
+    for turn in (1, -1):
+
+        def one_by_one(work: Any, items: Any, width: int, turn: int = turn) -> list[Any]:
+            return [work(item) for item in items[::turn]][::turn]
+
+        monkeypatch.setattr(inspecttrack, "side_by_side", one_by_one)
+        findings = [finding for finding in told(LocalStore(root), SESSION) if not finding.note]
+        assert [Path(finding.path).name for finding in findings] == [path.name]
 
 
 def test_what_is_damaged_at_one_look_only_is_no_damage(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

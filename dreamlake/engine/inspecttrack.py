@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from threading import Lock
 from typing import Any
 
 from dreamlake.engine import away, late
@@ -43,9 +44,10 @@ class TrackLook:
     away
         What is known of those that are only on the replica.
     told
-        What the footers of those that count tell of others: the bounds of each, and who told.
-    clashes
-        Where two tell different bounds of one, or bounds of none: who did, and these.
+        What the footers of those that count tell of others: for each the bounds that are told, and the lowest segment
+        that tells them.
+    impossible
+        Who tells bounds of what can be no segment, and these.
     live, holes
         Which count, and where they do not tile.
     """
@@ -57,11 +59,12 @@ class TrackLook:
     runs: list[tuple[int, list[dict[str, Any]]]] = field(default_factory=list)
     segments: dict[SegmentName, Seen] = field(default_factory=dict)
     away: dict[SegmentName, away.Away] = field(default_factory=dict)
-    told: dict[SegmentName, tuple[SegmentBounds, SegmentName]] = field(default_factory=dict)
-    clashes: list[tuple[SegmentName, SegmentBounds]] = field(default_factory=list)
+    told: dict[SegmentName, dict[SegmentBounds, SegmentName]] = field(default_factory=dict)
+    impossible: list[tuple[SegmentName, SegmentBounds]] = field(default_factory=list)
     live: tuple[SegmentName, ...] = ()
     holes: tuple[HoleError, ...] = ()
     findings: list[Finding] = field(default_factory=list)
+    hearing: Any = field(default_factory=Lock, repr=False, compare=False)
 
     @property
     def total(self) -> int:
@@ -143,10 +146,11 @@ def _hear(look: TrackLook, name: SegmentName, info: SegmentInfo) -> None:
         try:
             of = SegmentName(*bounds[:3])
         except ValueError:
-            look.clashes.append((name, bounds))
+            look.impossible.append((name, bounds))
             continue
-        if look.told.setdefault(of, (bounds, name))[0] != bounds:
-            look.clashes.append((name, bounds))
+        with look.hearing:  # segments are read side by side, and who is heard first must not count as right
+            tellers = look.told.setdefault(of, {})
+            tellers[bounds] = min(tellers.get(bounds, name), name)
 
 
 def _tell_segments(store: Store, look: TrackLook) -> None:
@@ -202,8 +206,11 @@ def _tell_claims(store: Store, look: TrackLook) -> None:
         path = store.describe(f"{look.folder}/{name.filename}")
         said = "this generation is missing, which a later segment tells of: an older one counts in its place"
         look.tell(path, "its place", said, name.start, name.stop, lost="fields that it had")
-    wrong = [(teller, told) for of, (told, teller) in look.told.items() if of in infos and infos[of].bounds != told]
-    for teller, told in [*wrong, *look.clashes]:
+    wrong = list(look.impossible)
+    for of, tellers in look.told.items():
+        known = infos[of].bounds if of in infos else look.away[of].bounds if of in look.away else min(tellers)
+        wrong += [(teller, told) for told, teller in tellers.items() if told != known]
+    for teller, told in sorted(wrong):
         path = store.describe(f"{look.folder}/{teller.filename}")
         said = f"it tells other times of the points {told.start} to {told.stop} (exclusive) than these have"
         look.tell(path, "footer", said, told.start, told.stop, lost="ranges of time may miss points")
