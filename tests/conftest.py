@@ -19,6 +19,8 @@ from hypothesis import HealthCheck, Phase, settings
 from s3.proxy import Proxy
 from s3.server import BUCKET, S3Server
 
+from dreamlake.cli import main
+
 # A shared machine makes times meaningless, so no deadline. CI draws the same examples every time.
 settings.register_profile("dev", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("ci", settings.get_profile("dev"), derandomize=True, print_blob=True)
@@ -84,6 +86,27 @@ def logging_as_before() -> Iterator[None]:
     level = log.level
     yield
     log.setLevel(level)
+
+
+@pytest.fixture
+def quiet() -> None:
+    """Let the library log nothing in this test."""
+    logging.getLogger("dreamlake").setLevel(logging.CRITICAL)
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Any:
+    """Runs a command line and gives its status, what it printed, and what it complained of."""
+
+    def run(*argv: object) -> tuple[int, str, str]:
+        try:
+            status = main([str(word) for word in argv])
+        except SystemExit as end:
+            status = int(end.code or 0)
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return run
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,6 @@ import pytest
 from support import python_environment, run_python
 
 from dreamlake import Lake, Session
-from dreamlake.cli import main
 from dreamlake.cli.plot import bucket_means, line_plot
 from dreamlake.cli.text import clean, columns_of, cut, size_text, table, time_text, value_text
 
@@ -33,21 +32,6 @@ def lake(lake_dir: Path) -> Path:
     with Session("é b", "漢字", lake_dir) as session:
         session.track("x").append(y=1)
     return lake_dir
-
-
-@pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str]) -> Any:
-    """Runs a command line and gives its status, what it printed, and what it complained of."""
-
-    def run(*argv: object) -> tuple[int, str, str]:
-        try:
-            status = main([str(word) for word in argv])
-        except SystemExit as end:
-            status = int(end.code or 0)
-        out, err = capsys.readouterr()
-        return status, out, err
-
-    return run
 
 
 def fails(result: tuple[int, str, str], status: int, *words: str) -> None:

@@ -12,7 +12,6 @@ import pytest
 from s3.server import S3Server
 
 from dreamlake import Session
-from dreamlake.cli import main
 from dreamlake.storage.remote import RemoteStore
 
 
@@ -29,21 +28,6 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def root(written: Path, tmp_path: Path) -> Path:
     return lib.copy_run(written, tmp_path / "lake")
-
-
-@pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str]) -> Any:
-    """Runs a command line and gives its status, what it printed, and what it complained of."""
-
-    def run(*argv: object) -> tuple[int, str, str]:
-        try:
-            status = main([str(word) for word in argv])
-        except SystemExit as end:
-            status = int(end.code or 0)
-        out, err = capsys.readouterr()
-        return status, out, err
-
-    return run
 
 
 def test_a_whole_lake_says_so_of_each_run(cli: Any, root: Path) -> None:

@@ -5,8 +5,6 @@ All of them: ``cd tests && python -m campaigns damage``.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import damagesweep
@@ -33,13 +31,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
     return Sweep(tmp_path_factory.mktemp("damage"))
 
 
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    """Damage is logged, thousands of times."""
-    log = logging.getLogger("dreamlake")
-    log.setLevel(logging.CRITICAL)
-    yield
-    log.setLevel(logging.NOTSET)
+pytestmark = pytest.mark.usefixtures("quiet")  # damage is logged, thousands of times
 
 
 @pytest.mark.parametrize("target", COUNTS)
