@@ -425,6 +425,107 @@ if os.getpid() == first: s.close()
     assert tally(found(lake_dir)) == {who: [0, 1] for who in (0, 3, 2, 1)}
 
 
+def test_a_sigterm_that_the_main_thread_cannot_notice_ends_a_worker_all_the_same(lake_dir: Path) -> None:
+    """It reaches another thread here, as it may reach the main one between its last look and a wait."""
+    run(
+        lake_dir,
+        """
+import multiprocessing
+context = multiprocessing.get_context("fork")
+def work():
+    t.append(who="child", i=0)
+    def strike():
+        time.sleep(0.5)  # the main thread waits by now
+        signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+    threading.Thread(target=strike, daemon=True).start()
+    lock.acquire()
+with opened() as s:
+    t = s.track("t")
+    t.append(who="parent", i=0)
+    lock = context.Lock()
+    lock.acquire()
+    child = context.Process(target=work)
+    child.start()
+    child.join(30)
+    assert child.exitcode == 143, child.exitcode
+""",
+    )
+    assert tally(found(lake_dir)) == {"parent": [0], "child": [0]}
+
+
+def test_a_sigterm_before_the_hooks_of_a_child_of_multiprocessing_loses_nothing(lake_dir: Path) -> None:
+    """A pool may end while a worker is leaving by itself: SIGTERM then ends the finalizers of which one flushes."""
+    run(
+        lake_dir,
+        """
+import multiprocessing
+from multiprocessing.util import Finalize
+def work():
+    t.append(who="child", i=0)
+    Finalize(None, lambda: os.kill(os.getpid(), signal.SIGTERM), exitpriority=100)
+with opened() as s:
+    t = s.track("t")
+    t.append(who="parent", i=0)
+    child = multiprocessing.get_context("fork").Process(target=work)
+    child.start()
+    child.join(30)
+    assert child.exitcode == 143, child.exitcode
+""",
+    )
+    assert tally(found(lake_dir)) == {"parent": [0], "child": [0]}
+
+
+def test_a_sigterm_to_a_child_that_is_just_made_is_not_swallowed(lake_dir: Path) -> None:
+    """It comes before the child took the parent's handler away: Python would forget it, so the kernel keeps it."""
+    run(
+        lake_dir,
+        """
+blocked = []
+def first_hook():
+    blocked.append(signal.SIGTERM in signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+    if len(blocked) == 2: os.kill(os.getpid(), signal.SIGTERM)
+os.register_at_fork(before=lambda: blocked.append(None), after_in_child=first_hook)
+with opened() as s:
+    t = s.track("t")
+    t.append(who="parent", i=0)
+    pid = os.fork()
+    if pid == 0:
+        time.sleep(60)
+        os._exit(0)
+    assert wait(pid) == -signal.SIGTERM
+    assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    blocked.append(None)
+    pid = os.fork()
+    if pid == 0:
+        assert blocked[-1] is True
+        os._exit(signal.SIGTERM in signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+    assert wait(pid) == 0
+""",
+    )
+    assert tally(found(lake_dir)) == {"parent": [0]}
+
+
+def test_a_sigterm_in_the_hooks_of_a_fork_ends_the_parent_after_it(lake_dir: Path) -> None:
+    code = (
+        BEGIN
+        + """
+os.register_at_fork(before=lambda: os.kill(os.getpid(), signal.SIGTERM))
+with opened() as s:
+    s.track("t").append(who="parent", i=0)
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    wait(pid)
+    time.sleep(60)
+"""
+    )
+    with start_python(code, lake_dir) as process:
+        assert process.wait(30) == 143
+        assert process.stderr is not None
+        assert not process.stderr.read()
+    assert tally(found(lake_dir)) == {"parent": [0]}
+
+
 def test_sigterm_to_a_child_leaves_the_parent_alone(lake_dir: Path) -> None:
     run(
         lake_dir,

@@ -38,11 +38,17 @@ class _Process:
         #: Whether the exit hooks are flushing: a SIGTERM then is no news, and must not cut that short.
         self.exiting = False
         self.exit_code: Any = None
+        #: Whether the main thread runs a hook of a fork, in which Python swallows what the handler of SIGTERM raises.
+        self.in_fork_hook = False
+        #: In a child of multiprocessing: what flushes at its end, and what sees to it that SIGTERM ends it.
         self.finalizer: Any = None
+        self.watch: Any = None
 
 
 _process = _Process()
 _busy: list[Writer] = []
+#: The signals that a forking thread had blocked before a fork that SIGTERM has to wait for, by thread.
+_unblocked: dict[int, set[Any]] = {}
 _armed = False
 _plain_exit = sys.exit
 
@@ -184,9 +190,9 @@ def _status_at_exit() -> str:
 
 def _at_exit() -> None:
     """Flush what no close() has; on the writers' own threads, since the exiting one could hang on a dead disk."""
+    _process.exiting = True
     deadline = time.monotonic() + EXIT_DEADLINE
     status = _status_at_exit() if _process.pid == os.getpid() else None
-    _process.exiting = True
     for writer, _ in list(_process.writers.values()):
         try:
             writer.close(status, max(0.1, deadline - time.monotonic()), last=True)
@@ -209,14 +215,21 @@ def _exit(code: Any = None) -> None:
 
 def _on_sigterm(signum: int, frame: FrameType | None) -> None:
     """End the program by SystemExit, so that `with` blocks and exit hooks flush. Takes no lock, does no I/O."""
-    if _process.exiting:
+    watch = _process.watch
+    if _process.exiting or (watch is not None and watch.noticed and watch.sent_again):
         return
     # A child that was forked round the hooks below, or the last session was closed in a thread, which cannot disarm.
     if os.getpid() != _process.pid or not _process.writers:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGTERM)
         return
+    if _process.in_fork_hook:
+        main = threading.get_ident()
+        threading.Timer(0.01, lambda: signal.pthread_kill(main, signal.SIGTERM)).start()
+        return
     _process.terminated = True
+    if watch is not None:
+        watch.noticed = True
     raise SystemExit(TERMINATED)
 
 
@@ -228,15 +241,21 @@ def arm() -> None:
     global _armed, _plain_exit
     if not _armed:
         _armed = True
-        atexit.register(_at_exit)
+        for _ in range(2):  # a SIGTERM can end a hook before its first step: then the other one flushes
+            atexit.register(_at_exit)
+        if hasattr(threading, "_register_atexit"):
+            threading._register_atexit(_at_end_of_child)
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_in_child)
     if sys.exit is not _exit:
         _plain_exit = sys.exit
         sys.exit = _exit  # type: ignore[assignment]
-    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, _on_sigterm)
     _arm_child_of_multiprocessing()
+    if threading.current_thread() is threading.main_thread():
+        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, _on_sigterm)
+        if _process.finalizer is not None and _handles_sigterm():
+            _watch_sigterm()
 
 
 def _arm_child_of_multiprocessing() -> None:
@@ -248,19 +267,45 @@ def _arm_child_of_multiprocessing() -> None:
         _process.finalizer = Finalize(None, _at_exit, exitpriority=0)
 
 
+def _watch_sigterm() -> None:
+    # A pool that ends sends SIGTERM to its workers once, and then waits for them for ever.
+    if _process.watch is None:
+        from dreamlake.engine.sigwatch import SigtermWatch
+
+        _process.watch = SigtermWatch(_handles_sigterm)
+    else:
+        _process.watch.resume()
+
+
+def _at_end_of_child() -> None:
+    """Flush behind the finalizers of a child of multiprocessing, which SIGTERM can end before ours has begun."""
+    if _process.finalizer is not None:
+        _at_exit()
+
+
+def _handles_sigterm() -> bool:
+    return signal.getsignal(signal.SIGTERM) is _on_sigterm
+
+
 def _disarm() -> None:
     """Take the hooks away that others can see, after the last session was closed."""
     if sys.exit is _exit:
         sys.exit = _plain_exit
-    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is _on_sigterm:
+    if threading.current_thread() is threading.main_thread() and _handles_sigterm():
+        if _process.watch is not None:
+            _process.watch.pause()
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _before_fork() -> None:
     """Wait for the imports of the flush threads, and a moment for running flushes.
 
-    A child inherits the locks that these hold, and not the threads that would release them.
+    A child inherits the locks that these hold, and not the threads that would release them. And it inherits the handler
+    of SIGTERM: what comes before the child takes that away would be swallowed, so the kernel keeps it until then.
     """
+    if _handles_sigterm():
+        _process.in_fork_hook = threading.current_thread() is threading.main_thread()
+        _unblocked[threading.get_ident()] = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
     logs = _logging_has_hooks()
     started = time.monotonic()
     for writer, _ in list(_process.writers.values()):
@@ -279,15 +324,28 @@ def _logging_has_hooks() -> bool:
 def _after_fork() -> None:
     while _busy:
         _busy.pop().thread.busy.release()
+    _unblock_sigterm()
+
+
+def _unblock_sigterm() -> None:
+    before = _unblocked.pop(threading.get_ident(), None)
+    if before is not None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    if threading.current_thread() is threading.main_thread():
+        _process.in_fork_hook = False
 
 
 def _in_child() -> None:
     global _process
     _busy.clear()
     writers = _process.writers
+    if _process.watch is not None:
+        _process.watch.after_fork_in_child()
     _process = _Process()
     _process.writers = writers
     for writer, _ in writers.values():
         writer.after_fork_in_child()
-    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is _on_sigterm:
+    if threading.current_thread() is threading.main_thread() and _handles_sigterm():
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _unblock_sigterm()
+    _unblocked.clear()  # other threads that were forking are not here
