@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -297,6 +298,26 @@ def test_a_field_that_waits_does_not_overtake_its_point(fault: str) -> None:
             session.writer.replica.settle()
             session.flush()
             assert [row["data"].get("loss") for row in track.read(6)["data"]] == [0.0], f"{fault} at call {calls}"
+
+
+def test_what_waits_is_merged_after_a_settling_that_the_disk_ended() -> None:
+    """Also where that had fetched all it needs: nothing is wanted then, and yet the rows are not in the track."""
+    for calls in range(1, 20):
+        options: dict[str, Any] = {"segment_points": 3, "flush_interval": 3600.0, "sync_interval": 3600.0}
+        with Session("s", "w", None, remote=f"memory://{uuid.uuid4().hex}", **options) as session:
+            track = session.track("loss")
+            track.append_batch([{"b": i, "_ts": float(i)} for i in range(6)])
+            session.sync()
+            late = Path(session.writer.folder, "tracks", "loss", ".late.jsonl")
+            for stamps in late.parent.glob(".ts-*"):
+                stamps.unlink()  # so that any timestamp below 2.0 may be one of the segment that is away
+            track.append_batch([{"b": 6 + i, "_ts": 0.5 + i} for i in range(2)])
+            assert late.exists()
+            with disk_trouble("dead", calls), contextlib.suppress(OSError):
+                session.writer.replica.settle()
+            assert [row["data"]["b"] for row in track.read()["data"]] == list(range(8)), f"call {calls}"
+            session.sync()
+            assert not late.exists(), f"call {calls}"
 
 
 def test_the_rest_of_a_first_upload_that_was_cut_off(s3: Place, machine: Callable[[str], Open], tmp_path: Path) -> None:

@@ -130,6 +130,11 @@ def _has_rows(path: str) -> bool:
         return True  # whoever merges them tells
 
 
+def waits(folder: str) -> bool:
+    """Whether any row of the track in `folder` waits, though it may be for nothing more; on any thread."""
+    return _has_rows(os.path.join(folder, layout.LATE_FILE))
+
+
 def wanted(folder: str) -> list[SegmentName]:
     """The away segments that the waiting rows of the track in `folder` need next, some at a time; on any thread.
 

@@ -126,6 +126,12 @@ class TrackWriter:
 
         return wanted(self.folder)
 
+    def waits(self) -> bool:
+        """Whether any row waits; on any thread, see `late.waits`."""
+        from dreamlake.engine.late import waits
+
+        return waits(self.folder)
+
     def settle(self, fetched: "Mapping[SegmentName, bytes]") -> None:
         """Merge the rows that waited for these segments; the session's lock is held, see `late.settle`."""
         self._change(lambda disk: disk.settle(fetched))

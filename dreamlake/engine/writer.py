@@ -259,7 +259,7 @@ class Writer:
     def settle_before_read(self, name: str) -> None:
         """Have late fields merged that wait for a segment on the replica, so that a read sees them. Raises OSError."""
         track = self.tracks.get(name)
-        if self.replica is not None and track is not None and track.wanted():
+        if self.replica is not None and track is not None and track.waits():
             self.replica.settle()
 
     def close(self, status: str | None, timeout: float | None = None, last: bool = False) -> None:

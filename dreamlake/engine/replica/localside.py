@@ -63,7 +63,7 @@ class LocalSide:
         self._writer.call(work)
 
     def waiting(self) -> list[TrackWriter]:
-        """The tracks with late fields that wait for segments which are only on the replica."""
+        """The tracks with late fields that wait for segments which are, or were, only on the replica."""
         if not self._looked_for_late:
             self._looked_for_late = True
             from dreamlake.engine.late import tracks_that_wait
@@ -71,7 +71,7 @@ class LocalSide:
             for below in tracks_that_wait(self.folder):
                 # Left by an earlier run, and its track may not be written to in this one.
                 self._writer.track(layout.track_name(below))
-        return [track for track in list(self._writer.tracks.values()) if track.wanted()]
+        return [track for track in list(self._writer.tracks.values()) if track.waits()]
 
     def settle(self, track: TrackWriter, fetched: dict[SegmentName, bytes]) -> None:
         """Merge the late fields of a track into the segments that were fetched for them."""

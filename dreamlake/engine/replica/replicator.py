@@ -408,11 +408,15 @@ class Replicator:
         store = self.remote.store()
         for track in self.local.waiting():
             below = os.path.relpath(track.folder, self.folder).replace(os.sep, "/")
+            names = track.wanted()  # none where the last settling was cut off behind the fetch
             fetched: set[SegmentName] = set()
             # A few at a time, and each once: what still waits then has met damage, which `settle` has told.
-            while names := [name for name in track.wanted() if name not in fetched]:
+            while True:
                 self.local.settle(track, {name: store.get(f"{self.session}/{below}/{name.filename}") for name in names})
                 fetched.update(names)
+                names = [name for name in track.wanted() if name not in fetched]
+                if not names:
+                    break
             self.behind = True
 
     # -- fork --------------------------------------------------------------------------------------------------------
