@@ -320,6 +320,24 @@ def test_what_waits_is_merged_after_a_settling_that_the_disk_ended() -> None:
             assert not late.exists(), f"call {calls}"
 
 
+@pytest.mark.parametrize("fault", ["fail", "fail half", "dead"])
+def test_a_sync_comes_to_its_end_after_one_that_the_disk_ended(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is dropped here of which it is not noted here, too, that the replica has it."""
+    monkeypatch.setattr(RemoteStore, "width", 1)  # what is sent is noted once, at the end
+    for calls in range(1, 32):
+        url = f"memory://{uuid.uuid4().hex}"
+        options: dict[str, Any] = {"segment_points": 3, "flush_interval": 3600.0, "sync_interval": 3600.0}
+        with Session("s", "w", None, remote=url, **options) as session:
+            session.track("other").append(i=0)
+            session.sync()  # the timestamps below change nothing more in its own objects
+            for place in (0, 3):
+                session.track("loss").append_batch([{"i": place + i, "_ts": float(place + i)} for i in range(3)])
+            with disk_trouble(fault, calls), contextlib.suppress(OSError):
+                session.sync()
+            session.sync()
+            assert Place(url, None).values() == list(range(6)), f"{fault} at call {calls}"
+
+
 def test_the_rest_of_a_first_upload_that_was_cut_off(s3: Place, machine: Callable[[str], Open], tmp_path: Path) -> None:
     with Session("s", "w", tmp_path / "a", segment_points=10) as session:
         session.track("loss").append_batch([{"i": i} for i in range(95)])

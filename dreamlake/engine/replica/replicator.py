@@ -389,7 +389,7 @@ class Replicator:
                 last_ts=self.local.last_ts,
             )
             if self.trims and not self._stop:
-                self._trim(known)
+                self._trim(state.load(self.folder))  # what could not be saved is not known after this pass
         if self.local.waiting() and not outcome.failures and not self._stop:
             self._settle()
             self._pace.hurry()
