@@ -1,0 +1,103 @@
+"""delta-rs: a row is a commit and a file, so what keeps many points at once is one write of Arrow record batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import driving
+import pyarrow as pa
+from deltalake import DeltaTable, WriterProperties, write_deltalake
+from driving import BATCH, LIMIT
+
+POINT = pa.schema([("value", pa.float64()), ("step", pa.int64())])
+STATE = pa.schema([("ts", pa.timestamp("us")), ("q", pa.list_(pa.float64())), ("v", pa.list_(pa.float64()))])
+ZSTD = WriterProperties(compression="ZSTD")
+
+
+def write(folder: str, rows: Any) -> None:
+    write_deltalake(f"{folder}/points", rows, mode="append", writer_properties=ZSTD)
+
+
+@contextmanager
+def appender(folder: str) -> Iterator[Callable[[int, float], Any]]:
+    table = DeltaTable.create(f"{folder}/points", POINT)
+
+    def call(step: int, value: float) -> None:
+        row = pa.table({"value": [value], "step": [step]}, schema=POINT)
+        write_deltalake(table, row, mode="append", writer_properties=ZSTD)
+
+    yield call
+
+
+def append(folder: str, values: list[float]) -> Iterator[None]:
+    with appender(folder) as call:
+        yield
+        for step, value in enumerate(values):
+            call(step, value)
+
+
+def states(folder: str, states: list[tuple[list[float], list[float]]]) -> Iterator[None]:
+    def blocks() -> Iterator[pa.RecordBatch]:
+        for start in range(0, len(states), BATCH):
+            positions, velocities = zip(*states[start : start + BATCH], strict=True)
+            yield pa.record_batch({"ts": stamps(len(positions)), "q": positions, "v": velocities}, schema=STATE)
+
+    yield
+    write(folder, pa.RecordBatchReader.from_batches(STATE, blocks()))
+
+
+def batches(folder: str, batches: list[list[dict[str, Any]]]) -> Iterator[None]:
+    yield
+    blocks = (pa.RecordBatch.from_pylist(batch, schema=POINT) for batch in batches)
+    write(folder, pa.RecordBatchReader.from_batches(POINT, blocks))
+
+
+def to_frame(values: list[float]) -> pa.Table:
+    return pa.table({"value": values, "step": range(len(values))}, schema=POINT)
+
+
+def stamps(count: int) -> pa.Array:
+    return pa.array([int(ts * 1e6) for ts in driving.times(count)], pa.timestamp("us"))
+
+
+def stamped(values: list[float]) -> pa.Table:
+    return to_frame(values).append_column("ts", stamps(len(values)))
+
+
+def frame(folder: str, frame: pa.Table) -> Iterator[None]:
+    yield
+    write(folder, frame)
+
+
+def store(folder: str, values: list[float]) -> Iterator[None]:
+    return frame(folder, stamped(values))
+
+
+def fill(folder: str, values: list[float]) -> None:
+    write(folder, stamped(values))
+
+
+def reader(folder: str) -> Any:
+    return DeltaTable(f"{folder}/points")
+
+
+def read_frame(table: Any, start: int) -> Any:
+    return table.to_pyarrow_table(filters=[("step", ">=", start), ("step", "<", start + LIMIT)])
+
+
+def read_dicts(table: Any, start: int) -> Any:
+    return read_frame(table, start).to_pylist()
+
+
+def read_all(table: Any) -> Any:
+    return table.to_pyarrow_table()
+
+
+def count(folder: str) -> int:
+    return reader(folder).to_pyarrow_table().num_rows
+
+
+if __name__ == "__main__":
+    driving.main()
