@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from dreamlake import __version__
-from dreamlake.cli import check, demo, files, ls, repair, show, sync
+from dreamlake.cli import check, compact, demo, files, ls, repair, show, sync
 from dreamlake.cli.places import Mistake, close_opened
 from dreamlake.cli.text import complain
 from dreamlake.errors import DreamlakeError, SessionNotFoundError, TrackNotFoundError
@@ -24,7 +24,7 @@ from dreamlake.errors import DreamlakeError, SessionNotFoundError, TrackNotFound
 __all__ = ["main"]
 
 #: The commands, in the order in which the help lists them.
-COMMANDS = (demo, ls, show, files, sync, check, repair)
+COMMANDS = (demo, ls, show, files, sync, check, repair, compact)
 
 
 class Parser(argparse.ArgumentParser):

@@ -6,7 +6,8 @@ Segments do not change, so that merging needs no lock; only giving the merged on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -14,9 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import dreamlake.storage.local as local
 from dreamlake.engine.ondisk import TrackOnDisk
+from dreamlake.engine.outside import TrackFromOutside
 from dreamlake.engine.segments import SegmentFiles
-from dreamlake.errors import CorruptTrackError
-from dreamlake.format import logical, segment
+from dreamlake.engine.sessionlock import SessionLock
+from dreamlake.errors import CorruptTrackError, DreamlakeError
+from dreamlake.format import layout, logical, segment
 from dreamlake.format.layout import SegmentName
 from dreamlake.format.schema import NONE, Batch
 from dreamlake.format.segmentinfo import SegmentBounds, SegmentInfo
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
 #: A merged segment has so many times the points of one that a roll makes, or of one of these: 10,000 points become
 #: 100,000, and these 1,000,000.
 FACTOR = 10
+#: A usual segment has at least so many points where merging happens by itself: short ones are somebody's wish.
+USUAL_POINTS = 10_000
 #: Bytes of parts that are merged into one segment, which is held in memory while it is made; more are left apart.
 MOST_BYTES = 256 << 20
 #: Points of one segment.
@@ -96,8 +101,25 @@ def plan(
     return sorted(found)
 
 
+def is_due(disk: TrackOnDisk) -> bool:
+    """Whether a track has grown by enough usual segments for a merge by itself; asked after each roll."""
+    enough = FACTOR * max(disk.segment_points, USUAL_POINTS)
+    points = 0
+    for name in reversed(disk.live):
+        if name.stop - name.start >= enough or name in disk.away:
+            return False
+        points += name.stop - name.start
+        if points >= enough:
+            return True
+    return False
+
+
 def merge(
-    files: SegmentFiles, parts: Sequence[SegmentName], known: logical.TrackSchema, before: tuple[SegmentBounds, ...]
+    files: SegmentFiles,
+    parts: Sequence[SegmentName],
+    known: logical.TrackSchema,
+    before: tuple[SegmentBounds, ...],
+    check: Callable[[], None] = lambda: None,
 ) -> Merged:
     """Write the segment of all these points beside, fsynced, and read it back; one part is in memory at a time.
 
@@ -105,6 +127,8 @@ def merge(
     ----------
     known, before
         The schema of the track up to `parts`, and the bounds of the live segments before them.
+    check
+        Called before each part is read; what it raises ends the merge.
 
     Raises
     ------
@@ -130,30 +154,34 @@ def merge(
         repaired="; ".join(info.repaired for info in infos if info.repaired),
     )
     has_none = any(NONE in files.columns(name) for name in parts)
-    data = segment.encode_parts(_batches(files, parts), info, has_none)
+    data = segment.encode_parts(_batches(files, parts, check), info, has_none)
     path = files.place(SegmentName(info.start, info.stop, info.generation))
+    check()
     tmp = local.write_beside(path, data)
     try:
-        _read_back(tmp, parts)
+        _read_back(tmp, parts, check)
     except BaseException:
         local.remove_quietly(tmp)
         raise
     return Merged(tuple(parts), info, tmp)
 
 
-def _read_back(path: str, parts: Sequence[SegmentName]) -> None:
+def _read_back(path: str, parts: Sequence[SegmentName], check: Callable[[], None]) -> None:
     """Read all pages of what was written, whose parts will be deleted."""
     with open(path, "rb") as file:
         written = segment.open_segment(file)
         try:
             for name in parts:
+                check()
                 written.read(None, name.start, name.stop)
         except segment.SegmentDamage as damage:
             start, stop = parts[0].start, parts[-1].stop
             raise CorruptTrackError(path, damage.place, start, stop, f"just written, and {damage.detail}") from damage
 
 
-def compact(under_lock: Callable[[Callable[[TrackOnDisk], Any]], Any]) -> CompactResult:
+def compact(
+    under_lock: Callable[[Callable[[TrackOnDisk], Any]], Any], check: Callable[[], None] | None = None
+) -> CompactResult:
     """Merge what can be merged of one track, and sweep what was merged long enough ago; may take long.
 
     Parameters
@@ -161,6 +189,9 @@ def compact(under_lock: Callable[[Callable[[TrackOnDisk], Any]], Any]) -> Compac
     under_lock
         Runs something on the track with the session's lock held and with all learnt that other writers did, and
         returns what that returns. It is held for moments only: not while segments are read and written.
+    check
+        Given where merging happens by itself: called now and then, and what it raises ends it. Short segments, which
+        only somebody who chose them has, are merged into the same wide ones as usual ones then.
 
     Raises
     ------
@@ -171,20 +202,38 @@ def compact(under_lock: Callable[[Callable[[TrackOnDisk], Any]], Any]) -> Compac
     """
     merged = into = 0
     damage: CorruptTrackError | None = None
-    for run, files, known, before in under_lock(_to_merge):
+    for run, files, known, before in under_lock(partial(_to_merge, at_least=0 if check is None else USUAL_POINTS)):
         try:
-            done = merge(files, run, known, before)
+            done = merge(files, run, known, before, check or (lambda: None))
         except FileNotFoundError:
             continue
         except CorruptTrackError as error:
             damage = damage or error
             continue
-        if under_lock(partial(TrackOnDisk.replace_parts, merged=done)):
+        try:
+            counts = under_lock(partial(TrackOnDisk.replace_parts, merged=done))
+        except BaseException:
+            local.remove_quietly(done.tmp)
+            raise
+        if counts:
             merged, into = merged + len(run), into + 1
     segments = under_lock(_swept)
     if damage is not None:
         raise damage
     return {"merged": merged, "into": into, "segments": segments}
+
+
+def compact_session(folder: str, tracks: Iterable[str]) -> Iterator[tuple[str, CompactResult | Exception]]:
+    """Merge what can be merged of these tracks of the session in a folder, from outside of the process that writes it.
+
+    Yields each track with what `compact` returns, or with what it raises.
+    """
+    lock = SessionLock(os.path.join(folder, layout.LOCK_FILE), single_writer=False)
+    for name in tracks:
+        try:
+            yield name, compact(TrackFromOutside(folder, layout.track_dir(name), lock).change)
+        except (OSError, DreamlakeError) as error:
+            yield name, error
 
 
 def _swept(disk: TrackOnDisk) -> int:
@@ -195,16 +244,17 @@ def _swept(disk: TrackOnDisk) -> int:
 Todo = tuple[tuple[SegmentName, ...], SegmentFiles, logical.TrackSchema, tuple[SegmentBounds, ...]]
 
 
-def _to_merge(disk: TrackOnDisk) -> list[Todo]:
+def _to_merge(disk: TrackOnDisk, at_least: int) -> list[Todo]:
     """The runs of a track that can be merged now, each with what `merge` wants."""
     left_out = {name for name, bounds in zip(disk.live, disk.bounds, strict=True) if bounds.ts_min > bounds.ts_max}
     left_out.update(disk.away)
     sizes = [0 if name in left_out else disk.files.size(name) for name in disk.live]
-    runs = plan(disk.live, disk.segment_points, sizes, left_out)
+    runs = plan(disk.live, max(disk.segment_points, at_least), sizes, left_out)
     return [(run, disk.files, disk.schema, disk.bounds[: disk.live.index(run[0])]) for run in runs]
 
 
-def _batches(files: SegmentFiles, parts: Sequence[SegmentName]) -> Iterator[Batch]:
+def _batches(files: SegmentFiles, parts: Sequence[SegmentName], check: Callable[[], None]) -> Iterator[Batch]:
     for name in parts:
+        check()
         table, schema = files.read(name)
         yield Batch(schema, table.combine_chunks().to_batches()[0])

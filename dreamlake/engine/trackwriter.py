@@ -39,6 +39,8 @@ class TrackWriter:
         self.described: dict[str, Any] = {}
         self._has_folder = False
         self._disk: Any = None
+        #: Live segments when it was last asked whether there is much to merge.
+        self._live_before = 0
 
     def describe(self, **given: Any) -> None:
         """Take a description, tags or metadata; merged into metadata.json by the next flush, later values win."""
@@ -140,11 +142,22 @@ class TrackWriter:
         """Delete segments that are on the replica; the session's lock is held, see `away.drop`."""
         self._change(lambda disk: disk.drop(names))
 
-    def compact(self, under_lock: Callable[[Callable[[], Any]], Any]) -> "CompactResult":
+    def compact(
+        self, under_lock: Callable[[Callable[[], Any]], Any], check: Callable[[], None] | None = None
+    ) -> "CompactResult":
         """Merge neighbouring segments, see `compaction.compact`; `under_lock` is the writer's."""
         from dreamlake.engine.compaction import compact
 
-        return compact(lambda work: under_lock(lambda: self._change(work)))
+        return compact(lambda work: under_lock(lambda: self._change(work)), check)
+
+    def is_to_be_merged(self) -> bool:
+        """Whether the track has grown by enough segments for a merge, see `compaction.is_due`; after a flush."""
+        if self._disk is None or len(self._disk.live) == self._live_before:
+            return False
+        from dreamlake.engine.compaction import is_due
+
+        self._live_before = len(self._disk.live)
+        return is_due(self._disk)
 
     def _change(self, work: Callable[[Any], T]) -> T:
         lock = self.writer.session_lock

@@ -13,6 +13,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from dreamlake.clock import SessionClock
+from dreamlake.engine.compactor import Compactor
 from dreamlake.engine.footing import Footing
 from dreamlake.engine.logfile import LogFile
 from dreamlake.engine.options import Options
@@ -72,6 +73,7 @@ class Writer:
         self._roll: Request | None = None
         self._relief: Request | None = None
         self.thread = Worker("dreamlake-writer", lambda: options.flush_interval, self._tick, self._warm_up, arm)
+        self.compactor = Compactor(self)
         #: What keeps the replica up to date; None without one.
         self.replica = _replicator(self, workspace, name, arm) if options.remote is not None else None
 
@@ -277,7 +279,9 @@ class Writer:
         except BaseException:
             self.closed = False
             raise
-        self.thread.stop(timeout if timeout is not None else 10.0)
+        patience = timeout if timeout is not None else 10.0
+        self.compactor.stop(patience)
+        self.thread.stop(patience)
         self.tell_dropped()
 
     def _finish(self, status: str | None, last: bool) -> None:
@@ -340,6 +344,8 @@ class Writer:
                 for track in waiting:
                     try:
                         track.flush(whole_segments_only)
+                        if track.is_to_be_merged():
+                            self.compactor.note(track.name)
                     except Exception as error:
                         errors.append(error)
                 if logs:
@@ -399,6 +405,7 @@ class Writer:
         self.logs.forget()
         self.session_lock.forget()
         self.notices = Notices()
+        self.compactor = Compactor(self)
         self._encoding = "dreamlake.engine.ondisk" in sys.modules
         if self.replica is not None:
             self.replica.after_fork_in_child()

@@ -6,10 +6,12 @@ import errno
 import os
 import time
 from collections.abc import Callable, Collection, Iterator
+from functools import partial
 
 from dreamlake.engine.catalog import SILENCE, read_object
 from dreamlake.engine.late import tracks_that_wait
 from dreamlake.engine.ondisk import TrackOnDisk
+from dreamlake.engine.outside import WRITERS_PATIENCE, TrackFromOutside
 from dreamlake.engine.replica import check, pull, state
 from dreamlake.engine.replica.progress import Progress
 from dreamlake.engine.replica.push import Outcome, push
@@ -21,8 +23,6 @@ from dreamlake.storage.remote import RemoteStore
 
 #: Seconds that another process, which replicates the session just then, is waited for.
 PATIENCE = 60.0
-#: Seconds that a process which writes to the session just then is waited for.
-WRITERS_PATIENCE = 10.0
 
 
 def sync_folder(
@@ -155,20 +155,15 @@ def _settle(folder: str, session: str, remote: RemoteStore, waiting: list[str]) 
 
 
 def _settle_track(folder: str, session: str, remote: RemoteStore, below: str, lock: SessionLock) -> None:
-    path = os.path.join(folder, *below.split("/"))
-    about = read_object(LocalStore(path), layout.METADATA_FILE) or {}
-    points = about.get("segment_points") or 10_000
-    disk = TrackOnDisk(path, layout.track_name(below), points, False, lock.announce_rewrite)
+    track = TrackFromOutside(folder, below, lock)
     before = None
-    while os.path.exists(disk.late.path):
-        wanted = disk.wanted()
+    while os.path.exists(track.disk.late.path):
+        wanted = track.disk.wanted()
         if wanted == before:
             raise _still_waiting()
         before = wanted
         fetched = {name: remote.get(f"{session}/{below}/{name.filename}") for name in wanted}
-        with lock.hold(WRITERS_PATIENCE):
-            disk.learn(lock.tail_epoch, lock.full_epoch)
-            disk.settle(fetched)
+        track.change(partial(TrackOnDisk.settle, fetched=fetched))
 
 
 # ------------------------------------------------------------------------------------------------ what is there
