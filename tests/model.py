@@ -55,7 +55,11 @@ class ModelTrack:
     # -- flushes that end half-way -----------------------------------------------------------------------------------
 
     def take_in(
-        self, rows: Sequence[Row], found: Sequence[Mapping[str, Any]], pending: Collection[float] = ()
+        self,
+        rows: Sequence[Row],
+        found: Sequence[Mapping[str, Any]],
+        pending: Collection[float] = (),
+        unsure: Sequence[Row] = (),
     ) -> list[Row]:
         """Take in what is found of these rows, which a flush has written in part or in full.
 
@@ -67,42 +71,52 @@ class ModelTrack:
             The points that the track holds now.
         pending
             Explicit timestamps of which the writer still has rows to write.
+        unsure
+            Rows behind these that are stored elsewhere, whether they are in the track by now or not.
 
         Returns
         -------
         list[Row]
-            What is not written, as the writer will try it again.
+            What is not written of `rows`, as the writer will try it again.
         """
-        before, whole = len(self.points), self._copy()
+        before, whole, only_unsure = len(self.points), self._copy(), self._copy()
         set_by: dict[int, dict[str, Any]] = {}
         automatic: dict[int, bool] = {}
         for row in rows:
             index = whole.add(*row)
             set_by.setdefault(index, {}).update(row.fields)
             automatic.setdefault(index, row.automatic)
+        full = whole._copy()
+        for row in unsure:
+            full.add(*row)
+            only_unsure.add(*row)
         count = len(found)
-        assert before <= count <= len(whole.points), f"{count} points, not {before} to {len(whole.points)}"
-        self.wide = whole.wide
+        assert before <= count <= len(full.points), f"{count} points, not {before} to {len(full.points)}"
+        self.wide = full.wide
         rest = []
-        for index in range(before, len(whole.points)):
-            point = whole.points[index]
+        for index in range(before, max(count, len(whole.points))):
             if index < count:
-                assert self.is_same(point, found[index]), (index, point, found[index])
-                self._append(point)
+                forms = [*whole.points[index : index + 1], full.points[index]]
+                form = self._find(forms, found[index])
+                assert form is not None, (index, forms, found[index])
+                self._append(form)
             else:
+                point = whole.points[index]
                 rest.append(Row(_without(point), point["_ts"], automatic[index]))
         for index in range(before):
-            old, new = self.points[index], whole.points[index]
-            if index in set_by and self.is_same(new, found[index]):
-                if new != old:
-                    self._replace(index, new)
-                if old["_ts"] in pending:
-                    rest.append(Row(set_by[index], old["_ts"], False))
-                continue
-            assert self.is_same(old, found[index]), (index, old, new, found[index])
-            if index in set_by:
+            old, point = self.points[index], found[index]
+            form = self._find([full.points[index], whole.points[index]], point)
+            is_written = form is not None
+            form = form or self._find([only_unsure.points[index], old], point)
+            assert form is not None, (index, _differences(old, full.points[index], point))
+            if form is not old:  # 1 and True are equal
+                self._replace(index, form)
+            if index in set_by and (not is_written or old["_ts"] in pending):
                 rest.append(Row(set_by[index], old["_ts"], False))
         return rest
+
+    def _find(self, forms: Sequence[dict[str, Any]], found: Mapping[str, Any]) -> dict[str, Any] | None:
+        return next((form for form in forms if self.is_same(form, found)), None)
 
     def _copy(self) -> ModelTrack:
         copy = ModelTrack()
@@ -126,7 +140,7 @@ class ModelTrack:
         points = []
         for index, point in enumerate(found):
             forms = [self.points[index], *self.past[index]]
-            form = next((form for form in forms if self.is_same(form, point)), None)
+            form = self._find(forms, point)
             assert form is not None, (index, forms, point)
             points.append(form)
         return points
@@ -168,6 +182,13 @@ class ModelTrack:
         if name == "_ts":  # 0.0 and -0.0 are one timestamp, and either may stay when they have met
             return type(found) is float and bool(value == found)
         return same(value, found, widened=name in self.wide)
+
+
+def _differences(*points: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """The fields in which points differ, and what each has there."""
+    names = dict.fromkeys(name for point in points for name in point)
+    values = {name: [point.get(name, "nothing") for point in points] for name in names}
+    return {name: each for name, each in values.items() if len({repr(value) for value in each}) > 1}
 
 
 def _without(point: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -62,26 +62,48 @@ class Life:
 
     # -- the model keeps up ------------------------------------------------------------------------------------------
 
-    def settle(self, name: str, rows: Sequence[Row] = (), held: set[float] | None = None) -> list[Row]:
+    def settle(
+        self,
+        name: str,
+        rows: Sequence[Row] = (),
+        held: Sequence[tuple[float, bool]] = (),
+        may_wait: Callable[[float], bool] = lambda ts: False,
+    ) -> list[Row]:
         """Compare a track with the disk; `rows` may be written or not. Returns those that are not.
 
-        `held` are the explicit timestamps that their writer still holds.
+        Parameters
+        ----------
+        held
+            What their writer still holds, see `Process.held_rows`.
+        may_wait
+            Whether an explicit timestamp was one that an away segment may hold, when the rows were flushed: they come
+            behind all the others.
         """
-        held = held or set()
         model = self.tracks[name]
         before = len(model.points)
-        stamps = self.world.waiting_stamps(name)
+        late = [row for row in rows if not row.automatic and may_wait(row.ts)]
+        direct = [row for row in rows if row.automatic or not may_wait(row.ts)]
+        in_file = Counter(self.world.waiting_stamps(name))
+        held_explicit = {ts for ts, automatic in held if not automatic}
 
-        def waits(row: Row) -> bool:
-            return not row.automatic and row.ts in stamps
-
-        waiting = sorted(self.waiting[name], key=waits)  # those that were merged come first
-        direct = [row for row in rows if not waits(row)]
-        rest = model.take_in([*direct, *waiting], self.world.points(name), held)
-        late = [row for row in rows if waits(row)]
-        self.waiting[name] = [row for row in self.waiting[name] + late if waits(row)]
+        waiting, left_late = list(self.waiting[name]), []
+        new_in_file = in_file - Counter(row.ts for row in waiting)
+        for row in late:
+            is_held = row.ts in held_explicit
+            is_merged = row.ts not in in_file and not is_held  # by the flush itself
+            if is_merged or new_in_file[row.ts] > 0:
+                new_in_file[row.ts] -= 1
+                waiting.append(row)
+            elif not is_held:
+                left_late.append(row)  # lost with its process
+            if is_held:
+                left_late.append(row)
+        merged = [row for row in waiting if row.ts not in in_file]
+        waiting = [row for row in waiting if row.ts in in_file]
+        left = model.take_in([*direct, *merged], self.world.points(name), held_explicit, waiting)
+        self.waiting[name] = waiting
         counts["points stored"] += len(model.points) - before
-        return [row for row in rest if not waits(row)] + [row for row in late if row.ts in held]
+        return left + left_late
 
     def flushes(
         self, process: Process, names: Sequence[str], act: Callable[[], Any], trouble: tuple[str, int] = ("", 0)
@@ -89,6 +111,7 @@ class Life:
         """Do what flushes these tracks; with trouble some of it may not be written. Returns what `act` does."""
         kind, when = trouble
         result = None
+        may_wait = {name: self.world.may_wait(name) for name in names}
         try:
             if kind in DISK:
                 with disk_trouble(kind, when):
@@ -100,7 +123,7 @@ class Life:
                 result = act()
         except Killed:
             counts["killed in the middle"] += 1
-            self.dies(process, names)
+            self.dies(process, may_wait)
             return None
         except (RemoteConflictError, PointsDroppedError):
             raise
@@ -113,13 +136,13 @@ class Life:
                 for name in names:
                     if not (process.pending[name] or self.waiting[name]):
                         continue  # nothing of it was to be written
-                    left = self.settle(name, process.pending[name])
+                    left = self.settle(name, process.pending[name], (), may_wait[name])
                     assert not left, f"acknowledged, but not written: {left}"
                     process.pending[name] = []
                 return result
         for name in names:
             held = process.held_rows(name)
-            left = self.settle(name, process.pending[name], {ts for ts, automatic in held if not automatic})
+            left = self.settle(name, process.pending[name], held, may_wait[name])
             if self.world.has_away():  # rows that may belong to an away point come behind the others by now
                 left.sort(key=lambda row: held.index((row.ts, row.automatic)))
             process.pending[name] = left
@@ -130,17 +153,20 @@ class Life:
         if self.world.has_away():
             self.flushes(process, TRACKS, process.session.flush)
 
-    def dies(self, process: Process, names: Sequence[str] = (), finish: bool = True) -> None:
-        """A process is dead; of these tracks it was writing what was pending."""
-        rows = {name: process.pending[name] for name in names}
+    def dies(
+        self, process: Process, flushing: Mapping[str, Callable[[float], bool]] | None = None, finish: bool = True
+    ) -> None:
+        """A process is dead; of these tracks it was writing what was pending, see `settle` for what may wait."""
+        flushing = flushing or {}
+        rows = {name: process.pending[name] for name in flushing}
         process.die()
+        for name in TRACKS:
+            if name in flushing:
+                self.settle(name, rows[name], (), flushing[name])
+            else:
+                self.settle(name)
         if self.world.kind == "temporary":
-            for name in TRACKS:
-                self.settle(name, rows.get(name, ()))
             self.recover(finish)
-        else:
-            for name in TRACKS:
-                self.settle(name, rows.get(name, ()))
         self.open(process)
 
     def open(self, process: Process) -> None:
@@ -205,6 +231,7 @@ class Life:
         process.clock.take()
         last = process.clock.last
         indices: list[int] = []
+        stamps = [row.ts for row in process.pending[name] if not row.automatic]
 
         def act() -> Any:
             try:
@@ -219,16 +246,17 @@ class Life:
                     given = {field: value for field, value in point.items() if field != "_ts"}
                     row = self.row(process, given, point.get("_ts"), drawn)
                     process.pending[name].append(row)
+                    stamps.append(row.ts)
                     indices.append(model.add(*row))
 
-        before = bool(self.waiting[name])
+        may_wait = self.world.may_wait(name)
         result = self.flushes(process, [name], act, trouble)
         if result is None:
             return
         assert result["count"] == len(points)
         if result["startIndex"] is None:
             assert trouble[0] or self.waiting[name], "nothing was wrong"
-        elif not before and not self.waiting[name]:
+        elif not (self.waiting[name] or any(map(may_wait, stamps))):
             assert (result["startIndex"], result["endIndex"]) == (min(indices), max(indices) + 1)
 
     # -- the replica -------------------------------------------------------------------------------------------------

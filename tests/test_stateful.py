@@ -231,14 +231,13 @@ class Lives(Life, RuleBasedStateMachine):
                 made.append((fields, latest, automatic))
             if flush:
                 track.flush()
-            waits = self.world.waiting_stamps(name)
-            return made, waits, track.read(limit=None) if flush and read and not self.is_cut_off else None
+            return made, track.read(limit=None) if flush and read and not self.is_cut_off else None
 
-        made, waits, found = process.fork(work)
+        may_wait = self.world.may_wait(name)
+        made, found = process.fork(work)
         written = [Row(*row) for row in made] if flush else []
-        written.sort(key=lambda row: not row.automatic and row.ts in waits)  # those are merged later
         self.drawn |= {row.ts for row in written if row.automatic}
-        left = self.settle(name, written)
+        left = self.settle(name, written, (), may_wait)
         assert not left, f"acknowledged by a child, but not written: {left}"
         if found is not None and not self.waiting[name]:
             self.tracks[name].assert_read(found)

@@ -23,6 +23,7 @@ import dreamlake.engine.lifecycle as lifecycle
 import dreamlake.storage.local as local
 import dreamlake.storage.lock as lock
 from dreamlake import Session
+from dreamlake.engine import away
 from dreamlake.engine.overlay import OverlayStore
 from dreamlake.engine.reader import TrackReader
 from dreamlake.engine.replica.pace import Pace
@@ -304,12 +305,33 @@ class World:
         assert self.there is not None
         return points_in(self.there, name)
 
-    def waiting_stamps(self, name: str) -> set[float]:
-        """The timestamps of late fields that wait for segments which are away."""
+    def waiting_stamps(self, name: str) -> list[float]:
+        """The timestamps of the rows that wait for segments which are away, one a row."""
         if self.kind == "local":
-            return set()
+            return []
         path = os.path.join(self.track_folder(name), layout.LATE_FILE)
-        return {fields["_ts"] for fields in hot.parse(local.read_if_there(path), path=path).points}
+        return [fields["_ts"] for fields in hot.parse(local.read_if_there(path), path=path).points]
+
+    def may_wait(self, name: str) -> Callable[[float], bool]:
+        """Whether a row of this explicit timestamp would wait if it were flushed now."""
+        if self.kind == "local":
+            return lambda ts: False
+        folder = self.track_folder(name)
+        here = set(os.listdir(folder)) if os.path.isdir(folder) else set()
+        waiting = set(self.waiting_stamps(name))
+        segments = [
+            (record.bounds, None if column is None else set(column))
+            for segment, record in away.read(folder).items()
+            if segment.filename not in here
+            for column in [away.stamps(folder, segment)]
+        ]
+
+        def may_wait(ts: float) -> bool:
+            return ts in waiting or any(
+                bounds.ts_min <= ts <= bounds.ts_max and (column is None or ts in column) for bounds, column in segments
+            )
+
+        return may_wait
 
     def has_away(self) -> bool:
         """Whether any segment of the session is only on the replica."""
