@@ -1,4 +1,4 @@
-"""delta-rs: a row is a commit and a file, so what keeps many points at once is one write of Arrow record batches."""
+"""delta-rs: a row is a commit and a file, so many points go in one write of Arrow record batches; a range by SQL."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import driving
 import pyarrow as pa
-from deltalake import DeltaTable, WriterProperties, write_deltalake
+from deltalake import DeltaTable, QueryBuilder, WriterProperties, write_deltalake
 from driving import BATCH, LIMIT
 
 POINT = pa.schema([("value", pa.float64()), ("step", pa.int64())])
@@ -79,24 +79,26 @@ def fill(folder: str, values: list[float]) -> None:
     write(folder, stamped(values))
 
 
-def reader(folder: str) -> Any:
-    return DeltaTable(f"{folder}/points")
+def reader(folder: str) -> tuple[DeltaTable, QueryBuilder]:
+    table = DeltaTable(f"{folder}/points")
+    return table, QueryBuilder().register("points", table)
 
 
-def read_frame(table: Any, start: int) -> Any:
-    return table.to_pyarrow_table(filters=[("step", ">=", start), ("step", "<", start + LIMIT)])
+def read_frame(handle: tuple[DeltaTable, QueryBuilder], start: int) -> Any:
+    query = f"SELECT * FROM points WHERE step >= {start} AND step < {start + LIMIT}"
+    return pa.table(handle[1].execute(query).read_all())
 
 
-def read_dicts(table: Any, start: int) -> Any:
-    return read_frame(table, start).to_pylist()
+def read_dicts(handle: tuple[DeltaTable, QueryBuilder], start: int) -> Any:
+    return read_frame(handle, start).to_pylist()
 
 
-def read_all(table: Any) -> Any:
-    return table.to_pyarrow_table()
+def read_all(handle: tuple[DeltaTable, QueryBuilder]) -> Any:
+    return handle[0].to_pyarrow_table()
 
 
 def count(folder: str) -> int:
-    return reader(folder).to_pyarrow_table().num_rows
+    return DeltaTable(f"{folder}/points").to_pyarrow_table().num_rows
 
 
 if __name__ == "__main__":

@@ -104,7 +104,7 @@ def read_frame(handle: Any, start: int) -> Any:
 def read_all(handle: Any) -> Any:
     import polars as pl
 
-    return pl.DataFrame([DECODE(message.data) for _, _, message in handle.iter_messages()])
+    return pl.DataFrame([DECODE(message.data) for _, _, message in handle.iter_messages(log_time_order=False)])
 
 
 def count(folder: str) -> int:
