@@ -27,7 +27,7 @@ from dreamlake.engine import away
 from dreamlake.engine.overlay import OverlayStore
 from dreamlake.engine.reader import TrackReader
 from dreamlake.engine.replica.pace import Pace
-from dreamlake.format import hot, layout
+from dreamlake.format import hot, layout, live
 from dreamlake.storage.local import LocalStore
 from dreamlake.storage.remote import RemoteStore
 from dreamlake.storage.store import Store
@@ -317,14 +317,14 @@ class World:
         if self.kind == "local":
             return lambda ts: False
         folder = self.track_folder(name)
-        here = set(os.listdir(folder)) if os.path.isdir(folder) else set()
+        here = set(live.parse_listing(os.listdir(folder) if os.path.isdir(folder) else []))
         waiting = set(self.waiting_stamps(name))
-        segments = [
-            (record.bounds, None if column is None else set(column))
-            for segment, record in away.read(folder).items()
-            if segment.filename not in here
-            for column in [away.stamps(folder, segment)]
-        ]
+        records = away.read(folder)
+        segments = []
+        for segment in live.survey(here | records.keys())[0]:
+            if segment not in here:
+                column = away.stamps(folder, segment)
+                segments.append((records[segment].bounds, None if column is None else set(column)))
 
         def may_wait(ts: float) -> bool:
             return ts in waiting or any(
