@@ -105,6 +105,12 @@ class Life:
         counts["points stored"] += len(model.points) - before
         return left + left_late
 
+    def settle_others(self, names: Sequence[str]) -> None:
+        """Compare the other tracks in which rows wait: what is done for one has those of all merged."""
+        for name in TRACKS:
+            if name not in names and self.waiting[name]:
+                self.settle(name)
+
     def flushes(
         self, process: Process, names: Sequence[str], act: Callable[[], Any], trouble: tuple[str, int] = ("", 0)
     ) -> Any:
@@ -130,7 +136,9 @@ class Life:
         except OSError:
             assert kind or self.is_cut_off, "nothing was wrong"
             counts["flushes and syncs that failed"] += 1
+            self.settle_others(names)
         else:
+            self.settle_others(names)
             if not (isinstance(result, dict) and result.get("startIndex", 0) is None):
                 counts["flushes and syncs acknowledged"] += 1
                 for name in names:

@@ -166,6 +166,7 @@ class Lives(Life, RuleBasedStateMachine):
             check_reading(process.session.track(name), model, way, first, second, limit)
         elif model.points:
             check_reading(Lake(self.world.root).session("s", "w").track(name), model, way, first, second, limit)
+        self.settle_others([name])
 
     @rule(which=which, name=names, count=st.integers(0, 40), trouble=disk)
     def compact(self, which: int, name: str, count: int, trouble: tuple[str, int]) -> None:
