@@ -172,6 +172,14 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "dreamlake/format/frames.py",
         "`list(column)` without the copy",
     ): "the values become Arrow before the call returns, and are not kept",
+    (
+        "dreamlake/format/segment.py",
+        "no check of `metadata.num_columns != place or any((len(group.chunks) != place for group in groups))`",
+    ): "`pages.row_groups` has refused groups whose columns are not those of the schema, which was compared before",
+    (
+        "dreamlake/format/segment.py",
+        "no check of `any((chunk.start < 4 or chunk.stop > end for chunk in chunks))`",
+    ): "what lies there is no page with its checksum: the same damage in other words, after the bytes were read",
 }
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from columnar import segment_of
+from fuzzreaders import footer_start, make_segment, signed
 from strangers import (
     FOLDERS,
     SECRET,
@@ -205,6 +206,25 @@ def test_a_footer_and_columns_longer_than_any_are_damage_before_they_are_read(mo
     monkeypatch.setattr(pages, "MAX_DECODED", 100)
     with pytest.raises(SegmentDamage, match="longer than those of any segment"):
         opened.read()
+
+
+@pytest.mark.parametrize("claimed", [1, 39, 41])
+def test_a_footer_that_claims_other_numbers_of_rows_is_damage(claimed: int) -> None:
+    """Each place in which it says how many, one at a time, the checksum right."""
+    data = make_segment([{"a": 1.0 * i, "_ts": 1.0 * i} for i in range(40)])
+    start = footer_start(data)
+    said = []
+    place = data.find(b"\x16\x50", start)  # a number of 64 bits, 40
+    while place >= 0:
+        forged = signed(data[: place + 1] + bytes([2 * claimed]) + data[place + 2 :])
+        with pytest.raises(SegmentDamage) as damage:
+            open_segment(forged).read()
+        said.append(str(damage.value))
+        place = data.find(b"\x16\x50", place + 1)
+    assert [text for text in said if text.startswith("footer")] == [
+        f"footer: {claimed} rows in the range 20 to 60 (exclusive)",
+        "footer: its row groups do not add up",
+    ]
 
 
 @pytest.mark.parametrize("name", ["session.json", "parameters.json", "tracks/loss/metadata.json"])

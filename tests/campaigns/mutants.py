@@ -39,8 +39,8 @@ FIRST: list[tuple[str, list[str]]] = [
     ("engine/reader", ["test_reader.py", "test_at_once.py", "test_processes.py"]),
     ("engine/segments", ["test_reader.py", "test_damage.py"]),
     ("parameters", ["test_parameters.py", "test_crash.py"]),
-    ("engine/", ["test_stateful.py", "test_merging.py", "test_crash.py", "test_disk.py", "test_processes.py",
-                 "test_powerloss.py"]),
+    ("engine/", ["test_processes.py", "test_merging.py", "test_crash.py", "test_disk.py", "test_compaction.py",
+                 "test_powerloss.py", "test_stateful.py"]),
 ]  # fmt: skip
 #: A test run that takes longer than this, in seconds, hangs.
 PATIENCE = 600.0
