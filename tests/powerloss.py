@@ -10,16 +10,28 @@ import errno
 import hashlib
 import os
 import random
+import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from datetime import datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, Self
+from unittest import mock
 
-import dreamlake.engine.roll as roll
+import dreamlake.engine.replica.pace as pace
+import dreamlake.engine.replica.pull as pull
+import dreamlake.engine.replica.push as push
 import dreamlake.storage.local as local
 import dreamlake.storage.lock as lock
+from dreamlake.storage.plain import PlainFiles
 
 SECTOR = 512
+#: Where the replicas of scenes are: on another machine, whose power stays.
+THERE = "memory://powerloss"
+#: What a replica holds: by path, the bytes and the time that tells one version from another.
+Replica = dict[str, tuple[bytes, datetime]]
 
 
 class Op(NamedTuple):
@@ -43,14 +55,33 @@ class Mark(NamedTuple):
     points: dict[str, tuple[list[dict[str, Any]], int]]
     #: Everything else that must last: messages of the log, parameters, what session.json says.
     others: dict[str, Any]
+    #: As `points`, of what must be there once the session was opened and synced; None where that is the same.
+    settled: dict[str, tuple[list[dict[str, Any]], int]] | None = None
+    #: By track: the points with all that was flushed, whether it has to last or not.
+    flushed: dict[str, list[dict[str, Any]]] | None = None
+    #: The parameters that the replica must have.
+    parameters: Mapping[str, Any] = MappingProxyType({})
+
+    def forms(self, track: str, index: int) -> list[dict[str, Any]]:
+        """The forms in which a point may be met."""
+        lists = [self.points.get(track, ([], 0))[0], (self.settled or {}).get(track, ([], 0))[0]]
+        lists.append((self.flushed or {}).get(track, []))
+        return [points[index] for points in lists if index < len(points)]
+
+    def count(self, track: str) -> int:
+        """How many points there were."""
+        return max(len(self.points.get(track, ([], 0))[0]), len((self.flushed or {}).get(track, [])))
 
 
 class Recorder:
     """Stands in for ``os`` where the library changes the disk, and writes down what is done below one folder."""
 
-    def __init__(self, root: str | Path, failing: tuple[int, ...] = ()) -> None:
+    def __init__(self, root: str | Path, failing: tuple[int, ...] = (), scene: str = "") -> None:
         self.root = os.path.realpath(root)
+        self.scene = scene
         self.ops: list[Op] = []
+        #: What the replica held, from so many operations on.
+        self.replica: list[tuple[int, Replica]] = [(0, replica_now())]
         self.marks: list[Mark] = []
         #: Which fsyncs fail, counted from 1.
         self.failing = failing
@@ -75,13 +106,37 @@ class Recorder:
         self.ops.append(Op("fsync", node))
 
     def __enter__(self) -> Self:
-        self._before = local.os_, lock.os_, roll.side_by_side
-        local.os_ = lock.os_ = self  # type: ignore[assignment]
-        roll.side_by_side = lambda work, items, width: [work(item) for item in items]  # the same order every time
+        self._patched = ExitStack()
+        put = self._patched.enter_context
+        for module in (local, lock):
+            put(mock.patch.object(module, "os_", self))
+        assert pull.side_by_side is push.side_by_side  # both are imported, and what they need
+        for name, module in list(sys.modules.items()):
+            if name.startswith("dreamlake.") and hasattr(module, "side_by_side"):  # the same order every time
+                put(mock.patch.object(module, "side_by_side", lambda work, items, width: [work(i) for i in items]))
+        put(mock.patch.object(pace, "BREATH", 3600.0))  # the replica is brought up to date when a scene says so
+        for name in ("put", "put_if", "put_if_unchanged", "put_file", "delete"):
+            put(mock.patch.object(PlainFiles, name, self._noting(getattr(PlainFiles, name))))
         return self
 
     def __exit__(self, *error: object) -> None:
-        local.os_, lock.os_, roll.side_by_side = self._before  # type: ignore[misc]
+        self._patched.close()
+
+    def _noting(self, real: Callable[..., Any]) -> Callable[..., Any]:
+        """A request that changes the replica, of which is noted what it has done."""
+
+        def request(*args: Any, **kwargs: Any) -> Any:
+            made = real(*args, **kwargs)
+            with self._lock:
+                self.replica.append((len(self.ops), replica_now()))
+            return made
+
+        return request
+
+    def replica_at(self, place: int, draw: random.Random) -> Replica:
+        """What the replica may have held before an operation: requests between two of them are done or not."""
+        before = [held for number, held in self.replica if number < place][-1:]
+        return draw.choice([*before, *(held for number, held in self.replica if number == place)])
 
     # -- the calls -------------------------------------------------------------------------------------------------
 
@@ -151,10 +206,10 @@ class Recorder:
 
     # -- what they did ---------------------------------------------------------------------------------------------
 
-    def mark(self, points: dict[str, tuple[list[dict[str, Any]], int]], others: dict[str, Any]) -> None:
+    def mark(self, points: dict[str, tuple[list[dict[str, Any]], int]], others: dict[str, Any], **more: Any) -> None:
         """Note what a flush that returned has acknowledged."""
         with self._lock:
-            self.marks.append(Mark(len(self.ops), points, others))
+            self.marks.append(Mark(len(self.ops), points, others, **more))
 
     def _where(self, path: str) -> tuple[int, str] | None:
         """The folder's node and the name of a path; None outside of the root, and no name for the root itself."""
@@ -367,13 +422,34 @@ def write_down(state: State, root: Path) -> None:
             (root / path).write_bytes(content)
 
 
+def replica_now() -> Replica:
+    """What the replica of a scene holds."""
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    above = THERE.removeprefix("memory:/") + "/"
+    files = list(MemoryFileSystem.store.items())
+    return {path: (file.getvalue(), file.created) for path, file in files if path.startswith(above)}
+
+
+def put_replica(held: Replica) -> None:
+    """Let the replica hold this, and nothing else."""
+    from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
+
+    for path in replica_now():
+        del MemoryFileSystem.store[path]
+    for path, (data, created) in held.items():
+        MemoryFileSystem.store[path] = file = MemoryFile(None, path, data)
+        file.created = created
+
+
 class Sample(NamedTuple):
-    """One state that a cut may leave."""
+    """One state that a cut may leave, and what the replica held then."""
 
     place: int
     policy: str
     seed: str
     state: State
+    replica: Replica
 
 
 def samples(recorder: Recorder, seed: int, each: int, policies: tuple[str, ...] = tuple(POLICIES)) -> Iterator[Sample]:
@@ -388,7 +464,10 @@ def samples(recorder: Recorder, seed: int, each: int, policies: tuple[str, ...] 
             for turn in range(each if POLICIES[name].is_drawn else 1):
                 key = f"{seed}/{place}/{name}/{turn}"
                 state = Cut(recorder, place, POLICIES[name], random.Random(key)).state()
-                digest = hashlib.sha256(repr((acknowledged, sorted(state.items()))).encode()).digest()
+                held = recorder.replica_at(place, random.Random(key))
+                digest = hashlib.sha256(
+                    repr((acknowledged, sorted(state.items()), sorted(held.items()))).encode()
+                ).digest()
                 if digest not in seen:
                     seen.add(digest)
-                    yield Sample(place, name, key, state)
+                    yield Sample(place, name, key, state, held)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from campaigns.powerloss import PLANTED, Planted, find, look
 from powerloss import POLICIES, Cut, Recorder, samples
-from powerscenes import SCENES, record
+from powerscenes import REPLICAS, SCENES, record
 
 import dreamlake.engine.away as away
 import dreamlake.storage.local as local
@@ -18,8 +18,10 @@ from dreamlake.format import hot
 from dreamlake.format.layout import SegmentName
 from dreamlake.format.segmentinfo import SegmentBounds
 
-#: States looked at of each scene; the campaign `powerloss` looks at all.
-SAMPLE = 30
+#: States looked at of each scene, fewer where each takes long; the campaign `powerloss` looks at all.
+SAMPLE, FEW = 20, 10
+#: Where what is `powerscenes.KNOWN` is met, without fsync and with it; see test_powerloss_replica.py.
+KNOWN_IN = {(scene, False) for scene in REPLICAS} | {("late and drop", True)}
 
 
 @pytest.mark.parametrize("fsync", [True, False], ids=["fsync", "plain"])
@@ -30,9 +32,11 @@ def test_whatever_a_cut_leaves(tmp_path: Path, scene: str, fsync: bool) -> None:
     these = list(samples(recorder, 1, 1))
     random.Random(1).shuffle(these)
     wrong: list[str] = []
-    counts = look(recorder, these[:SAMPLE], tmp_path, wrong.append)
+    some = these[: FEW if scene in REPLICAS else SAMPLE]
+    counts = look(recorder, some, tmp_path, wrong.append)
     assert not wrong, "\n".join(wrong)
-    assert counts["whole"] > SAMPLE // 5
+    assert counts["whole"] > len(some) // 8
+    assert not counts["known"] or (scene, fsync) in KNOWN_IN
 
 
 @pytest.mark.parametrize("scene", ["flush", "everything"])
@@ -40,14 +44,14 @@ def test_whatever_a_cut_leaves(tmp_path: Path, scene: str, fsync: bool) -> None:
 def test_whatever_a_cut_leaves_after_a_failed_fsync(tmp_path: Path, scene: str, fsync: bool) -> None:
     wrong: list[str] = []
     count = record(tmp_path, scene, fsync).fsyncs
-    for first in range(1, count + 1, 1 + count // 24):
+    for first in range(1, count + 1, 1 + count // 12):
         recorder = record(tmp_path, scene, fsync, (first, first + 1) if first % 2 else (first,))
         these = list(samples(recorder, 1, 1))
         look(recorder, random.Random(first).sample(these, 2), tmp_path, wrong.append)
     assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.parametrize("bug", PLANTED, ids=lambda bug: bug.what)
+@pytest.mark.parametrize("bug", [bug for bug in PLANTED if not bug.rare], ids=lambda bug: bug.what)
 def test_a_planted_bug_is_found(tmp_path: Path, bug: Planted) -> None:
     assert find(bug, tmp_path)
 

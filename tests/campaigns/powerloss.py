@@ -1,18 +1,24 @@
-"""Power cuts after any disk operation of a dozen scenes, and fsyncs that fail in them: every state is opened and read.
+"""Power cuts after any disk operation of many scenes, and fsyncs that fail in them: every state is opened and read.
 
-What was acknowledged with ``fsync=True`` must be there, and without it what is in segments. Said of each scene: its
-operations, the states that differ, how many were whole as they were, how many held no acknowledged point yet and were
-right once opened, and how many needed a repair of what was never acknowledged.
+What was acknowledged with ``fsync=True`` must be there, and without it what is in segments; with a replica all that was
+synced too, once the session is open. Said of each scene: its operations, the states that differ, how many were whole as
+they were, how many held no acknowledged point yet and were right once opened, how many needed a repair of what was
+never acknowledged, in how many that repair had to be allowed to give points up, between which others were, and how many
+show what is known and not mended yet.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
@@ -20,11 +26,17 @@ from unittest import mock
 from powerloss import Recorder, Sample, samples
 from powerscenes import SCENES, judge, record
 
+import dreamlake.engine.away as away
+import dreamlake.engine.compaction as compaction
 import dreamlake.engine.logfile as logfile
 import dreamlake.engine.ondisk as ondisk
 import dreamlake.storage.local as local
 from campaigns.log import Log
 from dreamlake.engine.footing import Footing
+from dreamlake.engine.late import LateFile
+from dreamlake.engine.repair import _Repair as Repair
+from dreamlake.engine.repairtrack import TrackRepair
+from dreamlake.engine.replica.taking import Taking
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -87,8 +99,11 @@ def look(
 
 
 def _told(counts: Counter[str]) -> str:
-    parts = [f"{counts[how]} {how}" for how in ("whole", "opened", "repaired", "wrong")]
+    parts = [f"{counts[how]} {how}" for how in HOWS if counts[how] or how == "wrong"]
     return f"{counts.total()} states: {', '.join(parts)}"
+
+
+HOWS = ("whole", "opened", "repaired", "given up", "known", "wrong")
 
 
 # -- planted bugs ------------------------------------------------------------------------------------------------------
@@ -103,23 +118,49 @@ class Planted(NamedTuple):
     fsync: bool = True
     #: Whether it takes an fsync that fails.
     failing: bool = False
+    #: Whether it is in what comes after the cut.
+    after: bool = False
+    #: Whether it takes so long to find that only the campaign looks for it.
+    rare: bool = False
 
 
 def find(bug: Planted, folder: Path, each: int = 2) -> str:
     """Play the scene of a bug until it is found; return what was, or nothing."""
     sane = record(folder, bug.scene, bug.fsync)
-    with bug.patch():
-        fails = [(number,) for number in range(1, sane.fsyncs + 1)] if bug.failing else [()]
-        recorders = [record(folder, bug.scene, bug.fsync, failing) for failing in fails]
-    these = [(recorder, sample) for recorder in recorders for sample in samples(recorder, 1, each)]
-    random.Random(1).shuffle(these)
-    for recorder, sample in these:
-        seen = judge(folder, recorder, sample)
+    fails = [(number,) for number in range(1, sane.fsyncs + 1)] if bug.failing else [()]
+    draw = random.Random(1)
+    draw.shuffle(fails)
+    for recorder, sample in _taking_turns([partial(_shuffled, bug, folder, failing, each, draw) for failing in fails]):
+        with bug.patch() if bug.after else nullcontext():
+            seen = judge(folder, recorder, sample)
         if seen.how == "wrong":
             what, _, root = seen.detail.rpartition(" in ")
             shutil.rmtree(root)
             return f"{sample.policy}: {what.replace(root, '…')}"
     return ""
+
+
+def _shuffled(
+    bug: Planted, folder: Path, failing: tuple[int, ...], each: int, draw: random.Random
+) -> Iterator[tuple[Recorder, Sample]]:
+    with bug.patch() if not bug.after else nullcontext():
+        recorder = record(folder, bug.scene, bug.fsync, failing)
+    these = list(samples(recorder, 1, each))
+    draw.shuffle(these)
+    return ((recorder, sample) for sample in these)
+
+
+def _taking_turns(makers: list[Callable[[], Iterator[Any]]], count: int = 8) -> Iterator[Any]:
+    """Some of each, again and again, until there are no more."""
+    left: list[Iterator[Any]] = []
+    for make in makers:
+        left.append(make())
+        yield from islice(left[-1], count)
+    while left:
+        some = [list(islice(each, count)) for each in left]
+        left = [each for each, got in zip(left, some, strict=True) if got]
+        for got in some:
+            yield from got
 
 
 def _without(module: Any, name: str, instead: Any = lambda *args, **kwargs: None) -> Callable[[], Any]:
@@ -151,6 +192,10 @@ def _replace_unsynced(path: str, data: Any, fsync: bool) -> None:
         local.fsync_dir(local._parent(path))
 
 
+def _replace_without_any_sync(path: str, data: Any, fsync: bool) -> None:
+    local.os_.replace(local._write_tmp(path, data, False), path)
+
+
 def _append_as_if_it_lasted(path: str, offset: int, data: Any, fsync: bool, name_lasts: bool = True) -> int:
     return _append_at(path, offset, data, fsync)
 
@@ -162,6 +207,48 @@ def _never(of: type, name: str) -> Callable[[], Any]:
     """Let what an object notes of itself always be False: a file is not written anew, a second fsync has to do."""
     ignoring = property(lambda self: False, lambda self, value: None)
     return lambda: mock.patch.object(of, name, ignoring, create=True)
+
+
+def _with_argument(module: Any, name: str, place: int, value: Any) -> Callable[[], Any]:
+    """Let a function be called with another argument."""
+    real = getattr(module, name)
+
+    def instead(*args: Any, fsync: Any = None) -> Any:
+        return real(*args[:place], value, *args[place + 1 :])
+
+    return _without(module, name, instead)
+
+
+def _beside_unsynced_in(module: Any, name: str) -> Callable[[], Any]:
+    """Let a function write new files without an fsync of their bytes."""
+    real = getattr(module, name)
+
+    def instead(*args: Any, **kwargs: Any) -> Any:
+        with mock.patch.object(local, "write_beside", lambda path, data: local._write_tmp(path, data, False)):
+            return real(*args, **kwargs)
+
+    return _without(module, name, instead)
+
+
+def _parts_go_at_once(self: Any, merged: Any) -> bool:
+    with mock.patch.object(local, "fsync_dir", return_value=None):
+        done = _replace_parts(self, merged)
+    for name in merged.parts if done else ():
+        local.os_.unlink(os.path.join(self.folder, name.filename))
+    return done
+
+
+_replace_parts = ondisk.TrackOnDisk.replace_parts
+
+
+def _cut_at_damage(self: Any, filled: Any) -> None:
+    path = self.sources.path("data.jsonl")
+    end = 0
+    for line in local.read_if_there(path).splitlines(keepends=True):
+        if not line.startswith(b'{"index":') or not line.endswith(b"}\n"):
+            break
+        end += len(line)
+    local.truncate(path, end, fsync=True)
 
 
 PLANTED = [
@@ -176,9 +263,40 @@ PLANTED = [
     Planted("no fsync of the folders above a segment", _without(Footing, "secure"), "large", fsync=False),
     Planted("no fsync of what an unsynced session made", _without(Footing, "secure"), "synced later"),
     Planted("another writer's new file is trusted", _without(local, "append_at", _append_as_if_it_lasted), "beside"),
-    Planted("no fsync when a log is put aside", _no_folder_sync_in(logfile.LogFile, "_put_aside"), "everything"),
+    Planted(
+        "no fsync when a log is put aside", _no_folder_sync_in(logfile.LogFile, "_put_aside"), "everything", rare=True
+    ),
     Planted("a failed fsync of lines is retried", _never(ondisk.TrackOnDisk, "must_rewrite"), "flush", failing=True),
-    Planted("a failed fsync of a log is retried", _without(local, "cut_off"), "everything", failing=True),
-    Planted("a log whose fsync failed is kept", _never(logfile.LogFile, "_doubtful"), "synced later", failing=True),
+    Planted("a failed fsync of a log is retried", _without(local, "cut_off"), "everything", failing=True, rare=True),
+    Planted(
+        "a log whose fsync failed is kept",
+        _never(logfile.LogFile, "_doubtful"),
+        "synced later",
+        failing=True,
+        rare=True,
+    ),
     Planted("folders whose fsync failed are trusted", _without(Footing, "secure"), "begin", failing=True),
+    Planted("no fsync of a merged segment", _beside_unsynced_in(compaction, "merge"), "compact", fsync=False),
+    Planted(
+        "parts go before the merged one lasts",
+        _without(ondisk.TrackOnDisk, "replace_parts", _parts_go_at_once),
+        "compact",
+        fsync=False,
+    ),
+    Planted("a merged name does not last", _no_folder_sync_in(local, "commit_new"), "compact and sweep", fsync=False),
+    Planted("no fsync of what is noted of dropped segments", _with_argument(away, "add", 2, False), "drop"),
+    Planted("no fsync of rows that wait", _with_argument(LateFile, "__init__", 2, False), "late for away"),
+    Planted("rows that wait go before they are merged", _no_folder_sync_in(local, "commit_new"), "late for away"),
+    Planted("no fsync of what is noted of segments elsewhere", _with_argument(away, "write", 2, False), "adopt"),
+    Planted("no fsync of a segment that came here", _beside_unsynced_in(Taking, "_place"), "adopt"),
+    Planted("no fsync of lines that came here", _with_argument(Taking, "_write", 3, False), "adopt"),
+    Planted("points are given up unasked", _without(Repair, "_refusal", lambda *args: ""), "repair", False, after=True),
+    Planted(
+        "a repair cuts at the damage",
+        _without(TrackRepair, "_rewrite_hot", _cut_at_damage),
+        "repair",
+        False,
+        after=True,
+    ),
+    Planted("no fsync of what a repair writes", _without(local, "atomic_write", _replace_without_any_sync), "mend"),
 ]
