@@ -13,6 +13,7 @@ from dreamlake.errors import CorruptTrackError, SessionNotFoundError, TrackNotFo
 from dreamlake.format import layout
 from dreamlake.logs import read_logs
 from dreamlake.parameters import ParametersView
+from dreamlake.runs import Sessions
 from dreamlake.storage import open_store
 from dreamlake.view import TrackView
 
@@ -62,8 +63,10 @@ class Lake:
         """The workspaces that hold a session, sorted."""
         return workspaces(self._store)
 
-    def sessions(self, workspace: str | None = None) -> list[SessionInfo]:
+    def sessions(self, workspace: str | None = None) -> Sessions:
         """What session.json says of each session, sorted by workspace and name.
+
+        A list of dicts, whose ``to_polars()`` has the parameters, too, a column each.
 
         The status of a run whose file says running, but which has written nothing for a minute, is ``"lost"``. Where
         several machines write one session, what they say is merged, later wins.
@@ -80,7 +83,7 @@ class Lake:
         """
         names = session_folders(self._store, workspace, sure=False)
         found = side_by_side(lambda pair: session_info(self._store, *pair), names, reading_width(self._store))
-        return [info for info in found if info is not None]  # type: ignore[misc]
+        return Sessions([info for info in found if info is not None], self._store)  # type: ignore[misc]
 
     def session(self, name: str, workspace: str) -> SessionView:
         """One session, to read.

@@ -1,0 +1,111 @@
+"""The runs of a lake as one frame: what each says of itself, and its parameters, a column each."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from dreamlake.engine.process import check_polars, reading_width, side_by_side
+from dreamlake.errors import CorruptTrackError
+from dreamlake.format import layout
+from dreamlake.notices import log
+from dreamlake.types import SessionInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import polars as pl
+
+    from dreamlake.storage.store import Store
+    from dreamlake.view import Errors
+
+
+class Sessions(list[SessionInfo]):
+    """What session.json says of each session: a list, and with the parameters a frame."""
+
+    def __init__(self, infos: Sequence[SessionInfo], store: Store) -> None:
+        super().__init__(infos)
+        self._store = store
+
+    def to_polars(self, *, errors: Errors = "raise") -> pl.DataFrame:
+        """Return a row a session: what it says of itself, then its parameters.
+
+        The first columns are ``_workspace`` and ``_session``, as in `Lake.scan`, ``_status``, ``_createdAt`` and
+        ``_updatedAt`` (in UTC, to the microsecond), ``_tags``, ``_description`` and ``_folder``. Each parameter that
+        any session has is a column under its dotted name, null where a session has none; one whose name is that of a
+        column before it, under ``parameters.<name>``. A parameter that is a number in every session is one in the
+        frame; one that is of several types is JSON text.
+
+        Parameters
+        ----------
+        errors
+            ``"raise"``, or ``"skip"`` to log that parameters are damaged and leave these out.
+
+        Raises
+        ------
+        CorruptTrackError
+            The parameters of a session are damaged.
+        RuntimeError
+            In a forked child process, where Polars would hang.
+        """
+        if errors not in ("raise", "skip"):
+            raise ValueError(f'errors is "raise" or "skip", not {errors!r}')
+        check_polars()
+        import polars as pl
+
+        from dreamlake.engine.hosts import all_parameters
+
+        def read(info: SessionInfo) -> dict[str, Any]:
+            try:
+                return all_parameters(self._store, layout.session_dir(info["workspace"], info["name"]))
+            except CorruptTrackError as damage:
+                if errors == "raise":
+                    raise
+                log().warning("skipped: %s", damage)
+                return {}
+
+        parameters = side_by_side(read, self, reading_width(self._store))
+        time = pl.Datetime("us", "UTC")
+        own = [
+            pl.Series("_workspace", [info["workspace"] for info in self], pl.String),
+            pl.Series("_session", [info["name"] for info in self], pl.String),
+            pl.Series("_status", [info.get("status") for info in self], pl.String),
+            pl.Series("_createdAt", [_time(info.get("createdAt")) for info in self], time),
+            pl.Series("_updatedAt", [_time(info.get("updatedAt")) for info in self], time),
+            pl.Series("_tags", [info.get("tags") or [] for info in self], pl.List(pl.String)),
+            pl.Series("_description", [info.get("description") for info in self], pl.String),
+            pl.Series("_folder", [info.get("folder") for info in self], pl.String),
+        ]
+        taken = {column.name for column in own}
+        names = dict.fromkeys(name for each in parameters for name in each)
+        columns = [
+            _column(f"parameters.{name}" if name in taken else name, [each.get(name) for each in parameters])
+            for name in names
+        ]
+        return pl.DataFrame([*own, *columns])
+
+
+def _time(iso: object) -> datetime | None:
+    try:
+        return datetime.fromisoformat(iso) if isinstance(iso, str) else None
+    except ValueError:
+        return None
+
+
+def _column(name: str, values: list[Any]) -> pl.Series:
+    """A column of values of any type: of that where they have one, of floats where all are numbers, or JSON text."""
+    import polars as pl
+
+    from dreamlake.format.point import encode_text
+
+    kinds = {type(value) for value in values if value is not None}
+    if kinds == {int, float} and all(float(value) == value for value in values if type(value) is int):
+        return pl.Series(name, values, pl.Float64, strict=False)
+    if len(kinds) < 2:
+        try:
+            column = pl.Series(name, values, strict=True)
+            if column.dtype != pl.Int128:  # which few tools know
+                return column
+        except (TypeError, ValueError, OverflowError):
+            pass
+    return pl.Series(name, [None if value is None else encode_text(value) for value in values], pl.String)
