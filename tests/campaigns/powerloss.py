@@ -43,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What the run may be told."""
     parser.add_argument("--each", type=int, default=8, help="drawn states of each kind after each operation")
     parser.add_argument("--failed", type=int, default=12, help="states looked at for each fsync that fails")
+    parser.add_argument("--most", type=int, help="states looked at of each scene, drawn from all; all by default")
     parser.add_argument("--scene", choices=sorted(SCENES), action="append", help="only this one; may be repeated")
 
 
@@ -70,7 +71,12 @@ def _whole_scene(scene: str, fsync: bool, args: argparse.Namespace, folder: Path
     """Look at one scene: as it is, and with each of its fsyncs failing, once and twice in a row."""
     recorder = record(folder, scene, fsync)
     what = f"{scene}, fsync={fsync}"
-    counts = look(recorder, samples(recorder, args.seed, args.each), folder, lambda seen: log.say(f"{what}: {seen}"))
+    these: Iterable[Sample] = samples(recorder, args.seed, args.each)
+    if args.most is not None:
+        these = list(these)
+        random.Random(args.seed).shuffle(these)
+        these = these[: args.most]
+    counts = look(recorder, these, folder, lambda seen: log.say(f"{what}: {seen}"))
     log.say(f"{what}: {len(recorder.ops) - recorder.begin} operations, {_told(counts)}")
     failed: Counter[str] = Counter()
     for first in range(1, recorder.fsyncs + 1):
