@@ -63,8 +63,10 @@ def test_a_peer_that_is_not_there_is_not_beaten() -> None:
 
 
 def test_a_target_may_compare_two_figures() -> None:
-    found = results(frame={"dreamlake": {0: 9.0}, "lance": {0: 1.0}}, batches={"lance": {0: 3.0}})
-    assert table.judge(table.Target("", "frame", 3, ("lance",), "batches"), run(), found) == ("lance", 3.0)
+    found = results(frame={"dreamlake": {0: 9.0}}, batches={"dreamlake": {0: 6.0}})
+    found.figures["lance", "batches once"] = {0: 3.0}
+    assert table.judge(table.Target("", "batches once", 3, ("lance",)), run(), found) == ("lance", 2.0)
+    assert table.judge(table.Target("", "batches once", 3, ("lance",), "frame"), run(), found) == ("lance", 3.0)
 
 
 def test_the_table_shows_ratios_versions_rounds_and_what_is_missing() -> None:
@@ -100,7 +102,6 @@ def test_the_table_shows_ratios_versions_rounds_and_what_is_missing() -> None:
         (0.25, "s", "250 ms"),
         (7.61, "B", "7.6 B"),
         (0.995, "%", "99.5%"),
-        (1_234.0, "points", "1,234"),
     ],
 )
 def test_figures_have_their_units(value: float, unit: str, expected: str) -> None:
@@ -124,7 +125,8 @@ def test_the_driver_of_this_library_runs_every_workload(tmp_path: Path, monkeypa
     for workload in running.WORKLOADS:
         runner.run(workload, rounds=1)
     assert runner.results.errors == {}
-    assert {figure for _, figure in runner.results.figures} == {figure.name for figure in table.FIGURES}
+    expected = {figure.name for figure in table.FIGURES if not figure.ours}
+    assert {figure for _, figure in runner.results.figures} == expected
     assert all(value >= 0 for rounds in runner.results.figures.values() for value in rounds.values())
 
 

@@ -12,12 +12,13 @@ SIZES = {
     "metrics": 100_000,
     "states": 50_000,
     "batches": 1_000_000,
+    "once": 1_000_000,
     "frame": 1_000_000,
     "bytes": 100_000,
     "read": 1_000_000,
 }
 """Points a workload; `read` is for all that read."""
-LEAST = {"metrics": 400, "batches": 2_000, "read": 2_000}
+LEAST = {"metrics": 400, "batches": 2_000, "once": 2_000, "read": 2_000}
 """What a small scale leaves of them; 50 of the others."""
 
 
@@ -94,7 +95,7 @@ PEERS = (
         ("aim==3.29.1", "pandas"),
         "from aim import Run",
         "tracker",
-        {"append": 20_000, "tail": 20_000, "metrics": 20_000, "bytes": 20_000, "read": 100_000},
+        {"append": 10_000, "tail": 10_000, "metrics": 10_000, "bytes": 20_000, "read": 50_000},
     ),
     Peer(
         "trackio",
@@ -121,14 +122,21 @@ PEERS = (
         "recorder",
         {"append": 50_000, "tail": 50_000, "metrics": 50_000, "states": 20_000, "bytes": 50_000},
     ),
-    Peer("lance", "lance_", ("pylance==14.0.2",), "import lance", "table", {"append": 500, "tail": 500}),
+    Peer(
+        "lance",
+        "lance_",
+        ("pylance==14.0.2",),
+        "import lance",
+        "table",
+        {"append": 500, "tail": 500, "batches": 200_000},
+    ),
     Peer(
         "delta-rs",
         "delta_",
         ("deltalake==1.6.6", "pyarrow==26.0.1"),
         "import deltalake",
         "table",
-        {"append": 100, "tail": 100},
+        {"append": 100, "tail": 100, "batches": 50_000},
     ),
     Peer("polars", "polars_", ("polars==2.1.0", "pyarrow==26.0.1"), "import polars", "table"),
 )

@@ -38,17 +38,32 @@ def append(folder: str, values: list[float]) -> Iterator[None]:
             call(step, value)
 
 
-def states(folder: str, states: list[tuple[list[float], list[float]]]) -> Iterator[None]:
-    def blocks() -> Iterator[pa.RecordBatch]:
-        for start in range(0, len(states), BATCH):
-            positions, velocities = zip(*states[start : start + BATCH], strict=True)
-            yield pa.record_batch({"ts": stamps(len(positions)), "q": positions, "v": velocities}, schema=STATE)
+def blocks_of_states(states: list[tuple[list[float], list[float]]]) -> Iterator[pa.RecordBatch]:
+    for start in range(0, len(states), BATCH):
+        positions, velocities = zip(*states[start : start + BATCH], strict=True)
+        yield pa.record_batch({"ts": stamps(len(positions)), "q": positions, "v": velocities}, schema=STATE)
 
+
+def states(folder: str, states: list[tuple[list[float], list[float]]]) -> Iterator[None]:
+    table = DeltaTable.create(f"{folder}/points", STATE)
     yield
-    write(folder, pa.RecordBatchReader.from_batches(STATE, blocks()))
+    for block in blocks_of_states(states):
+        write_deltalake(table, block, mode="append", writer_properties=ZSTD)
+
+
+def states_once(folder: str, states: list[tuple[list[float], list[float]]]) -> Iterator[None]:
+    yield
+    write(folder, pa.RecordBatchReader.from_batches(STATE, blocks_of_states(states)))
 
 
 def batches(folder: str, batches: list[list[dict[str, Any]]]) -> Iterator[None]:
+    table = DeltaTable.create(f"{folder}/points", POINT)
+    yield
+    for batch in batches:
+        write_deltalake(table, pa.RecordBatch.from_pylist(batch, schema=POINT), mode="append", writer_properties=ZSTD)
+
+
+def batches_once(folder: str, batches: list[list[dict[str, Any]]]) -> Iterator[None]:
     yield
     blocks = (pa.RecordBatch.from_pylist(batch, schema=POINT) for batch in batches)
     write(folder, pa.RecordBatchReader.from_batches(POINT, blocks))

@@ -5,8 +5,9 @@ functions of fixed names; a workload whose functions are missing is one that the
 generators: what stands before their only `yield` opens, and is not measured; the rest is, closing included.
 
 - `append(folder, values)`, `metrics(folder, names, values)`, `states(folder, states)`, `batches(folder, batches)`,
-  `frame(folder, frame)` of what `to_frame(values)` made, and `store(folder, values)` where `append` is no sane way to
-  keep many points;
+  `frame(folder, frame)` of what `to_frame(values)` made;
+- where a write a point is no sane way, `batches_once` and `states_once`, which keep everything in one write at the end,
+  and `store(folder, values)`;
 - `appender(folder)`, a context manager that gives a function of step and value;
 - `fill(folder, values)`, and then `reader(folder)`, whose handle goes to `read_frame(handle, start)`,
   `read_dicts(handle, start)` and `read_all(handle)`;
@@ -143,13 +144,26 @@ def metrics(driver: Any, folder: str, count: int) -> dict[str, float]:
 
 def states(driver: Any, folder: str, count: int) -> dict[str, float]:
     """Two lists of seven floats a point."""
-    seconds = twice(folder, driver.states, make_states, count)
-    return {"states": count / seconds, "states bytes": bytes_below(f"{folder}/run") / count}
+    figures = {"states": count / twice(folder, driver.states, make_states, count)}
+    if not hasattr(driver, "states_once"):
+        figures["states bytes"] = bytes_below(f"{folder}/run") / count
+    return figures
 
 
 def batches(driver: Any, folder: str, count: int) -> dict[str, float]:
     """Lists of a thousand dicts, each kept when its call returns."""
     return {"batches": count / twice(folder, driver.batches, make_batches, count)}
+
+
+def once(driver: Any, folder: str, count: int) -> dict[str, float]:
+    """The same lists of dicts, and a twentieth as many states, in one write that keeps nothing before its end."""
+    some = max(1, count // 20)
+    lists, place = fresh_folder(folder, "lists"), fresh_folder(folder, "states")
+    return {
+        "batches once": count / twice(lists, driver.batches_once, make_batches, count),
+        "states once": some / twice(place, driver.states_once, make_states, some),
+        "states bytes": bytes_below(f"{place}/run") / some,
+    }
 
 
 def frame(driver: Any, folder: str, count: int) -> dict[str, float]:
@@ -257,6 +271,7 @@ WORKLOADS = {
     "metrics": (metrics, "metrics"),
     "states": (states, "states"),
     "batches": (batches, "batches"),
+    "once": (once, "batches_once"),
     "frame": (frame, "frame"),
     "bytes": (size, "append"),
     "fill": (fill, "fill"),

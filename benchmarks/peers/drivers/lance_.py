@@ -36,17 +36,32 @@ def append(folder: str, values: list[float]) -> Iterator[None]:
             call(step, value)
 
 
-def states(folder: str, states: list[tuple[list[float], list[float]]]) -> Iterator[None]:
-    def blocks() -> Iterator[pa.RecordBatch]:
-        for start in range(0, len(states), BATCH):
-            positions, velocities = zip(*states[start : start + BATCH], strict=True)
-            yield pa.record_batch({"ts": stamps(len(positions)), "q": positions, "v": velocities}, schema=STATE)
+def blocks_of_states(states: list[tuple[list[float], list[float]]]) -> Iterator[pa.RecordBatch]:
+    for start in range(0, len(states), BATCH):
+        positions, velocities = zip(*states[start : start + BATCH], strict=True)
+        yield pa.record_batch({"ts": stamps(len(positions)), "q": positions, "v": velocities}, schema=STATE)
 
+
+def states(folder: str, states: list[tuple[list[float], list[float]]]) -> Iterator[None]:
+    data = lance.write_dataset(STATE.empty_table(), place(folder))
     yield
-    lance.write_dataset(pa.RecordBatchReader.from_batches(STATE, blocks()), place(folder))
+    for block in blocks_of_states(states):
+        data.insert(block)
+
+
+def states_once(folder: str, states: list[tuple[list[float], list[float]]]) -> Iterator[None]:
+    yield
+    lance.write_dataset(pa.RecordBatchReader.from_batches(STATE, blocks_of_states(states)), place(folder))
 
 
 def batches(folder: str, batches: list[list[dict[str, Any]]]) -> Iterator[None]:
+    data = lance.write_dataset(POINT.empty_table(), place(folder))
+    yield
+    for batch in batches:
+        data.insert(pa.RecordBatch.from_pylist(batch, schema=POINT))
+
+
+def batches_once(folder: str, batches: list[list[dict[str, Any]]]) -> Iterator[None]:
     yield
     blocks = (pa.RecordBatch.from_pylist(batch, schema=POINT) for batch in batches)
     lance.write_dataset(pa.RecordBatchReader.from_batches(POINT, blocks), place(folder))
