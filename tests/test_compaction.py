@@ -23,6 +23,7 @@ from dreamlake import Lake, Session
 from dreamlake.engine.compaction import MOST_BYTES, plan
 from dreamlake.errors import CorruptTrackError, SessionClosedError
 from dreamlake.format.layout import SegmentName
+from dreamlake.format.segment import open_segment
 
 HOUR = 3600.0
 SIZE = 5
@@ -380,3 +381,12 @@ def test_two_sessions_of_two_processes_merge_one_track(lake_dir: Path, run_pytho
         own = [(row["turn"], row["n"]) for row in rows if row["who"] == who]
         assert own == [(turn, n) for turn in range(30) for n in range(7)]
     assert len(segments(lake_dir)) < 40
+
+
+def test_the_newest_footer_knows_all_before_it_in_their_new_form(lake_dir: Path, session: Session) -> None:
+    """So a reader that knows nothing asks one footer about the whole track."""
+    write(session, 20 * SIZE * 10)
+    assert session.track("a").compact()["into"] == 2
+    last = lake_dir / "w/s/tracks/a" / "000000000500-000000001000.parquet"
+    before = open_segment(last.read_bytes()).info.before
+    assert [(bounds.start, bounds.stop) for bounds in before] == [(0, 500)]

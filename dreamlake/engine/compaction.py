@@ -202,7 +202,12 @@ def compact(
     """
     merged = into = 0
     damage: CorruptTrackError | None = None
-    for run, files, known, before in under_lock(partial(_to_merge, at_least=0 if check is None else USUAL_POINTS)):
+    tried: set[tuple[int, int]] = set()
+    # One after the other, from the lowest on: so the footer of each knows those before it in the form that they have.
+    find = partial(_next_to_merge, at_least=0 if check is None else USUAL_POINTS, tried=tried)
+    while (todo := under_lock(find)) is not None:
+        run, files, known, before = todo
+        tried.add(_span(run))  # once, though a late field may have given a part a new generation meanwhile
         try:
             done = merge(files, run, known, before, check or (lambda: None))
         except FileNotFoundError:
@@ -244,13 +249,18 @@ def _swept(disk: TrackOnDisk) -> int:
 Todo = tuple[tuple[SegmentName, ...], SegmentFiles, logical.TrackSchema, tuple[SegmentBounds, ...]]
 
 
-def _to_merge(disk: TrackOnDisk, at_least: int) -> list[Todo]:
-    """The runs of a track that can be merged now, each with what `merge` wants."""
+def _next_to_merge(disk: TrackOnDisk, at_least: int, tried: Collection[tuple[int, int]]) -> Todo | None:
+    """The first run of a track that can be merged now and was not tried yet, with what `merge` wants."""
     left_out = {name for name, bounds in zip(disk.live, disk.bounds, strict=True) if bounds.ts_min > bounds.ts_max}
     left_out.update(disk.away)
     sizes = [0 if name in left_out else disk.files.size(name) for name in disk.live]
     runs = plan(disk.live, max(disk.segment_points, at_least), sizes, left_out)
-    return [(run, disk.files, disk.schema, disk.bounds[: disk.live.index(run[0])]) for run in runs]
+    run = next((run for run in runs if _span(run) not in tried), None)
+    return None if run is None else (run, disk.files, disk.schema, disk.bounds[: disk.live.index(run[0])])
+
+
+def _span(run: Sequence[SegmentName]) -> tuple[int, int]:
+    return run[0].start, run[-1].stop
 
 
 def _batches(files: SegmentFiles, parts: Sequence[SegmentName], check: Callable[[], None]) -> Iterator[Batch]:
