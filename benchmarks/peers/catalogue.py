@@ -70,8 +70,8 @@ PEERS = (
         ("dreamlake==0.2.1", "polars==2.1.0"),
         "import dreamlake",
         "own",
-        {"append": 5_000, "tail": 10_000, "metrics": 4_000, "states": 5_000, "bytes": 5_000}
-        | {"batches": 200_000, "read": 200_000},
+        {"append": 5_000, "tail": 5_000, "metrics": 4_000, "states": 5_000, "bytes": 5_000}
+        | {"batches": 200_000, "read": 100_000},
     ),
     Peer(
         "wandb",
@@ -87,7 +87,7 @@ PEERS = (
         ("mlflow==3.17.2",),
         "import mlflow",
         "tracker",
-        {"append": 10_000, "tail": 10_000, "metrics": 20_000, "batches": 50_000, "bytes": 10_000, "read": 100_000},
+        {"append": 5_000, "tail": 10_000, "metrics": 10_000, "batches": 50_000, "bytes": 10_000, "read": 100_000},
     ),
     Peer(
         "aim",

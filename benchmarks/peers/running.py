@@ -40,7 +40,7 @@ WORKLOADS = {
 MOST = {"bytes": 1}
 """Rounds that are enough where nothing varies."""
 READING = ("range", "fresh", "full")
-IMPORTS = 5
+IMPORTS = 3
 """Interpreters that are started for one import time, of which the median counts."""
 TIMEOUT = 300.0
 LIFE = 2.5
