@@ -147,7 +147,7 @@ def damage_column(path: Path, column: str, group: int = 0) -> None:
     """Damage the pages of one column in one row group."""
     segment = open_segment(path.read_bytes())
     first, last = segment.footer.columns[column]
-    chunk = segment.footer.groups[group].chunks[last - 1]
+    chunk = segment.footer.groups[group].chunk(last - 1)
     assert first < last
     flip(path, chunk.stop - 2)
 

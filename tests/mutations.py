@@ -174,7 +174,7 @@ EQUIVALENT: dict[tuple[str, str], str] = {
     ): "the values become Arrow before the call returns, and are not kept",
     (
         "dreamlake/format/segment.py",
-        "no check of `metadata.num_columns != place or any((len(group.chunks) != place for group in groups))`",
+        "no check of `metadata.num_columns != place or any((len(group) != place for group in groups))`",
     ): "`pages.row_groups` has refused groups whose columns are not those of the schema, which was compared before",
     (
         "dreamlake/format/segment.py",

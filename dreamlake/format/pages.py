@@ -9,7 +9,7 @@ https://github.com/apache/parquet-format/blob/master/src/main/thrift/parquet.thr
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
 from dreamlake.format import thrift
@@ -34,6 +34,26 @@ _ENCODINGS = frozenset({0, 2, 3, 5, 6, 8, 9})
 _DICTIONARY_ENCODINGS = frozenset({2, 8})
 
 
+# A column in a row group as Arrow writes it, before its path and behind that: type, encodings; codec, values, sizes,
+# where its data pages and its dictionary begin; least and greatest values of a fixed size; encodings once more; sizes.
+_V = rb"[\x80-\xff]{0,8}[\x00-\x7f]"
+_FIXED = rb"(?:\x08.{8}|\x04.{4}|\x01.|\x10.{16})"
+_BOUNDS = rb"(?:\x18F\x18F\x16V\x28F\x18F(?:[\x11\x12]{2})?|\x36V)\x00".replace(b"F", _FIXED)
+_PAGES = rb"(?:\x1cE|\x2cEE|\x3cEEE|\x4cEEEE)".replace(b"E", rb"\x15.\x15.\x15V\x00")
+_SIZES_OF = rb"\x3c\x29\x06\x19\x26VV\x00"  # where there are no lists
+_BEFORE_PATH = re.compile(rb"\x26V\x1c\x15(.)\x19(?:\x15.|\x25..|\x35...|\x45....)\x19".replace(b"V", _V), re.DOTALL)
+_BEHIND_PATH = re.compile(
+    (
+        rb"\x15.\x16(V)\x16V\x16(V)\x26(V)(?:\x26(V)(?:\x1cB\x19|\x29)|\x3cB\x19|\x49)".replace(b"B", _BOUNDS)
+        + (_PAGES + rb"(?:" + _SIZES_OF + rb")?(\x00\x00)?")
+    ).replace(b"V", _V),
+    re.DOTALL,
+)
+# The end of a row group: bytes, rows, where it begins, bytes once more, its number.
+_GROUP_END = re.compile(rb"\x16V\x16(V)(?:\x26V)?(?:\x16V)?(?:\x14V)?\x00".replace(b"V", _V))
+_LIST_OF_COLUMNS, _ONE_TEXT = 0x19, 0x18  # the first field, a list; a list of one text
+_SIZES_FOLLOW = 0x3C  # a struct three fields on
+
 Data: TypeAlias = "bytes | memoryview"
 
 
@@ -56,11 +76,46 @@ class Chunk(NamedTuple):
     data: int
 
 
-class RowGroup(NamedTuple):
-    """A row group: its number of rows, and its columns."""
+class RowGroup:
+    """A row group: its number of rows, and its columns, each of which is made of what was read when it is asked for."""
 
-    rows: int
-    chunks: tuple[Chunk, ...]
+    __slots__ = ("_columns", "rows")
+
+    def __init__(self, rows: int, columns: Sequence[Chunk | _Raw]) -> None:
+        self.rows = rows
+        self._columns = columns
+
+    def __len__(self) -> int:
+        return len(self._columns)
+
+    def chunk(self, place: int) -> Chunk:
+        """The column at this place. Raises ValueError when what is said of it makes no sense."""
+        column = self._columns[place]
+        return column if isinstance(column, Chunk) else column.chunk()
+
+    def texts(self) -> list[bool]:
+        """Of each column whether its values are text."""
+        return [column.is_text for column in self._columns]
+
+
+class _Raw(NamedTuple):
+    """What was matched of a column before its path and behind that, and the path, in its list."""
+
+    begin: re.Match[bytes]
+    path: Data
+    end: re.Match[bytes]
+
+    @property
+    def is_text(self) -> bool:
+        return self.begin[1][0] == 2 * _BYTE_ARRAY
+
+    def chunk(self) -> Chunk:
+        values, size, pages, dictionary = [
+            0 if number is None else thrift.count(number, 0)[0] for number in self.end.groups()[:4]
+        ]
+        start = dictionary if 0 < dictionary < pages else pages
+        path = b".".join(thrift.list_of(BINARY, thrift.text)(self.path, 0)[0]).decode()
+        return Chunk(path, self.is_text, values, start, start + size, pages)
 
 
 # ------------------------------------------------------------------------------------------------------ footer
@@ -81,7 +136,7 @@ def row_groups(footer: bytes) -> tuple[RowGroup, ...]:
     groups = tuple(found.get(4, ()))
     # Arrow goes by the type in the schema, and does not always mind when a column's own says otherwise.
     texts = [kind == _BYTE_ARRAY for kind in found.get(2, ()) if kind is not None]
-    if any([chunk.is_text for chunk in group.chunks] != texts for group in groups):
+    if any(group.texts() != texts for group in groups):
         raise ThriftError
     return groups
 
@@ -93,10 +148,42 @@ def _element(data: Data, at: int) -> tuple[int | None, int]:
 
 
 def _row_group(data: Data, at: int) -> tuple[RowGroup, int]:
+    """A row group: by few looks where it is as Arrow writes it, since a segment has a hundred; else field by field."""
+    kind, size = data[at : at + 2]
+    if kind == _LIST_OF_COLUMNS and size & 15 == STRUCT:
+        columns: list[Chunk | _Raw] = []
+        count, place = (size >> 4, at + 2) if size < 0xF0 else thrift.varint(data, at + 2)
+        for _ in range(count):
+            column, place = _raw(data, place) or _column_chunk(data, place)
+            columns.append(column)
+        end = _GROUP_END.match(data, place)
+        if end is not None:
+            return RowGroup(thrift.count(end[1], 0)[0], columns), end.end()
     found, at = thrift.fields(data, at, _ROW_GROUP)
     if found.keys() != _ROW_GROUP.keys():
         raise ThriftError
-    return RowGroup(found[3], tuple(found[1])), at
+    return RowGroup(found[3], found[1]), at
+
+
+def _raw(data: Data, at: int) -> tuple[_Raw, int] | None:
+    """A column in a row group; None where it is not as Arrow writes one with no values of several sizes."""
+    begin = _BEFORE_PATH.match(data, at)
+    if begin is None:
+        return None
+    path = begin.end()
+    if data[path] == _ONE_TEXT and data[path + 1] < 0x80:
+        behind = path + 2 + data[path + 1]
+    else:
+        behind = thrift.list_of(BINARY, thrift.text)(data, path)[1]
+    end = _BEHIND_PATH.match(data, behind)
+    if end is None:
+        return None
+    stop = end.end()
+    if end[5] is None:  # the sizes of a column with lists
+        stop = thrift.skip(data, stop + 1, STRUCT) + 2
+        if data[end.end()] != _SIZES_FOLLOW or data[stop - 2 : stop] != b"\0\0":
+            return None
+    return _Raw(begin, data[path:behind], end), stop
 
 
 def _column_chunk(data: Data, at: int) -> tuple[Chunk, int]:

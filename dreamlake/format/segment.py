@@ -310,7 +310,7 @@ def _parse(tail: bytes, file_size: int, checksum: int) -> Footer:
     for name, width in _widths(info.schema, has_none):
         columns[name] = (place, place + width)
         place += width
-    if metadata.num_columns != place or any(len(group.chunks) != place for group in groups):
+    if metadata.num_columns != place or any(len(group) != place for group in groups):
         raise SegmentDamage("footer", "the columns are not those of its schema")
     if metadata.num_row_groups != len(groups) or sum(group.rows for group in groups) != rows:
         raise SegmentDamage("footer", "its row groups do not add up")
@@ -409,8 +409,9 @@ class Segment:
         """The named columns of row groups, in the order of the file."""
         footer = self.footer
         wanted = sorted(place for name in names for place in range(*footer.columns[name]))
-        chunks = [footer.groups[group].chunks[place] for group in groups for place in wanted]
         place = f"column {names[0]!r}" if len(names) == 1 else "pages"
+        with _damage(place):
+            chunks = [footer.groups[group].chunk(column) for group in groups for column in wanted]
         data = self._load(chunks, place)
         with _damage(place):
             json = {name for name, logical in self.info.schema.items() if logical == "json"}
