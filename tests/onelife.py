@@ -149,9 +149,11 @@ class Life:
                     process.pending[name] = []
                 return result
         for name in names:
-            held = process.held_rows(name)
-            left = self.settle(name, process.pending[name], held, may_wait[name])
-            if self.world.has_away():  # rows that may belong to an away point come behind the others by now
+            held, rows = process.held_rows(name), process.pending[name]
+            left = self.settle(name, rows, held, may_wait[name])
+            if held == [(row.ts, row.automatic) for row in rows]:
+                left = rows  # they were not even sorted: what merges with what may change until they are
+            elif self.world.has_away():  # rows that may belong to an away point come behind the others by now
                 left.sort(key=lambda row: held.index((row.ts, row.automatic)))
             process.pending[name] = left
         return result
