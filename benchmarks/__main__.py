@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import appending, batching, memory, outage, reading, remote, report, sizes, starting
+from benchmarks import appending, batching, long, memory, outage, reading, remote, report, sizes, starting
 from benchmarks.harness import Row, Settings
 
 WORKLOADS: dict[str, Callable[[Settings], list[Row]]] = {
@@ -25,6 +25,7 @@ WORKLOADS: dict[str, Callable[[Settings], list[Row]]] = {
     "import": starting.import_time,
     "memory": memory.writer_memory,
     "robot": appending.robot_states,
+    "long": long.long_track,
     "s3-range": remote.range_read,
     "s3-full": remote.full_read,
     "s3-runs": remote.many_runs,
