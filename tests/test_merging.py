@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from model import ModelTrack, points_of
 from support import run_python, start_python
+from world import Process, World
 
 from dreamlake import Lake, Session
 
@@ -215,3 +216,34 @@ def test_a_point_of_another_process_is_found_without_a_reopen(lake_dir: Path, ma
         assert points[2] == {"mine": 2, "theirs": 2, "_ts": 2.0}
         assert points[10] == {"theirs": 10, "late": 1, "_ts": 10.0}
         assert points[19] == {"theirs": 19, "late": 2, "_ts": 19.0}
+
+
+def test_a_hot_file_that_another_process_wrote_anew_is_read_anew() -> None:
+    """Without a roll, and longer than before by now: where this process had read to is the middle of a line."""
+    world = World("local", segment_points=1000)
+    first, second = Process(world), Process(world)
+    try:
+        for process in (first, second):
+            process.open()
+        first.session.track("a").append(i=0, _ts=1.0)
+        first.session.flush()
+        second.session.track("a").append(i=1, _ts=2.0)
+        second.session.flush()
+        path = Path(world.track_folder("a"), "data.jsonl")
+        lines = []
+        for number in range(8):
+            first.session.track("a").append(x=number, _ts=1.0)
+            first.session.flush()
+            lines.append(path.read_bytes().count(b"\n"))
+        assert lines != sorted(lines), "it was written anew"
+        first.session.track("a").append(text="long " * 100)
+        first.session.flush()
+        second.session.track("a").append(i=3)
+        second.session.flush()
+        points = world.points("a")
+        assert [point.get("i") for point in points] == [0, 1, None, 3]
+        assert points[0]["x"] == 7
+    finally:
+        for process in (first, second):
+            process.die()
+        world.end()
