@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import appending, batching, long, memory, outage, reading, remote, report, sizes, starting
+from benchmarks import appending, batching, long, many, memory, outage, reading, remote, report, sizes, starting
 from benchmarks.harness import Row, Settings
 
 WORKLOADS: dict[str, Callable[[Settings], list[Row]]] = {
@@ -26,6 +26,8 @@ WORKLOADS: dict[str, Callable[[Settings], list[Row]]] = {
     "memory": memory.writer_memory,
     "robot": appending.robot_states,
     "long": long.long_track,
+    "runs": many.many_runs,
+    "many-tracks": many.tracks_in_one,
     "s3-range": remote.range_read,
     "s3-full": remote.full_read,
     "s3-runs": remote.many_runs,
