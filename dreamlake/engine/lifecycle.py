@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
@@ -244,7 +245,8 @@ def arm() -> None:
         for _ in range(2):  # a SIGTERM can end a hook before its first step: then the other one flushes
             atexit.register(_at_exit)
         if hasattr(threading, "_register_atexit"):
-            threading._register_atexit(_at_end_of_child)
+            with suppress(RuntimeError):  # the interpreter is ending; then it is no child of multiprocessing
+                threading._register_atexit(_at_end_of_child)
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_in_child)
     if sys.exit is not _exit:
@@ -254,7 +256,7 @@ def arm() -> None:
     if threading.current_thread() is threading.main_thread():
         if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
             signal.signal(signal.SIGTERM, _on_sigterm)
-        if _process.finalizer is not None and _handles_sigterm():
+        if _process.finalizer is not None and _handles_sigterm() and hasattr(signal, "pthread_kill"):
             _watch_sigterm()
 
 

@@ -37,7 +37,10 @@ class SigtermWatch:
             signal.set_wakeup_fd(before)
             self._close()
             return
-        threading.Thread(target=self._run, name="dreamlake-sigterm", daemon=True).start()
+        try:
+            threading.Thread(target=self._run, name="dreamlake-sigterm", daemon=True).start()
+        except RuntimeError:  # the interpreter is ending
+            self.after_fork_in_child()
 
     def pause(self) -> None:
         """Send nothing from now on; called by the main thread before it takes the handler away."""
