@@ -284,6 +284,37 @@ def many_runs(s3_server: S3Server, tmp_path_factory: pytest.TempPathFactory) -> 
     return url
 
 
+def test_a_long_track_that_was_merged_costs_few_requests(
+    open_lake: OpenLake, tmp_path: Path, s3_server: S3Server, s3_url: str, s3_proxy: Proxy
+) -> None:
+    """Ten wide segments: their row groups are small, so that a range of points is a few small ranges of bytes."""
+    wide, count = 100_000, 1_000_000
+    with Session("long", "w", local_path=tmp_path, segment_points=wide // 100) as session:
+        session.track("loss").append_batch(pl.DataFrame({"step": pl.int_range(count, eager=True)}))
+        assert session.track("loss").compact()["segments"] == 10
+    for path in (tmp_path / "w/long/tracks/loss").glob("*.parquet"):
+        start, _, stop = path.stem.partition("-")
+        if int(stop) - int(start) < wide:
+            path.unlink()  # the parts, which stay for readers of before
+    upload(tmp_path, s3_url, s3_server.options())
+
+    def costs(work: Callable[[Any], Any]) -> tuple[Any, int]:
+        track = open_lake(s3_url).session("long", "w").track("loss")
+        with s3_proxy.counting() as requests:
+            return work(track), len(requests)
+
+    frame, requests = costs(lambda track: track.to_polars())
+    assert frame["step"].equals(pl.Series("step", range(count)))
+    assert requests <= 40
+    start = count // 2 + 500
+    found, requests = costs(lambda track: track.read(start, 1000)["data"])
+    assert [point["data"]["step"] for point in found] == list(range(start, start + 1000))
+    assert requests <= 5
+    length, requests = costs(len)
+    assert length == count
+    assert requests <= 2
+
+
 def test_many_runs_cost_three_requests_each(open_lake: OpenLake, many_runs: str, s3_proxy: Proxy) -> None:
     lake = open_lake(many_runs)
     s3_proxy.latency = 0.005
