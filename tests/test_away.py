@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -91,14 +92,19 @@ def test_a_damaged_record_is_told(tmp_path: Path, line: bytes) -> None:
         away.read(str(tmp_path))
 
 
-def test_records_survive_an_fsync_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("when", range(1, 8))
+def test_records_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: int) -> None:
     away.add(str(tmp_path), [record(A)], fsync=True)
     seam = crashlib.Seam(0, crashlib.fail)
-    monkeypatch.setattr(local, "os_", seam)
-    seam.when = 4  # open, fstat, write, fsync
+    with monkeypatch.context() as patch:
+        patch.setattr(local, "os_", seam)
+        seam.when = when  # open, write, fsync, close, rename; then the folder, which is synced
+        with suppress(OSError):
+            away.add(str(tmp_path), [record(B)], fsync=True)
+    assert when < 3 or seam.names[2] == "fsync"
+    assert set(away.read(str(tmp_path))) == ({A} if when < 6 else {A, B})
+    assert [path.name for path in tmp_path.iterdir()] == [layout.AWAY_FILE]
     away.add(str(tmp_path), [record(B)], fsync=True)
-    assert seam.names[3] == "fsync"
-    assert "replace" in seam.names, "a second fsync of the same file proves nothing"
     assert away.read(str(tmp_path)) == {A: record(A), B: record(B)}
 
 

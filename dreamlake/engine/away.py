@@ -91,47 +91,24 @@ def parse(data: bytes, path: str) -> dict[SegmentName, Away]:
 
 
 def add(folder: str, records: Collection[Away], fsync: bool) -> None:
-    """Note that these segments are away too. Raises OSError; then they may be noted all the same.
+    """Note that these segments are away too. Raises OSError, also with them noted, and CorruptTrackError.
 
     Parameters
     ----------
     fsync
         Whether this survives power loss; needed before a segment is deleted.
     """
-    path = _path(folder)
-    end, size = _whole(path)
-    if size > end:
-        local.truncate(path, end)
-    data = _encode(records)
-    try:
-        local.append_at(path, end, data, fsync)
-    except local.FsyncFailed:
-        # A second fsync of the same pages would prove nothing: all goes to a new file.
-        try:
-            local.atomic_write(path, _encode({**read(folder), **{away.name: away for away in records}}.values()), fsync)
-        except BaseException:
-            local.cut_off(path, end)
-            raise
+    # Whole, not appended: without a line of it that can be read nobody knows which segments there are.
+    write(folder, {**read(folder), **{away.name: away for away in records}}.values(), fsync)
 
 
-def write(folder: str, records: Collection[Away], fsync: bool = False) -> None:
+def write(folder: str, records: Iterable[Away], fsync: bool = False) -> None:
     """Note that these segments and no others are away: all of it takes effect, or nothing. Raises OSError."""
     local.atomic_write(_path(folder), _encode(records), fsync)
 
 
 def _path(folder: str) -> str:
     return os.path.join(folder, layout.AWAY_FILE)
-
-
-def _whole(path: str) -> tuple[int, int]:
-    """Where the last whole line of a file ends, and its size."""
-    try:
-        size = os.stat(path).st_size
-    except FileNotFoundError:
-        return 0, 0
-    if size and local.read_if_there(path, size - 1) != b"\n":
-        return local.read_if_there(path).rfind(b"\n") + 1, size
-    return size, size
 
 
 def _encode(records: Iterable[Away]) -> bytes:
