@@ -63,7 +63,7 @@ class Parameters(ParametersView):
     def set(self, /, **values: Any) -> Parameters:
         """Set parameters; nested dicts become dotted keys (``optimizer.lr``), later values win, others stay.
 
-        They are on disk when this returns, and safe under several processes.
+        They are on disk when this returns, also after a power loss, and safe under several processes.
 
         Raises
         ------
@@ -77,18 +77,18 @@ class Parameters(ParametersView):
             if above := next((key[:at] for at, char in enumerate(key) if char == "." and key[:at] in flat), None):
                 raise ValueError(f"the parameter {above!r} is both a value and a part of {key!r}; give one of them")
         writer = self._open_writer()
-        writer.under_lock(lambda: _merge(writer.folder, flat, writer.options.fsync))
+        writer.under_lock(lambda: _merge(writer, flat))
         return self
 
 
-def _merge(folder: str, flat: dict[str, Any], fsync: bool) -> None:
-    """Put parameters into the parameters.json of a session's folder on this machine."""
+def _merge(writer: Writer, flat: dict[str, Any]) -> None:
+    """Put parameters into the parameters.json of a session's folder on this machine; few and dear, they always last."""
     from dreamlake.engine.hosts import read_parameters, with_parameters
     from dreamlake.engine.runfile import iso_now
     from dreamlake.format.point import to_json
     from dreamlake.storage.local import LocalStore, atomic_write
 
-    local = LocalStore(folder)
+    local = LocalStore(writer.folder)
     stored = read_parameters(local, PARAMETERS_FILE)
     now = iso_now()
     content = {
@@ -98,7 +98,8 @@ def _merge(folder: str, flat: dict[str, Any], fsync: bool) -> None:
         "updatedAt": now,
     }
     text = json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False)
-    atomic_write(local.describe(PARAMETERS_FILE), text.encode() + b"\n", fsync)
+    writer.footing.secure(writer.folder)
+    atomic_write(local.describe(PARAMETERS_FILE), text.encode() + b"\n", fsync=True)
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "", depth: int = 0) -> dict[str, Any]:

@@ -496,13 +496,6 @@ SCENES: dict[str, tuple[Callable[[Any], None], Callable[[Any], None]]] = {
     "repair": (crashlib.SCENES["late"][0], _long_lines),
     "mend": (_damaged_before, _mend),
 }
-#: What is not mended yet, by what is said of it. Of each there is a test that fails.
-KNOWN = {
-    "was written by two machines": "the session is taken for two machines' and cannot be opened; nothing is lost",
-    "parameters.json is damaged (the whole file): it is not a JSON object": "an empty parameters.json stops `sync`",
-    "parameters.json is damaged (the whole file): it is not JSON": "a damaged parameters.json was sent to the replica",
-    "parameters of the replica": "an empty or missing parameters.json took the place of the replica's",
-}
 #: Those with a replica; of these, those whose segments go away once they are there.
 REPLICAS = {"first sync", "drop", "late for away", "late and drop", "adopt", "take over"}
 TRIMS = {"drop", "late and drop"}
@@ -534,10 +527,7 @@ def record(folder: Path, scene: str, fsync: bool, failing: tuple[int, ...] = ())
 
 
 class Seen(NamedTuple):
-    """What was found: ``whole``; ``opened``, ``repaired`` or ``given up``, which it took; ``wrong``, and what is.
-
-    ``known``: what is wrong and was found before, see `KNOWN`.
-    """
+    """What was found: ``whole``; ``opened``, ``repaired`` or ``given up``, which it took; ``wrong``, and what is."""
 
     how: str
     detail: str = ""
@@ -552,9 +542,6 @@ def judge(folder: Path, recorder: Recorder, sample: Sample) -> Seen:
         with mock.patch.object(pace, "BREATH", 3600.0):
             seen = _Look(root, recorder, sample.place).run()
     except Exception as error:
-        if known := _known(error):
-            shutil.rmtree(root)
-            return Seen("known", known)
         frame = traceback.extract_tb(error.__traceback__)[-1]
         return Seen("wrong", f"{type(error).__name__}: {error} [{frame.name}:{frame.lineno}] in {root}")
     shutil.rmtree(root)
@@ -580,6 +567,8 @@ class _Look:
         self.repaired = False
         #: Whether points that were not acknowledged were given up between others.
         self.gave_up = False
+        #: The session that was last resumed.
+        self.resumed: Session | None = None
 
     def run(self) -> Seen:
         how = "whole"
@@ -596,13 +585,13 @@ class _Look:
         try:
             self.go_on(before)
         except (CorruptTrackError, RemoteConflictError) as error:
-            if known := _known(error):
-                if how == "whole" and isinstance(error, RemoteConflictError):  # before anything was done
-                    self.read(before)
-                return Seen("known", known)
+            if isinstance(error, RemoteConflictError) and "cannot be compared" not in str(error):
+                raise  # of damage here it says that; else there is one machine only
             self.may_be_mended(how, error)
             self.mend()
             how = "given up" if self.gave_up else "repaired"
+            if self.resumed is not None:  # it stays open where it could not write all at its end
+                self.resumed.close()
             self.go_on(before)
         return Seen(how)
 
@@ -646,12 +635,7 @@ class _Look:
         run = SessionView(self.view_store(), WORKSPACE, NAME)
         found = {}
         for name in sorted({*self.mark.points, TRACK}):
-            try:
-                found[name] = _points(run.track(name), errors="skip")
-            except CorruptTrackError as error:
-                if not error.path.endswith(".away.jsonl"):  # without these nobody knows which segments there are
-                    raise
-                found[name] = {}
+            found[name] = _points(run.track(name), errors="skip")
         return found
 
     def view_store(self) -> Any:
@@ -757,9 +741,7 @@ class _Look:
         if not needed and not self.mark.others:
             return
         assert isinstance(error, CorruptTrackError), error
-        assert error.path.endswith(("data.jsonl", "logs.jsonl", ".away.jsonl")) or not self.mark.others, error
-        if error.path.endswith(".away.jsonl"):
-            return  # nobody knows which segments there are, until it is repaired
+        assert error.path.endswith(("data.jsonl", "logs.jsonl")) or not self.mark.others, error
         if error.path.endswith("logs.jsonl"):
             good = Path(error.path).read_bytes().splitlines(keepends=True)[: int(error.place.split()[-1]) - 1]
             assert len(good) >= len(self.mark.others["log"]) % LOG_LINES, error
@@ -777,7 +759,8 @@ class _Look:
         if self.has_replica:
             self.go_on_with_replica()
         else:
-            with crashlib.session(self.root, resume="allow") as resumed:
+            self.resumed = crashlib.session(self.root, resume="allow")
+            with self.resumed as resumed:
                 track = resumed.track(TRACK)
                 found = track.read(limit=None)["data"] if TRACK in resumed.tracks else []
                 _append_and_set(track, [row["data"] for row in found])
@@ -794,24 +777,13 @@ class _Look:
 
     def go_on_with_replica(self) -> None:
         """As without, and have all of it on the replica; nothing is read before, which would merge what waits."""
-        resumed = crashlib.session(self.root, resume="allow", **WITH_REPLICA)
-        resumed.open()
-        resumed.writer.replica.trims = self.trims  # type: ignore[union-attr]
-        try:
+        self.resumed = crashlib.session(self.root, resume="allow", **WITH_REPLICA)
+        with self.resumed as resumed:
+            resumed.writer.replica.trims = self.trims  # type: ignore[union-attr]
             run = view(self.root, True)
             _append_and_set(resumed.track(TRACK), list(_points(run.track(TRACK)).values()))
             resumed.flush()
             resumed.sync()
-        finally:
-            resumed.close()
-
-
-def _known(error: Exception) -> str:
-    """What is wrong, if that is known; damage of this disk's parameters.json is known where the file is empty."""
-    said = str(error)
-    if isinstance(error, CorruptTrackError) and "memory:" not in said and os.path.getsize(error.path):
-        return ""
-    return next((what for part, what in KNOWN.items() if part in said), "")
 
 
 def _append_and_set(track: Any, points: list[dict[str, Any]]) -> None:

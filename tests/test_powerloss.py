@@ -20,8 +20,6 @@ from dreamlake.format.segmentinfo import SegmentBounds
 
 #: States looked at of each scene, fewer where each takes long; the campaign `powerloss` looks at all.
 SAMPLE, FEW = 20, 10
-#: Where what is `powerscenes.KNOWN` is met, without fsync and with it; see test_powerloss_replica.py.
-KNOWN_IN = {(scene, False) for scene in REPLICAS} | {("late and drop", True)}
 
 
 @pytest.mark.parametrize("fsync", [True, False], ids=["fsync", "plain"])
@@ -36,7 +34,6 @@ def test_whatever_a_cut_leaves(tmp_path: Path, scene: str, fsync: bool) -> None:
     counts = look(recorder, some, tmp_path, wrong.append)
     assert not wrong, "\n".join(wrong)
     assert counts["whole"] > len(some) // 8
-    assert not counts["known"] or (scene, fsync) in KNOWN_IN
 
 
 @pytest.mark.parametrize("scene", ["flush", "everything"])

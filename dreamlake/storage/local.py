@@ -43,6 +43,7 @@ _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _NO_LINKS = frozenset(
     {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EMLINK, errno.EINVAL}
 )
+_NO_WRITING = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 _NO_DIR_FSYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
 
 
@@ -202,6 +203,10 @@ def fsync_file(path: str) -> None:
         fd = os_.open(path, os.O_RDWR | _CLOEXEC | _NOFOLLOW)
     except FileNotFoundError:
         return
+    except OSError as error:
+        if error.errno not in _NO_WRITING:
+            raise
+        fd = os_.open(path, os.O_RDONLY | _CLOEXEC | _NOFOLLOW)  # enough on most systems
     try:
         _fsync(fd, path)
     finally:

@@ -3,8 +3,7 @@
 What was acknowledged with ``fsync=True`` must be there, and without it what is in segments; with a replica all that was
 synced too, once the session is open. Said of each scene: its operations, the states that differ, how many were whole as
 they were, how many held no acknowledged point yet and were right once opened, how many needed a repair of what was
-never acknowledged, in how many that repair had to be allowed to give points up, between which others were, and how many
-show what is known and not mended yet.
+never acknowledged, and in how many that repair had to be allowed to give points up, between which others were.
 """
 
 from __future__ import annotations
@@ -16,13 +15,14 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
+import msgspec
 from powerloss import Recorder, Sample, samples
 from powerscenes import SCENES, judge, record
 
@@ -36,7 +36,9 @@ from dreamlake.engine.footing import Footing
 from dreamlake.engine.late import LateFile
 from dreamlake.engine.repair import _Repair as Repair
 from dreamlake.engine.repairtrack import TrackRepair
+from dreamlake.engine.replica import ledger, ownfiles, state, tracks
 from dreamlake.engine.replica.taking import Taking
+from dreamlake.format import layout
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -109,7 +111,7 @@ def _told(counts: Counter[str]) -> str:
     return f"{counts.total()} states: {', '.join(parts)}"
 
 
-HOWS = ("whole", "opened", "repaired", "given up", "known", "wrong")
+HOWS = ("whole", "opened", "repaired", "given up", "wrong")
 
 
 # -- planted bugs ------------------------------------------------------------------------------------------------------
@@ -257,6 +259,21 @@ def _cut_at_damage(self: Any, filled: Any) -> None:
     local.truncate(path, end, fsync=True)
 
 
+@contextmanager
+def _sent_unsynced() -> Iterator[None]:
+    with mock.patch.object(tracks, "make_last"), mock.patch.object(ownfiles, "make_last"):
+        yield
+
+
+@contextmanager
+def _state_unsynced() -> Iterator[None]:
+    def save(folder: str, known: state.ReplicaState) -> None:
+        local.atomic_write(os.path.join(folder, layout.REPLICA_FILE), msgspec.json.encode(known), False)
+
+    with mock.patch.object(state, "save", save), mock.patch.object(ledger, "save", save):
+        yield
+
+
 PLANTED = [
     Planted("no fsync of lines", _without(local, "_fsync"), "flush"),
     Planted("no fsync of segments", _without(local, "_fsync"), "roll many", fsync=False),
@@ -296,6 +313,8 @@ PLANTED = [
     Planted("no fsync of what is noted of segments elsewhere", _with_argument(away, "write", 2, False), "adopt"),
     Planted("no fsync of a segment that came here", _beside_unsynced_in(Taking, "_place"), "adopt"),
     Planted("no fsync of lines that came here", _with_argument(Taking, "_write", 3, False), "adopt"),
+    Planted("what is sent does not last here", _sent_unsynced, "late for away", fsync=False),
+    Planted("what is noted of the replica does not last", _state_unsynced, "late and drop", rare=True),
     Planted("points are given up unasked", _without(Repair, "_refusal", lambda *args: ""), "repair", False, after=True),
     Planted(
         "a repair cuts at the damage",

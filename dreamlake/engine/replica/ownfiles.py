@@ -10,15 +10,16 @@ import errno
 import json
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from hashlib import file_digest
 from math import isfinite
 from typing import Any
 
+from dreamlake.engine import hosts
 from dreamlake.engine.process import side_by_side
 from dreamlake.engine.replica.meeting import created
-from dreamlake.engine.replica.sending import Foreign, Gone, Sender
+from dreamlake.engine.replica.sending import Foreign, Gone, Sender, make_last
 from dreamlake.engine.replica.stand import Stand, stand
 from dreamlake.engine.replica.state import RemoteState, ReplicaState, Sent, digest
 from dreamlake.engine.sessionlock import Counter
@@ -112,6 +113,7 @@ class OwnFiles:
         data = self._session()
         sent = self.known.file(layout.SESSION_FILE)
         path = f"{self.there}/{layout.SESSION_FILE}"
+        make_last(self.local, layout.SESSION_FILE, self._seen)
         try:
             self._replace(path, data, sent)
         except Foreign as foreign:
@@ -178,17 +180,9 @@ class OwnFiles:
             self._saw(layout.LOGS_FILE, stands)
 
     def _send_parameters(self) -> None:
-        try:
-            data = self.local.get(layout.PARAMETERS_FILE)
-        except FileNotFoundError:
-            return
-        if not self.known.origin and self.known.base:
-            content = self._object(layout.PARAMETERS_FILE, data)
-            own = _differing(content.get("data"), self.known.base)
-            if not own and self.known.file(layout.PARAMETERS_FILE).version is None:
-                return
-            data = _encode({**content, "data": own})
-        self._send(layout.PARAMETERS_FILE, data)
+        data = parameters_to_send(self.local, self.known)
+        if data is not None:
+            self._send(layout.PARAMETERS_FILE, data)
 
     def _send_files(self, attempt: Callable[[str, Callable[[], None]], None]) -> None:
         """Send what was uploaded before what is said about it."""
@@ -216,6 +210,7 @@ class OwnFiles:
             sha = file_digest(file, "sha256").hexdigest()
         sent = self.known.file(path)
         if sent.version is None or sent.sha != sha:
+            make_last(self.local, path, self._seen)
             self.sender.expect(1, size)
             version = self.sender.ask(lambda: self.sender.remote.put_file(f"{self.there}/{path}", full))
             with self.sender.ledger:
@@ -229,8 +224,10 @@ class OwnFiles:
         for path in self.local.walk(layout.HOSTS_DIR):
             if not path.startswith(own) and is_text(path) and self._is_file(path):
                 stands = stand(self.local.describe(path))
+                data, sent = self.local.get(path), self.known.file(path)
                 with suppress(Foreign):
-                    self._replace_news(f"{self.there}/{path}", self.local.get(path), self.known.file(path))
+                    if _is_news(data, sent):
+                        self._replace(f"{self.there}/{path}", data, sent)
                 self._saw(path, stands)
 
     # -- names there -----------------------------------------------------------------------------------------------
@@ -240,15 +237,13 @@ class OwnFiles:
         sent = self.known.file(path)
         own = "" if self.known.origin else f"{layout.HOSTS_DIR}/{self.state.machine}/"
         try:
-            self._replace_news(f"{self.there}/{own}{path}", data, sent)
+            if _is_news(data, sent):
+                make_last(self.local, path, self._seen)
+                self._replace(f"{self.there}/{own}{path}", data, sent)
         except Foreign:
             with self.sender.ledger:
                 self._go_elsewhere()
             raise Moved from None
-
-    def _replace_news(self, path: str, data: bytes, sent: Sent) -> None:
-        if data if sent.version is None else sent.sha != digest(data):
-            self._replace(path, data, sent)
 
     def _replace(self, path: str, data: bytes, sent: Sent) -> None:
         self.sender.expect(1, len(data))
@@ -312,15 +307,38 @@ class OwnFiles:
         return fields
 
 
+def _is_news(data: bytes, sent: Sent) -> bool:
+    return bool(data) if sent.version is None else sent.sha != digest(data)
+
+
 def is_text(path: str) -> bool:
     """Whether a path has a UTF-8 form, as objects' names and the state need."""
     return path.isascii() or not any("\ud800" <= char <= "\udfff" for char in path)
 
 
-def _differing(own: object, base: dict[str, object]) -> dict[str, object]:
+def parameters_to_send(here: LocalStore, state: RemoteState) -> bytes | None:
+    """The bytes that this machine's parameters.json should have on the replica; None where there is nothing to say.
+
+    Raises
+    ------
+    CorruptTrackError
+        The file here is damaged, and must not take the place of a good one. An empty one is taken for missing.
+    """
+    content = hosts.read_parameters(here, layout.PARAMETERS_FILE)
+    if not content["version"]:
+        return None
+    data = here.get(layout.PARAMETERS_FILE)
+    if state.origin or not state.base:
+        return data
+    fields = json.loads(data)
+    fields["data"] = own = _differing(fields["data"], state.base)
+    if not own and state.file(layout.PARAMETERS_FILE).version is None:
+        return None
+    return _encode(fields)
+
+
+def _differing(own: Mapping[str, object], base: Mapping[str, object]) -> dict[str, object]:
     """The parameters that are not those of other machines."""
-    if not isinstance(own, dict):
-        return {}
     return {key: value for key, value in own.items() if key not in base or _text(value) != _text(base[key])}
 
 

@@ -16,10 +16,11 @@ from dreamlake.engine.process import side_by_side
 from dreamlake.engine.replica import check
 from dreamlake.engine.replica import state as states
 from dreamlake.engine.replica.check import WIDTH
+from dreamlake.engine.replica.ownfiles import parameters_to_send
 from dreamlake.engine.replica.sending import Room
-from dreamlake.engine.replica.state import RemoteState
+from dreamlake.engine.replica.state import RemoteState, digest
 from dreamlake.engine.replica.taking import Taking
-from dreamlake.errors import RemoteConflictError
+from dreamlake.errors import CorruptTrackError, RemoteConflictError
 from dreamlake.format import layout, point
 from dreamlake.notices import log
 from dreamlake.storage.remote import RemoteStore
@@ -59,7 +60,7 @@ def pull(
     tracks
         The folders of the tracks, as in `check.Findings.pull`.
     fsync
-        Whether metadata and parameters survive power loss; points do always.
+        Whether metadata survives power loss; parameters and points do always.
 
     Returns
     -------
@@ -75,7 +76,7 @@ def pull(
     """
     last = _last_ts(_infos(session, remote, tree))
     # Before the tracks: once these are here, nothing calls for another pull.
-    _merge_parameters(folder, session, remote, state, tree, fsync)
+    _merge_parameters(folder, session, remote, state, states.load(folder).machine, tree)
     last = max(last, _take_tracks(folder, session, remote, state, tree, tracks, fsync))
     for below in tracks:
         if state.track(below).conflict is not None:
@@ -117,9 +118,9 @@ def adopt(
     infos = _infos(session, remote, tree)
     last = max(last, _last_ts(infos))
     local.make_dirs(folder, fsync)
-    _merge_parameters(folder, session, remote, state, tree, fsync)
-    # Before session.json: a session that is here, of which nothing is known, would be taken for the replica's origin.
     known_here = states.load(folder)
+    _merge_parameters(folder, session, remote, state, known_here.machine, tree)
+    # Before session.json: a session that is here, of which nothing is known, would be taken for the replica's origin.
     known_here.remotes[remote.describe()] = state
     states.save(folder, known_here)
     _write_json(os.path.join(folder, layout.SESSION_FILE), hosts.merged_info(infos), fsync)
@@ -171,36 +172,70 @@ def _last_ts(infos: Sequence[Mapping[str, Any]]) -> float:
     return max((float(ts) for ts in known if isinstance(ts, int | float)), default=-inf)
 
 
-def _parameters(session: str, remote: RemoteStore, tree: Mapping[str, Entry]) -> list[dict[str, Any]]:
-    """What the parameters.json files on the replica say."""
+def _parameters(session: str, remote: RemoteStore, tree: Mapping[str, Entry]) -> dict[str, dict[str, Any]]:
+    """What the parameters.json files on the replica say, by their paths below the session."""
     plain = layout.PARAMETERS_FILE
     paths = [path for path in (plain, *check.hosts_with(tree, plain)) if path in tree]
     width = min(remote.width, WIDTH)
-    return side_by_side(lambda path: hosts.read_parameters(remote, f"{session}/{path}"), paths, width)
+    found = side_by_side(lambda path: hosts.read_parameters(remote, f"{session}/{path}"), paths, width)
+    return dict(zip(paths, found, strict=True))
+
+
+def lost_parameters(
+    folder: str, session: str, remote: RemoteStore, state: RemoteState, machine: str, tree: Mapping[str, Entry]
+) -> bool:
+    """Whether this disk has lost parameters that the replica has of this machine; then `pull` brings them back.
+
+    So it is where parameters.json is missing or empty, as a power cut may leave one that was not synced; and where it
+    was begun anew, or is older than what was sent.
+    """
+    here = local.LocalStore(folder)
+    own = layout.PARAMETERS_FILE if state.origin is not False else _path_of(machine)
+    try:
+        mine = hosts.read_parameters(here, layout.PARAMETERS_FILE)
+        if mine["version"]:
+            data = parameters_to_send(here, state)
+            if own not in tree or data is None or digest(data) == state.file(layout.PARAMETERS_FILE).sha:
+                return False
+        elif own not in tree and not state.base:
+            return False
+        theirs = _parameters(session, remote, tree)
+    except CorruptTrackError as error:  # one here is told when it should be sent; one there gives nothing back
+        log().warning("parameters are not compared with those of the replica: %s", error)
+        return False
+    if not mine["version"]:
+        return bool(hosts.merged_parameters(theirs.values()))
+    return bool(theirs[own]["createdAt"] != mine["createdAt"] or theirs[own]["version"] > mine["version"])
 
 
 def _merge_parameters(
-    folder: str, session: str, remote: RemoteStore, state: RemoteState, tree: Mapping[str, Entry], fsync: bool
+    folder: str, session: str, remote: RemoteStore, state: RemoteState, machine: str, tree: Mapping[str, Entry]
 ) -> None:
     """Take over parameters that were set elsewhere; of one key the value that was set later stays."""
     theirs = _parameters(session, remote, tree)
     own = hosts.read_parameters(local.LocalStore(folder), layout.PARAMETERS_FILE)
-    merged = hosts.merged_parameters([own, *theirs])
+    merged = hosts.merged_parameters([own, *theirs.values()])
     if not theirs or not merged:
         return
-    told: dict[str, object] = point.to_json(hosts.merged_parameters(theirs))
     after: dict[str, object] = point.to_json(merged)
     if state.origin:
         sent = state.file(layout.PARAMETERS_FILE)
         if layout.PARAMETERS_FILE in tree:  # all that it says is here now, and goes back with this machine's own
             sent.version, sent.sha = tree[layout.PARAMETERS_FILE].version, None
     else:
+        # What this machine said stays its own, or it would be taken from the file that says it.
+        others = [content for path, content in theirs.items() if path != _path_of(machine)]
+        told: dict[str, object] = point.to_json(hosts.merged_parameters(others))
         state.base = {key: value for key, value in told.items() if key in after and after[key] == value}
     if after != point.to_json(own["data"]):
-        _write_parameters(folder, merged, [own, *theirs], fsync)
+        _write_parameters(folder, merged, [own, *theirs.values()])
 
 
-def _write_parameters(folder: str, merged: dict[str, Any], contents: Sequence[dict[str, Any]], fsync: bool) -> None:
+def _path_of(machine: str) -> str:
+    return f"{layout.HOSTS_DIR}/{machine}/{layout.PARAMETERS_FILE}"
+
+
+def _write_parameters(folder: str, merged: dict[str, Any], contents: Sequence[dict[str, Any]]) -> None:
     created = [content["createdAt"] for content in contents if content["createdAt"] is not None]
     updated = [content["updatedAt"] for content in contents if content["updatedAt"] is not None]
     content = {
@@ -209,7 +244,7 @@ def _write_parameters(folder: str, merged: dict[str, Any], contents: Sequence[di
         "createdAt": min(created, key=hosts.moment, default=None),
         "updatedAt": max(updated, key=hosts.moment, default=None),
     }
-    _write_json(os.path.join(folder, layout.PARAMETERS_FILE), content, fsync)
+    _write_json(os.path.join(folder, layout.PARAMETERS_FILE), content, fsync=True)
 
 
 def _write_json(path: str, content: dict[str, Any], fsync: bool) -> None:

@@ -206,17 +206,19 @@ class Replicator:
         last: list[float] = []
         adopts = not local_there and check.holds_session(tree)
         tracks: tuple[str, ...] = ()
+        lost = False
         if not adopts:
             found = check.compare(self.folder, self.session, store, mine, tree)
             if found.conflicts and not late:
                 raise RemoteConflictError("; ".join(found.conflicts.values()))
             tracks = found.pull
+            lost = pull.lost_parameters(self.folder, self.session, store, mine, known.machine, tree)
 
         def take() -> None:
             take_some = pull.adopt if adopts else partial(pull.pull, tracks=tracks)
             last.append(take_some(self.folder, self.session, store, mine, tree, fsync=self._fsync))
 
-        if adopts or tracks:
+        if adopts or tracks or lost:
             try:
                 (self.local.change if late else self.local.change_now)(take)
             except CorruptTrackError as error:

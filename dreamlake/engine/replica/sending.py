@@ -4,15 +4,19 @@ from other writers."""
 from __future__ import annotations
 
 import errno
+import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import dreamlake.storage.local as local
 from dreamlake.engine.replica.ledger import Ledger
 from dreamlake.engine.replica.progress import Progress
 from dreamlake.engine.replica.state import Sent, digest
+from dreamlake.notices import log
+from dreamlake.storage.local import LocalStore
 from dreamlake.storage.remote import ObjectChanged, RemoteStore
 
 Made = TypeVar("Made")
@@ -23,6 +27,8 @@ IN_A_ROW = 2
 SEGMENT_BYTES = 32 << 20
 #: Attempts at an object whose earlier writes turn out to have succeeded.
 TRIES = 4
+
+_TOLD = "fsync"  # the key in `seen`, beside paths, of whether it was told that the disk does not sync
 
 
 class Stopped(Exception):
@@ -262,3 +268,38 @@ class Sender:
         check(there, version)
         with self.ledger:
             sent.is_sent(version, sha)
+
+
+# ------------------------------------------------------------------------------------------------ the disk, before
+
+
+def make_last(here: LocalStore, path: str, seen: dict[str, Any]) -> None:
+    """Make a file of the session `here` last, with its name, before bytes that were read from it are sent.
+
+    Else a power cut could take from this disk what the replica has by then. This side would go on from the older form,
+    and send that in the place of the newer one, or meet points of its own as another machine's.
+
+    Where the disk refuses, that is told once, and they are sent all the same: what it may lose is best kept elsewhere.
+
+    Parameters
+    ----------
+    seen
+        What passes keep from one to the next.
+    """
+    full = here.describe(path)
+    if os.path.islink(full):
+        return  # to another file of the session
+    folder = os.path.dirname(full)
+    try:
+        local.fsync_file(full)
+        local.fsync_dir(folder)
+        while folder not in seen and len(folder) > len(here.root):
+            local.fsync_dir(os.path.dirname(folder))
+            seen[folder] = True
+            folder = os.path.dirname(folder)
+    except FileNotFoundError:
+        return  # it has become another since
+    except OSError as error:
+        if _TOLD not in seen:
+            seen[_TOLD] = True
+            log().warning("%s is uploaded, and may not outlast a power loss here: %s", full, error)

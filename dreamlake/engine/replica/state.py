@@ -185,8 +185,12 @@ def _check(state: ReplicaState) -> None:
 
 
 def save(folder: str, state: ReplicaState) -> None:
-    """Replace the state of a session folder. Raises OSError."""
-    local.atomic_write(os.path.join(folder, layout.REPLICA_FILE), msgspec.json.encode(state), fsync=False)
+    """Replace the state of a session folder, for good. Raises OSError.
+
+    Were a power cut to bring an older one back, a segment that was sent, and replaced here since, would look as if
+    another machine had made it.
+    """
+    local.atomic_write(os.path.join(folder, layout.REPLICA_FILE), msgspec.json.encode(state), fsync=True)
 
 
 def hold(folder: str, timeout: float, single_writer: bool = False) -> FileLock:

@@ -68,7 +68,9 @@ def sync_folder(
         tree = check.look(remote, session)
         mine = known.remote(remote.describe())
         found = check.compare(folder, session, remote, mine, tree)
-        if found.described:  # or their points would stay unsent, as those of a track in which the replica is ahead
+        lost = pull.lost_parameters(folder, session, remote, mine, known.machine, tree)
+        # Described: or their points would stay unsent, as those of a track in which the replica is ahead.
+        if found.described or lost:
             lock = SessionLock(os.path.join(folder, layout.LOCK_FILE), single_writer=False)
             with lock.hold(WRITERS_PATIENCE):
                 lock.announce_rewrite()

@@ -11,7 +11,7 @@ from typing import Any
 from dreamlake.engine.replica.check import Pair, Verdict
 from dreamlake.engine.replica.ledger import BREATH
 from dreamlake.engine.replica.looking import Look, Object, TrackHere
-from dreamlake.engine.replica.sending import Foreign, Gone, Sender
+from dreamlake.engine.replica.sending import Foreign, Gone, Sender, make_last
 from dreamlake.engine.replica.sides import here, there
 from dreamlake.engine.replica.state import Sent, TrackState
 from dreamlake.engine.sweep import GRACE
@@ -200,6 +200,8 @@ class TrackSender:
 
     def _replace(self, filename: str, each: Object, sent: Sent) -> None:
         check = self._believe if sent is self.known.hot else _no_check
+        if each.data:  # an empty hot file was rolled: its points are in segments, which last
+            make_last(self._here.local, f"{self.below}/{filename}", self._seen)
         self.sender.replace(f"{self.there}/{filename}", each.data, sent, check, self._noted)
         self._sent(len(each.data))
 
