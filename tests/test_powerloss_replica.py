@@ -262,3 +262,20 @@ def test_a_first_upload_does_not_save_its_state_for_each_object(
     monkeypatch.setattr(ledger, "BREATH", 3600.0)
     assert from_outside(folder, url).objects > 2 * count
     assert len(saved) < 12
+
+
+def test_a_file_that_may_not_be_written_is_synced(lake_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = lake_dir / "notes.txt"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("x")
+
+    class ReadOnly(crashlib.Seam):
+        def open(self, path: str, flags: int, *more: Any) -> int:
+            if flags & os.O_RDWR:
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+            return os.open(path, flags, *more)
+
+    seam = ReadOnly(0, crashlib.fail)
+    monkeypatch.setattr(local, "os_", seam)
+    local.fsync_file(str(path))
+    assert seam.names == ["fsync", "close"]
