@@ -80,6 +80,8 @@ def push(
         pass_.run()
     except Stopped:
         sender.end()
+        if pass_.interrupt is not None:  # which another thread, that ended for it, was told before
+            raise pass_.interrupt from None
     finally:
         try:
             ledger.save()
@@ -108,6 +110,8 @@ class _Pass:
         self.now = now
         state = sender.ledger.state
         self.known = state.remote(sender.remote.describe())
+        #: What ends this pass that is no failure of it, as Ctrl-C does.
+        self.interrupt: BaseException | None = None
         self.own = OwnFiles(self.local, session, state, self.known, sender, seen, last_ts)
 
     def run(self) -> None:
@@ -172,7 +176,8 @@ class _Pass:
             raise
         except Exception as error:
             self.sender.failed(place, error)
-        except BaseException:
+        except BaseException as error:
+            self.interrupt = error
             self.sender.end()  # for the threads that help
             raise
 
