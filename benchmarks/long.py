@@ -38,9 +38,10 @@ def long_track(settings: Settings) -> list[Row]:
         streamed = _child("stream", long, count)
     note = (
         f"written in {written['seconds']:.0f} s as frames of {FRAME:,} points, "
-        f"compacted in {written['compacting']:.0f} s into {segments} segments; memory of the writer at most {written['peak'] / MB:.0f} MB, of it "
-        f"{written['empty'] / MB:.0f} MB with nothing written; of a streamed sum {streamed['peak'] / MB:.0f} MB, of it "
-        f"{streamed['empty'] / MB:.0f} MB for what is imported"
+        f"compacted in {written['compacting']:.0f} s into {segments} segments; "
+        f"memory of the writer at most {written['peak'] / MB:.0f} MB, "
+        f"of it {written['empty'] / MB:.0f} MB with nothing written; "
+        f"of a streamed sum {streamed['peak'] / MB:.0f} MB, of it {streamed['empty'] / MB:.0f} MB for what is imported"
     )
     speed = Row(f"{count:,} points as frames, compaction not counted", (written["seconds"] / count,), unit="points/s")
     return [Row(**{**speed.__dict__, "note": note}), *rows]
