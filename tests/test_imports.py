@@ -19,7 +19,7 @@ FLOORS = [
     {"format"},
     {"engine"},
     {"arguments", "parameters", "logs", "files"},
-    {"session", "track", "view", "lake"},
+    {"session", "track", "view", "lake", "runs"},
     {"", "cli", "integrations", "demo"},  # "" is the package itself: what it gives out, it imports when asked for
 ]
 
@@ -27,6 +27,8 @@ FLOORS = [
 WRITING = {
     *(f"dreamlake.engine.{room}" for room in ("pending", "writer", "ondisk", "sorting", "sessionlock", "lifecycle")),
     "dreamlake.engine.compaction",
+    "dreamlake.engine.compactor",
+    "dreamlake.engine.outside",
     "dreamlake.engine.replica",
     "dreamlake.session",
     "dreamlake.track",
