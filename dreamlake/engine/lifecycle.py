@@ -306,7 +306,8 @@ def _before_fork() -> None:
     of SIGTERM: what comes before the child takes that away would be swallowed, so the kernel keeps it until then.
     """
     if _handles_sigterm():
-        _process.in_fork_hook = threading.current_thread() is threading.main_thread()
+        if threading.current_thread() is threading.main_thread():
+            _process.in_fork_hook = True
         _unblocked[threading.get_ident()] = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
     logs = _logging_has_hooks()
     started = time.monotonic()

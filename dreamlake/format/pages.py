@@ -35,18 +35,26 @@ _DICTIONARY_ENCODINGS = frozenset({2, 8})
 
 
 # A column in a row group as Arrow writes it, before its path and behind that: type, encodings; codec, values, sizes,
-# where its data pages and its dictionary begin; least and greatest values of a fixed size; encodings once more; sizes.
+# where its data pages begin; least and greatest values of a fixed size; encodings once more; sizes. A column with a
+# dictionary is one of text, and goes the long way, as most columns of text do.
 _V = rb"[\x80-\xff]{0,8}[\x00-\x7f]"
+_S = rb"[\x00-\x7f]"  # a number of one byte
 _FIXED = rb"(?:\x08.{8}|\x04.{4}|\x01.|\x10.{16})"
 _BOUNDS = rb"(?:\x18F\x18F\x16V\x28F\x18F(?:[\x11\x12]{2})?|\x36V)\x00".replace(b"F", _FIXED)
-_PAGES = rb"(?:\x1cE|\x2cEE|\x3cEEE|\x4cEEEE)".replace(b"E", rb"\x15.\x15.\x15V\x00")
+_PAGES = rb"(?:\x1cE|\x2cEE|\x3cEEE|\x4cEEEE)".replace(b"E", rb"\x15S\x15S\x15V\x00")
 _SIZES_OF = rb"\x3c\x29\x06\x19\x26VV\x00"  # where there are no lists
-_BEFORE_PATH = re.compile(rb"\x26V\x1c\x15(.)\x19(?:\x15.|\x25..|\x35...|\x45....)\x19".replace(b"V", _V), re.DOTALL)
+_BEFORE_PATH = re.compile(
+    rb"\x26V\x1c\x15([\x00\x02\x04\x06\x08\x0a\x0c\x0e])\x19(?:\x15S|\x25SS|\x35SSS|\x45SSSS)\x19".replace(
+        b"S", _S
+    ).replace(b"V", _V)
+)
 _BEHIND_PATH = re.compile(
     (
-        rb"\x15.\x16(V)\x16V\x16(V)\x26(V)(?:\x26(V)(?:\x1cB\x19|\x29)|\x3cB\x19|\x49)".replace(b"B", _BOUNDS)
+        rb"\x15S\x16(V)\x16V\x16(V)\x26(V)(?:\x3cB\x19|\x49)".replace(b"B", _BOUNDS)
         + (_PAGES + rb"(?:" + _SIZES_OF + rb")?(\x00\x00)?")
-    ).replace(b"V", _V),
+    )
+    .replace(b"S", _S)
+    .replace(b"V", _V),
     re.DOTALL,
 )
 # The end of a row group: bytes, rows, where it begins, bytes once more, its number.
@@ -110,12 +118,9 @@ class _Raw(NamedTuple):
         return self.begin[1][0] == 2 * _BYTE_ARRAY
 
     def chunk(self) -> Chunk:
-        values, size, pages, dictionary = [
-            0 if number is None else thrift.count(number, 0)[0] for number in self.end.groups()[:4]
-        ]
-        start = dictionary if 0 < dictionary < pages else pages
+        values, size, start = [thrift.count(number, 0)[0] for number in self.end.groups()[:3]]
         path = b".".join(thrift.list_of(BINARY, thrift.text)(self.path, 0)[0]).decode()
-        return Chunk(path, self.is_text, values, start, start + size, pages)
+        return Chunk(path, self.is_text, values, start, start + size, start)
 
 
 # ------------------------------------------------------------------------------------------------------ footer
@@ -179,7 +184,7 @@ def _raw(data: Data, at: int) -> tuple[_Raw, int] | None:
     if end is None:
         return None
     stop = end.end()
-    if end[5] is None:  # the sizes of a column with lists
+    if end[4] is None:  # the sizes of a column with lists
         stop = thrift.skip(data, stop + 1, STRUCT) + 2
         if data[end.end()] != _SIZES_FOLLOW or data[stop - 2 : stop] != b"\0\0":
             return None
