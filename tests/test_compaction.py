@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow.parquet as pq
 import pytest
 from crashlib import in_thread
 from hypothesis import given
@@ -79,6 +80,18 @@ def test_large_segments_are_merged_in_fewer_and_then_let_be() -> None:
     runs = plan(tiling([10] * 12), 10, sizes)
     assert spans(runs) == [(0, 40), (40, 80), (80, 120)]
     assert plan(tiling([40, 40, 40]), 10, [4 * MOST_BYTES // 7] * 3) == []
+
+
+def test_a_segment_of_wide_ones_keeps_row_groups_that_a_short_range_can_do_with(lake_dir: Path) -> None:
+    with Session("wide", "w", lake_dir, flush_interval=HOUR) as session:
+        track = session.track("a")
+        for _ in range(10):
+            track.append_batch({"v": [0.5] * 100_000})
+            track.compact()
+        (file,) = track.files()
+    about = pq.read_metadata(file)
+    assert {about.row_group(group).num_rows for group in range(about.num_row_groups)} == {10_000}
+    assert about.num_rows == 1_000_000
 
 
 @given(st.lists(st.tuples(st.integers(1, 40), st.integers(1, 200)), max_size=300), st.integers(1, 12), st.data())
