@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from threading import Lock, Thread
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from model import Time
+from values import floats, integers, same, values
 
+import dreamlake.engine.hotpath as hotpath
 from dreamlake.clock import SessionClock
 from dreamlake.engine.hotpath import bind
 from dreamlake.engine.pending import BLOCK_BYTES, BLOCK_ROWS, Block, Pending, chain_of, is_inherited
+from dreamlake.engine.rows import ITEM_BYTES
 from dreamlake.errors import SessionClosedError
+from dreamlake.format.extjson import from_json
+from dreamlake.format.point import take_value
+from dreamlake.format.schema import batch_from_points, to_points
 
 
 class Owner:
@@ -261,3 +270,95 @@ def test_only_the_number_minus_one_is_inherited() -> None:
 
     assert all(map(is_inherited, (-1, -1.0, np.float64(-1), np.int64(-1))))
     assert not any(map(is_inherited, (True, "-1", b"-1", None, 1, -1.5, float("nan"), [-1], np.array([1, 2]))))
+
+
+# -- points that hold lists ----------------------------------------------------------------------------------------
+
+scalars = st.one_of(st.none(), st.booleans(), integers, floats)
+listed = st.one_of(st.lists(scalars, max_size=20), st.lists(scalars, max_size=20).map(tuple), values)
+
+
+@given(st.lists(st.tuples(listed, listed), min_size=1, max_size=12), st.booleans())
+def test_lists_of_every_kind_come_back_as_lists_by_both_ways(points: list[tuple[Any, Any]], explicit: bool) -> None:
+    got = []
+    for way in (0, 1):
+        pending = Pending(Owner())
+        append = both_ways(pending)[way]
+        append(q=[0.5] * 3, v=[1])
+        for at, (q, v) in enumerate(points):
+            append(q=q, v=v, **({"_ts": 1e9 + at} if explicit else {}))
+        chain = pending.take()
+        for block in chain:
+            made = block.encode()
+            if made is not None:  # the forms in which a flush writes them agree with the points
+                wanted = made.points()
+                other = batch_from_points(wanted)
+                assert made.batch().schema == other.schema
+                assert same(to_points(made.batch().data, other.schema), to_points(other.data, other.schema))
+                read = [json.loads(line)["data"] for line in made.lines(0).splitlines()]
+                assert same([{k: from_json(x) for k, x in point.items()} for point in read], wanted)
+        got.append([fields for _, _, fields in rows_of(chain)])
+    plain = [{"q": take_value("q", q)[0], "v": take_value("v", v)[0]} for q, v in points]
+    assert same(got[0], [{"q": [0.5] * 3, "v": [1]}, *plain])
+    assert same(got[1], got[0])
+
+
+def test_lists_are_copied_when_they_are_taken() -> None:
+    pending = Pending(Owner())
+    append = both_ways(pending)[1]
+    joints = [0.0, 0.0]
+    for step in range(4):
+        joints[0] = float(step)
+        append(q=joints, inner=[joints] if step == 3 else joints)
+    joints.clear()
+    got = [fields for _, _, fields in rows_of(pending.take())]
+    assert [fields["q"] for fields in got] == [[float(step), 0.0] for step in range(4)]
+    assert got[3]["inner"] == [[3.0, 0.0]]
+
+
+def test_points_with_lists_take_the_generated_way_and_are_sealed_early() -> None:
+    owner = Owner()
+    general = 0
+
+    class Counted(Pending):
+        def append(self, fields: dict[str, Any]) -> None:
+            nonlocal general
+            general += 1
+            super().append(fields)
+
+    bound = Bound(Counted(owner))
+    for step in range(300):
+        bound.append(q=[0.5] * 1000, step=step)
+    assert general <= 1 + len(owner.sealed), "the first of each block only"
+    assert all(block.nbytes <= 2 * BLOCK_BYTES for block in owner.sealed)
+    assert len(owner.sealed) == 300 // (BLOCK_BYTES // (1024 * ITEM_BYTES))
+    assert owner.sealed[0].nbytes >= owner.sealed[0].count * 1000 * 32
+
+
+@pytest.mark.parametrize("bad", [object(), [object()], [[1.0], {2}], [float, 1.0], {"a": [object()]}, {1: 2}])
+def test_a_bad_list_is_refused_by_the_call_also_where_lists_went_before(bad: Any) -> None:
+    pending = Pending(Owner())
+    append = both_ways(pending)[1]
+    append(q=[0.5], v=[1.0])
+    append(q=[1.5], v=[1.0])
+    with pytest.raises(TypeError, match=r"field 'q'|keys are strings"):
+        append(q=bad, v=[1.0])
+    append(q=[2.5], v=[1.0])
+    assert [fields["q"] for _, _, fields in rows_of(pending.take())] == [[0.5], [1.5], [2.5]]
+
+
+def test_lists_of_many_lengths_make_few_functions() -> None:
+    before = len(hotpath._shapes)
+    for length in range(1, 1500):
+        pending = Pending(Owner())
+        bound = Bound(pending)
+        bound.append(lengths_of_this_test=[0] * length)
+        assert bound.installed == (length <= hotpath.MOST_ITEMS)
+    assert len(hotpath._shapes) - before == 8  # room for 8, 16 … 1024
+
+
+def test_many_lists_in_one_point_go_the_general_way() -> None:
+    for count in (hotpath.MOST_LISTS, hotpath.MOST_LISTS + 1):
+        bound = Bound(Pending(Owner()))
+        bound.append(**{f"f{at}": [1.0] for at in range(count)})
+        assert bound.installed == (count <= hotpath.MOST_LISTS)

@@ -2,13 +2,15 @@
 
 A call like ``append(loss=0.5, step=1)`` lands in a function with just these parameters, so no dict of keywords is made
 and no name is compared; each value's type is looked at once. That takes 0.35 µs where a general ``**fields`` takes 0.7.
-Whatever else comes (other fields, lists, an inherited timestamp) goes the general way, `Pending.append`.
+A list of scalars, as a robot's joints are, is copied into a tuple first and looked at then: tuples of scalars do not
+stay with the garbage collector, and nobody can change one between the look and the copy. Whatever else comes (other
+fields, text, long lists, an inherited timestamp) goes the general way, `Pending.append`.
 
 The generated source holds nothing but field names that are plain identifiers. Its own names begin with an underscore,
 as no field's can.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from keyword import iskeyword
 from math import inf, nextafter
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -22,6 +24,9 @@ Track = TypeVar("Track")
 
 #: A point with more fields than this goes the general way: the gain is in the call, not in the fields.
 MOST_FIELDS = 64
+#: A longer list goes the general way. With so many of them, a point stays far below its largest size.
+MOST_ITEMS = 1024
+MOST_LISTS = 16
 #: Shapes for which a function is kept; a program that makes up ever new ones goes the general way.
 MOST_SHAPES = 1024
 
@@ -30,7 +35,7 @@ def make(_pending, _track, _general):
     _owner, _lock, _clock = _pending.owner, _pending.owner.lock, _pending.owner.clock
     _now = _clock.now
     def append({parameters}, **_rest):
-        if {scalars} and not _rest:
+        if {plain} and not _rest:
             with _lock:
                 _block = _pending.open
                 if _block.key is _key:
@@ -58,7 +63,7 @@ _EXPLICIT = """
 def make(_pending, _track, _general):
     _owner, _lock, _clock = _pending.owner, _pending.owner.lock, _pending.owner.clock
     def append({parameters}, _ts=_missing, **_rest):
-        if _ts.__class__ is float and {scalars} and not _rest:
+        if _ts.__class__ is float and {plain} and not _rest:
             with _lock:
                 _block = _pending.open
                 _flat = _block.flat
@@ -80,40 +85,72 @@ def make(_pending, _track, _general):
 """
 
 _missing = object()
+_LISTS = frozenset({list, tuple})
+#: The fields of points, whether their timestamp is explicit, and for each field how long its lists may be: 0 for a
+#: scalar.
+Shape = tuple[tuple[str, ...], bool, tuple[int, ...]]
 #: For each shape its one key, which blocks are compared by, and what makes its function.
-_shapes: dict[tuple[tuple[str, ...], bool], tuple[tuple[str, ...], Any]] = {}
+_shapes: dict[Shape, tuple[tuple[str, ...], Any]] = {}
 
 
-def shape_key(names: tuple[str, ...], explicit: bool) -> tuple[str, ...] | None:
-    """Return the one object that stands for points of these fields, with an automatic or an explicit timestamp.
-
-    None for shapes that get no function of their own.
-    """
-    shape = _shapes.get((names, explicit)) or _new_shape(names, explicit)
-    return None if shape is None else shape[0]
+def shape_of(values: Mapping[str, Any], explicit: bool) -> Shape | None:
+    """Return the shape of points like this one, as `take` gives it; None when each of them needs a look."""
+    room = tuple(map(_room, values.values()))
+    return None if None in room or sum(map(bool, room)) > MOST_LISTS else (tuple(values), explicit, room)  # type: ignore[return-value]
 
 
-def _new_shape(names: tuple[str, ...], explicit: bool) -> tuple[tuple[str, ...], Any] | None:
+def _room(value: Any) -> int | None:
+    """Items that there is room for where this value was: a power of two, so that few shapes come of lists that vary."""
+    kind = value.__class__
+    if kind in SCALARS:
+        return 0
+    if kind not in _LISTS or len(value) > MOST_ITEMS or not SCALARS.issuperset(map(type, value)):
+        return None
+    return max(8, 1 << (len(value) - 1).bit_length())
+
+
+def key_of(shape: Shape) -> tuple[str, ...] | None:
+    """Return the one object that stands for points of this shape; None where they get no function of their own."""
+    found = _shapes.get(shape) or _new_shape(shape)
+    return None if found is None else found[0]
+
+
+def _new_shape(shape: Shape) -> tuple[tuple[str, ...], Any] | None:
+    names, explicit, room = shape
     if len(_shapes) >= MOST_SHAPES or not 0 < len(names) <= MOST_FIELDS or not all(map(_is_plain, names)):
         return None
     source = (_EXPLICIT if explicit else _AUTOMATIC).format(
         parameters="*, " + ", ".join(f"{name}=_missing" for name in names),
-        scalars=" and ".join(f"{name}.__class__ in _scalars" for name in names),
+        plain=" and ".join(map(_look, names, room)),
         values=", ".join(names),
         pairs=", ".join(f"({name!r}, {name})" for name in names),
     )
-    key = (*names, "_ts") if explicit else names  # an object of its own for each of the two
+    key = (*names, "_ts")  # an object of its own for each shape
     scope: dict[str, Any] = {
         "_key": key,
         "_missing": _missing,
         "_scalars": SCALARS,
+        "_all_scalars": SCALARS.issuperset,
+        "_lists": _LISTS,
         "_given": _given,
         "_len": len,  # a field may be called len
+        "_map": map,
+        "_type": type,
+        "_tuple": tuple,
         "_nextafter": nextafter,
         "_inf": inf,
     }
     exec(compile(source, f"<append({', '.join(names)})>", "exec"), scope)  # noqa: S102 - see the module: only identifiers
-    return _shapes.setdefault((names, explicit), (key, scope["make"]))
+    return _shapes.setdefault(shape, (key, scope["make"]))
+
+
+def _look(name: str, room: int) -> str:
+    """Return the condition under which a value may go in as it is."""
+    if not room:
+        return f"{name}.__class__ in _scalars"
+    return (
+        f"{name}.__class__ in _lists and _len({name} := _tuple({name})) <= {room} and _all_scalars(_map(_type, {name}))"
+    )
 
 
 def _is_plain(name: str) -> bool:
@@ -141,10 +178,10 @@ def bind(track: Track, pending: "Pending", install: Callable[[Callable[..., Trac
         nonlocal current, fast
         pending.append(fields)
         block = pending.open
-        key, names = block.key, block.names
-        if key is not None and key is not current and names is not None:
+        key, shape = block.key, block.shape
+        if key is not None and key is not current and shape is not None:
             current = key
-            fast = made = _shapes[names, block.explicit][1](pending, track, general)
+            fast = made = _shapes[shape][1](pending, track, general)
             made.__doc__ = append.__doc__
             install(made)
         return track

@@ -11,8 +11,8 @@ from threading import Lock
 from typing import Any, Protocol
 
 from dreamlake.clock import SessionClock
-from dreamlake.engine.hotpath import shape_key
-from dreamlake.engine.rows import ColumnRows, MixedRow, Rows, held_bytes
+from dreamlake.engine.hotpath import Shape, key_of, shape_of
+from dreamlake.engine.rows import ITEM_BYTES, ColumnRows, MixedRow, Rows, held_bytes
 from dreamlake.format.point import check_ts, take
 
 #: Rows of a block before it is sealed and encoded. Above 1,000, so that fewer than one append in a thousand encodes.
@@ -27,16 +27,21 @@ class Block:
     """Rows of one track in the order of their arrival; open until another block stands behind it.
 
     A *flat* block (``names`` is set) has rows of one shape and one kind of timestamp, each row above the one before;
-    it keeps the values of all rows in one list, since a list per row would wake the garbage collector. A *mixed* block
+    it keeps the values of all rows in one list, since a list per row would wake the garbage collector; lists among them
+    are tuples there. A *mixed* block
     (``rows`` is set) takes any row. A *ready* block (``ready`` is set) came from `append_batch`, encoded.
     """
 
-    __slots__ = ("awaited", "before", "explicit", "flat", "key", "limit", "names", "ready", "result", "rows", "size")
+    __slots__ = (
+        "awaited", "before", "explicit", "flat", "key", "limit", "names", "ready", "result", "row_size", "rows",
+        "shape", "size",
+    )  # fmt: skip
 
     def __init__(self, before: "Block | None" = None) -> None:
         self.before = before
-        #: The shape of the rows that fit this block as they come (`hotpath.shape_key`); None when each needs a look.
+        #: What stands for the rows that fit this block as they come, and their shape; None when each needs a look.
         self.key: tuple[str, ...] | None = None
+        self.shape: Shape | None = None
         self.names: tuple[str, ...] | None = None
         self.explicit = False
         self.flat: list[Any] = []
@@ -48,6 +53,8 @@ class Block:
         self.awaited = False
         #: Bytes held by values that are not scalars, estimated.
         self.size = 0
+        #: The same for each row that came without a look at its size, at most.
+        self.row_size = 0
         #: The half-open range of indices that its rows got; None until they are written.
         self.result: tuple[int, int] | None = None
 
@@ -64,7 +71,7 @@ class Block:
     def nbytes(self) -> int:
         """Memory that the rows of this block take, estimated."""
         scalars = len(self.flat) if self.rows is None else sum(len(row[2]) + 4 for row in self.rows)
-        return self.size + SCALAR_BYTES * scalars
+        return self.size + self.row_size * self.count + SCALAR_BYTES * scalars
 
     def encode(self) -> Rows | None:
         """Return the rows of a sealed block in the form that a flush writes; None for a mixed block."""
@@ -155,9 +162,9 @@ class Pending:
             if not fits:
                 before = block if block.count else block.before
                 flat = not (may_merge or block.count)
-                self.open = block = _flat_block(before, names, explicit, ts) if flat else _mixed_block(before)
+                self.open = block = _flat_block(before, values, explicit, ts) if flat else _mixed_block(before)
         if block.rows is None:
-            block.flat.extend((*values.values(), ts))
+            block.flat.extend((*map(_as_tuple, values.values()), ts))
         else:
             block.rows.append((ts, explicit, values))
         block.size += size
@@ -260,14 +267,24 @@ def is_inherited(ts: Any) -> bool:
         return False
 
 
-def _flat_block(before: Block | None, names: tuple[str, ...], explicit: bool, first_ts: float) -> Block:
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if value.__class__ is list else value
+
+
+def _flat_block(before: Block | None, like: dict[str, Any], explicit: bool, first_ts: float) -> Block:
     block = Block(before)
-    block.names = names
+    block.names = tuple(like)
     block.explicit = explicit
+    block.limit = BLOCK_ROWS * (len(like) + 1)
     # Above such a timestamp a later -1.0 would pass for one of its own, and not for the one to inherit.
     may_meet_minus_one = explicit and first_ts < -1
-    block.key = None if may_meet_minus_one else shape_key(names, explicit)
-    block.limit = BLOCK_ROWS * (len(names) + 1)
+    shape = None if may_meet_minus_one else shape_of(like, explicit)
+    block.key = None if shape is None else key_of(shape)
+    if shape is not None and block.key is not None:
+        block.shape = shape
+        block.row_size = ITEM_BYTES * sum(shape[2])
+        if block.row_size:
+            block.limit = min(BLOCK_ROWS, max(1, BLOCK_BYTES // block.row_size)) * (len(like) + 1)
     return block
 
 

@@ -12,6 +12,8 @@ from dreamlake.format.point import SCALARS
 if TYPE_CHECKING:  # pyarrow takes 190 ms to import; a training script appends before it is there
     from dreamlake.format.schema import Batch
 
+#: What an item of a list costs in memory, estimated.
+ITEM_BYTES = 64
 #: A row of any shape: its timestamp, whether that was given (and so may merge), and its fields without ``_ts``.
 MixedRow = tuple[float, bool, dict[str, Any]]
 
@@ -67,7 +69,7 @@ class Rows(ABC):
 
 
 class ColumnRows(Rows):
-    """Rows of one shape, a sequence of Python values for each field."""
+    """Rows of one shape, a sequence of Python values for each field; their lists may be tuples here."""
 
     __slots__ = ("_batch", "_ts", "columns", "count", "explicit", "names", "types")
 
@@ -124,7 +126,11 @@ class ColumnRows(Rows):
 
     def points(self) -> list[dict[str, Any]]:
         names = (*self.names, "_ts")
-        return [dict(zip(names, row, strict=True)) for row in zip(*self.columns, self._ts, strict=True)]
+        columns = [
+            list(map(_as_list, column)) if kind is tuple or kind is None else column
+            for column, kind in zip(self.columns, self.types, strict=True)
+        ]
+        return [dict(zip(names, row, strict=True)) for row in zip(*columns, self._ts, strict=True)]
 
 
 class PointRows(Rows):
@@ -228,7 +234,11 @@ def held_bytes(rows: Sequence[MixedRow]) -> int:
 def _held(value: Any) -> int:
     if isinstance(value, (str, bytes)):
         return len(value)
-    return 64 * len(value) if isinstance(value, (list, dict)) else 0
+    return ITEM_BYTES * len(value) if isinstance(value, (list, tuple, dict)) else 0
+
+
+def _as_list(value: Any) -> Any:
+    return list(value) if value.__class__ is tuple else value
 
 
 def _held_by_column(column: Sequence[Any], kind: type | None) -> int:

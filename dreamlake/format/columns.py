@@ -240,6 +240,7 @@ _BUILDERS: dict[type, _Builder] = {
     bytes: _build_binary,
     datetime: _build_timestamp,
     list: _build_list,
+    tuple: _build_list,  # a list that waits in memory
     dict: _build_struct,
 }
 

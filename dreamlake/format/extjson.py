@@ -20,7 +20,7 @@ from math import inf, isfinite, nan
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import datetime as dt
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Any
 
     import msgspec
@@ -40,7 +40,7 @@ _MAX_BITS = 2120  # an integer of so many bits has at most that many digits
 def to_json(value: Any) -> Any:
     """Return ``value`` with everything that JSON lacks in its Extended JSON form; itself where there is nothing such.
 
-    ``value`` is one that ``take_value`` returned; ``from_json`` is the inverse.
+    ``value`` is one that ``take_value`` returned, or such a list as a tuple; ``from_json`` is the inverse.
     """
     kind = type(value)
     if kind is float:
@@ -49,7 +49,7 @@ def to_json(value: Any) -> Any:
         return value
     if kind is int:
         return value if value.bit_length() <= _MAX_BITS else {"$numberInt": hex(value)}
-    if kind is list:
+    if kind is list or kind is tuple:
         return _list_to_json(value)
     if kind is dict:
         return dict_to_json(value)
@@ -127,7 +127,7 @@ def decode_text(text: str) -> Any:
         raise ValueError(f"nested more than {MAX_DEPTH} deep") from None
 
 
-def _list_to_json(items: list[Any]) -> list[Any]:
+def _list_to_json(items: Sequence[Any]) -> Sequence[Any]:
     kinds = set(map(type, items))
     if (kinds == {float} and isfinite(sum(items))) or TEXT_OR_LESS.issuperset(kinds):
         return items

@@ -398,7 +398,7 @@ def _is_plain(column: Sequence[Any], kind: type | None, look: bool) -> bool:
         return isfinite(sum(column))
     if kind is int:
         return not look
-    if kind is list and not look:
+    if (kind is list or kind is tuple) and not look:
         try:
             # A sum is finite only of finite numbers; anything else in a list has none.
             return isfinite(sum(chain.from_iterable(column)))
