@@ -217,10 +217,10 @@ SWAPS: list[tuple[str, str, str, str, str]] = [
         "swap",
         "engine/ondisk.py",
         "a roll replaces the hot file before it commits the segments",
-        "        while cuts := roll.cut(self.hot_count, rows.new.count, size, everything):\n",
+        "        while cuts := roll.cut(self.hot_count, rows.new.count, widths, everything):\n",
         "        if self.lines:\n"
         "            local.atomic_write(self.hot_path, b'', fsync=False)\n"
-        "        while cuts := roll.cut(self.hot_count, rows.new.count, size, everything):\n",
+        "        while cuts := roll.cut(self.hot_count, rows.new.count, widths, everything):\n",
     ),
     (
         "swap",

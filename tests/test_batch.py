@@ -14,15 +14,18 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from model import Time, points_of, spy_on, without_ts
 from support import shown
 from values import same
 
+import dreamlake.engine.roll as roll
 from dreamlake import Session
 from dreamlake.clock import SessionClock
 from dreamlake.engine.batch import _stamps as stamps_of
 from dreamlake.errors import PointsDroppedError
+from dreamlake.track import Track
 
 HOUR = 3600.0
 MAKE: dict[str, Callable[[dict[str, list[Any]]], Any]] = {
@@ -296,3 +299,45 @@ def test_the_timestamps_of_a_batch_end_where_the_clock_stands(now: float, count:
         assert stamps == [start + i * tick for i in range(count)]
         assert stamps[-1] == clock.last
         assert all(a < b for a, b in pairwise(stamps))
+
+
+# ------------------------------------------------------------------------------------------------ many points at once
+
+
+def widths(track: Track) -> list[int]:
+    """Points of each segment, then of the hot file."""
+    ends = [int(Path(file).stem.partition("-")[2]) for file in track.files() if file.endswith(".parquet")]
+    return [stop - start for start, stop in pairwise([0, *ends])] + [len(track) - max(ends, default=0)]
+
+
+def test_many_points_at_once_become_wide_segments_as_a_merge_makes_them(lake_dir: Path) -> None:
+    with Session("wide", "w", lake_dir, flush_interval=HOUR) as session:
+        track = session.track("t").append(step=-1)
+        track.append(step=-1)
+        track.append_batch({"step": range(230_003)})
+        assert widths(track) == [100_000, 100_000, 10_000, 10_000, 10_000, 5]
+        about = pq.read_metadata(track.files()[0])
+        assert {about.row_group(group).num_rows for group in range(about.num_row_groups)} == {10_000}
+        assert [p["data"]["step"] for p in track.read(99_990, 20)["data"]] == list(range(99_988, 100_008))
+        assert track.to_polars()["step"].to_list() == [-1, -1, *range(230_003)]
+        track.append_batch([{"step": 5, "_ts": track.read(7, 1)["data"][0]["data"]["_ts"], "late": 1}])
+        assert track.read(7, 1)["data"][0]["data"]["late"] == 1
+
+
+def test_points_that_are_large_become_segments_that_memory_holds(
+    lake_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(roll, "SEGMENT_BYTES", 35_000 * 16)
+    with Session("large", "w", lake_dir, flush_interval=HOUR) as session:
+        assert session.track("t").append_batch({"step": range(100_000)})["count"] == 100_000
+        assert widths(session.track("t")) == [30_000, 30_000, 30_000, 10_000, 0]
+        monkeypatch.setattr(roll, "SEGMENT_BYTES", 4_000 * 16)
+        session.track("t").append_batch({"step": range(10_000)})
+        assert widths(session.track("t")) == [30_000, 30_000, 30_000, 10_000, 4_000, 4_000, 2_000]
+
+
+@pytest.mark.parametrize("asked", [50, 9_999])
+def test_whoever_asked_for_short_segments_gets_them(lake_dir: Path, asked: int) -> None:
+    with Session("short", "w", lake_dir, flush_interval=HOUR, segment_points=asked) as session:
+        session.track("t").append_batch({"step": range(12 * asked)})
+        assert widths(session.track("t")) == [asked] * 12 + [0]

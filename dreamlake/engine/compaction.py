@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import dreamlake.storage.local as local
 from dreamlake.engine.ondisk import TrackOnDisk
 from dreamlake.engine.outside import TrackFromOutside
+from dreamlake.engine.roll import FACTOR, USUAL_POINTS
 from dreamlake.engine.segments import SegmentFiles
 from dreamlake.engine.sessionlock import SessionLock
 from dreamlake.errors import CorruptTrackError, DreamlakeError
@@ -27,11 +28,6 @@ from dreamlake.format.segmentinfo import SegmentBounds, SegmentInfo
 if TYPE_CHECKING:
     from dreamlake.types import CompactResult
 
-#: A merged segment has so many times the points of one that a roll makes, or of one of these: 10,000 points become
-#: 100,000, and these 1,000,000.
-FACTOR = 10
-#: A usual segment has at least so many points where merging happens by itself: short ones are somebody's wish.
-USUAL_POINTS = 10_000
 #: Bytes of parts that are merged into one segment, which is held in memory while it is made; more are left apart.
 MOST_BYTES = 256 << 20
 #: Points of one segment.

@@ -281,8 +281,8 @@ class TrackOnDisk(KnownSegments):
         for index, fields in rows.hot.items():
             self.changes.setdefault(index, {}).update(fields)
         batches = [*self.pieces, *(piece.batch() for piece in rows.new.pieces)]
-        size = roll.rows_that_fit(batches, self.segment_points)
-        while cuts := roll.cut(self.hot_count, rows.new.count, size, everything):
+        widths = roll.Widths.of(batches, self.segment_points)
+        while cuts := roll.cut(self.hot_count, rows.new.count, widths, everything):
             drafts = self._drafts(rows.new, cuts)
             roll.write_all(self.folder, drafts, lambda draft, tmp: self._commit(draft, tmp, rows))
         if self.lines:

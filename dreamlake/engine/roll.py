@@ -14,6 +14,10 @@ from dreamlake.format.segment import SegmentBounds, SegmentInfo
 
 #: A segment whose rows would take more than this in memory gets fewer of them.
 SEGMENT_BYTES = 64 << 20
+#: A wide segment has so many times the points of a usual one.
+FACTOR = 10
+#: A usual segment has at least so many points where wide ones are made unasked: short ones are somebody's wish.
+USUAL_POINTS = 10_000
 #: Segments that a roll writes beside before it commits them: their fsyncs overlap, and memory stays bounded.
 SIDE_BY_SIDE = 32
 
@@ -47,20 +51,35 @@ class Draft:
     cut: Cut
 
 
-def rows_that_fit(batches: Sequence[Batch], wanted: int) -> int:
-    """Return the points of a segment: as many as wanted, fewer where they are so large that it would outgrow memory."""
-    count = sum(len(batch) for batch in batches)
-    nbytes: int = sum(batch.data.nbytes for batch in batches)
-    return max(1, min(wanted, SEGMENT_BYTES * count // max(nbytes, 1)))
+@dataclass(frozen=True)
+class Widths:
+    """How many points the segments of one roll have."""
+
+    usual: int
+    wide: int
+
+    @classmethod
+    def of(cls, batches: Sequence[Batch], wanted: int) -> "Widths":
+        """As many as wanted, fewer where points are so large that a segment of them would outgrow memory.
+
+        A wide one is what merging would make of usual ones later; many points at once are written so from the start.
+        """
+        count = sum(len(batch) for batch in batches)
+        nbytes: int = sum(batch.data.nbytes for batch in batches)
+        fitting = max(1, SEGMENT_BYTES * count // max(nbytes, 1))
+        if wanted < USUAL_POINTS or fitting < 2 * wanted:
+            return cls(min(wanted, fitting), min(wanted, fitting))
+        return cls(wanted, wanted * min(FACTOR, fitting // wanted))
 
 
-def cut(hot: int, new: int, size: int, everything: bool) -> list[Cut]:
+def cut(hot: int, new: int, widths: Widths, everything: bool) -> list[Cut]:
     """Return the next segments out of `hot` hot points and `new` rows behind them, `SIDE_BY_SIDE` at most.
 
-    Whole segments of `size` points; with `everything` a smaller one of the rest too.
+    Wide ones while there are points for them, then usual ones; with `everything` a smaller one of the rest too.
     """
     cuts: list[Cut] = []
-    while len(cuts) < SIDE_BY_SIDE and (hot + new >= size or (everything and hot + new)):
+    while len(cuts) < SIDE_BY_SIDE and (hot + new >= widths.usual or (everything and hot + new)):
+        size = widths.wide if hot + new >= widths.wide else widths.usual
         from_hot = min(hot, size)
         from_new = min(new, size - from_hot)
         cuts.append(Cut(from_hot, from_new))

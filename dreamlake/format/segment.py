@@ -55,8 +55,9 @@ MAX_BATCH_BYTES = 1 << 30
 MAX_FOOTER_BYTES = 128 << 20
 """Longest footer; what it tells of a million segments before it takes half of that."""
 
+WIDE = 100_000  # points from which on a segment is called wide
 ROW_GROUP = 100_000  # points of one row group
-WIDE_ROW_GROUP = 10_000  # points of one in a merged segment, so that a short range needs a hundredth of it
+WIDE_ROW_GROUP = 10_000  # points of one in a wide segment, so that a short range needs a tenth of it or less
 
 _MAGIC = b"PAR1"
 _INDEX_FIELD = pa.field(INDEX, pa.int64(), nullable=False)
@@ -119,7 +120,7 @@ def encode(batch: Batch, info: SegmentInfo) -> memoryview:
         raise ValueError(f"a segment holds up to {MAX_BATCH_BYTES} bytes of points; these {data.num_rows} are more")
     if not identical(info.schema, batch.schema):
         raise ValueError("the info's schema is not the batch's")
-    return _written([data], data.schema, info, ROW_GROUP)
+    return _written([data], data.schema, info, ROW_GROUP if info.rows < WIDE else WIDE_ROW_GROUP)
 
 
 def encode_parts(parts: Iterable[Batch], info: SegmentInfo, has_none: bool) -> memoryview:
