@@ -78,6 +78,17 @@ def test_waiting_rows_of_a_failed_fsync_are_not_doubled_over_a_hole(tmp_path: Pa
         assert [point["_ts"] for point in hot.parse(data, path="x").points] == [1.0, 2.0]
 
 
+@pytest.mark.parametrize("rest", [[], [2.0]])
+def test_rows_that_were_merged_do_not_come_back(tmp_path: Path, rest: list[float]) -> None:
+    """They would be merged once more, over what was written to their points since."""
+    with Recorder(tmp_path) as recorder:
+        file = LateFile(str(tmp_path), fsync=False)
+        file.append([(ts, True, {"late": ts}) for ts in (1.0, 2.0)])
+        file.replace([(ts, True, {"late": ts}) for ts in rest])
+    for data in left(recorder, ".late.jsonl"):
+        assert [point["_ts"] for point in hot.parse(data, path="x").points] == rest
+
+
 @pytest.mark.parametrize("failing", [(1,), (1, 2), (1, 2, 3), (2, 3)])
 def test_records_of_away_segments_outlast_failed_fsyncs(tmp_path: Path, failing: tuple[int, ...]) -> None:
     records = []
