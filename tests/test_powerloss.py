@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,11 @@ from powerloss import POLICIES, Cut, Recorder, samples
 from powerscenes import REPLICAS, SCENES, record
 
 import dreamlake.engine.away as away
+import dreamlake.engine.logfile as logfile
 import dreamlake.storage.local as local
+from dreamlake.engine.footing import Footing
 from dreamlake.engine.late import LateFile
+from dreamlake.engine.trackfile import TrackFile
 from dreamlake.format import hot
 from dreamlake.format.layout import SegmentName
 from dreamlake.format.segmentinfo import SegmentBounds
@@ -105,3 +109,44 @@ def test_records_of_away_segments_outlast_failed_fsyncs(tmp_path: Path, failing:
                     continue
     for data in left(recorder, ".away.jsonl"):
         assert list(away.parse(data, "x").values()) == records
+
+
+@pytest.mark.parametrize("fsync", [True, False])
+def test_a_log_that_is_put_aside_keeps_its_records(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fsync: bool
+) -> None:
+    """The new file must not take the name before the old one has its other name for good."""
+    monkeypatch.setattr(logfile, "FILE_LINES", 3)
+    with Recorder(tmp_path) as recorder:
+        log = logfile.LogFile(str(tmp_path), fsync, Footing(str(tmp_path)))
+        for number in range(3):
+            log.add({"message": str(number)})
+        log.flush(1)
+        local.fsync_file(log.path)
+        for folder in (log.folder, str(tmp_path)):
+            local.fsync_dir(folder)
+        lasting = len(recorder.ops)
+        log.add({"message": "3"})
+        log.flush(1)
+    for place in range(lasting, len(recorder.ops) + 1):
+        for turn, policy in itertools.product(range(10), POLICIES.values()):
+            state = Cut(recorder, place, policy, random.Random(turn)).state()
+            kept = b"".join(data or b"" for path, data in sorted(state.items()) if path.startswith("logs/"))
+            assert set(re.findall(rb'"message":"(\d)"', kept)) >= {b"0", b"1", b"2"}
+
+
+@pytest.mark.parametrize("failing", [(4,), (3, 5)])
+def test_a_description_lasts_whose_name_could_not_be_synced(tmp_path: Path, failing: tuple[int, ...]) -> None:
+    """The fsync of the folder fails behind the rename: the file is there, and what it says need not be written anew."""
+    with Recorder(tmp_path, failing) as recorder:
+        file = TrackFile(str(tmp_path), "t", 10, fsync=True)
+        file.update({})
+        for _ in range(5):
+            try:
+                file.update({"description": "of the later"})
+                break
+            except OSError:
+                continue
+    assert recorder.fsyncs > failing[-1]
+    for data in left(recorder, "metadata.json"):
+        assert b"of the later" in data

@@ -256,7 +256,8 @@ def _cut_at_damage(self: Any, filled: Any) -> None:
         if not line.startswith(b'{"index":') or not line.endswith(b"}\n"):
             break
         end += len(line)
-    local.truncate(path, end, fsync=True)
+    local.truncate(path, end)
+    local.fsync_file(path)
 
 
 @contextmanager
