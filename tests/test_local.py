@@ -288,7 +288,7 @@ def test_a_really_full_disk() -> None:
 
 def test_truncate(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"whole\ntor")
-    local.truncate(str(tmp_path / "x"), 6)
+    local.truncate(str(tmp_path / "x"), 6, fsync=True)
     assert (tmp_path / "x").read_bytes() == b"whole\n"
     with pytest.raises(FileNotFoundError):
         local.truncate(str(tmp_path / "y"), 0)

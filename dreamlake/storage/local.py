@@ -170,11 +170,13 @@ def append_at(path: str, offset: int, data: Buffer, fsync: bool, name_lasts: boo
     return written
 
 
-def truncate(path: str, size: int) -> None:
-    """Cut a file off at ``size`` bytes; what comes back after a power cut is a torn tail, which never counts."""
+def truncate(path: str, size: int, fsync: bool = False) -> None:
+    """Cut a file off at ``size`` bytes."""
     fd = os_.open(path, os.O_RDWR | _CLOEXEC | _NOFOLLOW)
     try:
         os_.ftruncate(fd, size)
+        if fsync:
+            _fsync(fd, path)
     finally:
         os_.close(fd)
 
