@@ -281,6 +281,12 @@ class SegmentName(tuple[int, int, int]):
 
 def parse_segment(filename: str) -> SegmentName | None:
     """What ``filename`` says of its segment; None unless it is exactly a name that ``SegmentName.filename`` makes."""
+    if len(filename) == 33 and filename[12] == "-" and filename[25:] == SEGMENT_SUFFIX and filename.isascii():
+        # Twelve digits and twelve are as they are made: no need to make them, where a long track has many of these.
+        first, last = filename[:12], filename[13:25]
+        if first.isdigit() and last.isdigit():
+            begin, end = int(first), int(last)
+            return SegmentName(begin, end) if begin < end else None
     if not (filename.isascii() and filename.endswith(SEGMENT_SUFFIX) and len(filename) <= 80):
         return None
     span, _, generation = filename.removesuffix(SEGMENT_SUFFIX).partition(".")

@@ -9,6 +9,7 @@ here which segments count.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from itertools import pairwise
 
 from dreamlake.format.layout import SegmentName, parse_segment
 
@@ -66,8 +67,11 @@ def survey(names: Iterable[SegmentName]) -> tuple[tuple[SegmentName, ...], tuple
     live: list[SegmentName] = []
     damage: list[HoleError] = []
     end = 0
+    ordered = sorted(names)
+    if ordered and not ordered[0].start and all(one.stop == other.start for one, other in pairwise(ordered)):
+        return tuple(ordered), ()  # as nearly always: nothing superseded, nothing missing
     # Of those that begin at one index the widest comes first, and of one range the highest generation.
-    for name in sorted(names, key=lambda name: (name.start, -name.stop, -name.generation)):
+    for name in sorted(ordered, key=lambda name: (name.start, -name.stop, -name.generation)):
         if name.start >= end:
             if name.start > end:
                 damage.append(HoleError(end, name.start))
