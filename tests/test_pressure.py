@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -72,3 +74,35 @@ def test_a_hanging_disk_neither_stops_the_loop_nor_fills_the_memory(
 def track_bytes(session: Session) -> int:
     """Memory that the pending points of the session's tracks take, estimated."""
     return sum(track.pending.waiting_bytes() for track in session.writer.tracks.values())
+
+
+FEW_DESCRIPTORS = """
+import resource, sys
+from dreamlake import Lake, Session
+
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+root, count = sys.argv[1], 400
+with Session("run", "lab", root + "/here", remote="file://" + root + "/there", flush_interval=0.05) as session:
+    for step in range(30):
+        for number in range(count):
+            session.track(f"metric/{number}").append(value=step / 2, step=step)
+    session.flush()
+    session.sync()
+for place in (root + "/here", "file://" + root + "/there"):
+    session = Lake(place).session("run", "lab")
+    assert len(session.tracks.list()) == count
+    for number in range(count):
+        assert session.track(f"metric/{number}").to_polars()["step"].to_list() == list(range(30))
+    frame = Lake(place).scan("metric/7").collect()
+    assert len(frame) == 30
+with Session("run", "lab", root + "/here") as session:
+    for number in range(count):
+        session.track(f"metric/{number}").append(value=0.0, step=30)
+print("all there")
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limit of descriptors")
+def test_many_tracks_need_few_descriptors(tmp_path: Path, run_python: Any) -> None:
+    """No file stays open for a track, whether written, read, sent or resumed."""
+    assert run_python(FEW_DESCRIPTORS, tmp_path).stdout.split() == ["all", "there"]
