@@ -286,10 +286,13 @@ def test_a_really_full_disk() -> None:
     assert caught.value.errno == errno.ENOSPC
 
 
-def test_truncate(tmp_path: Path) -> None:
+def test_truncate(tmp_path: Path, faulty: Faulty) -> None:
     (tmp_path / "x").write_bytes(b"whole\ntor")
-    local.truncate(str(tmp_path / "x"), 6, fsync=True)
+    local.truncate(str(tmp_path / "x"), 6)
     assert (tmp_path / "x").read_bytes() == b"whole\n"
+    assert "fsync" not in faulty.calls
+    local.truncate(str(tmp_path / "x"), 5, fsync=True)
+    assert [call for call in faulty.calls if call in ("ftruncate", "fsync")] == ["ftruncate", "ftruncate", "fsync"]
     with pytest.raises(FileNotFoundError):
         local.truncate(str(tmp_path / "y"), 0)
 
