@@ -20,6 +20,7 @@ from model import Row, Spy, Time, spy_on
 
 import dreamlake.engine.compaction as compaction
 import dreamlake.engine.lifecycle as lifecycle
+import dreamlake.engine.roll as roll
 import dreamlake.storage.local as local
 import dreamlake.storage.lock as lock
 from dreamlake import Session
@@ -244,9 +245,10 @@ class World:
         self.options = options
         self.time = Time()
         self.folder = tempfile.mkdtemp(prefix="dreamlake-test-", dir=MEMORY)
-        self._before = tempfile.tempdir, Pace.wait, compaction.FACTOR
+        self._before = tempfile.tempdir, Pace.wait, compaction.FACTOR, roll.FACTOR, roll.USUAL_POINTS
         tempfile.tempdir = self.folder  # that of temporary sessions too
-        compaction.FACTOR = 2  # tracks are short here
+        compaction.FACTOR = roll.FACTOR = 2  # tracks are short here
+        roll.USUAL_POINTS = 0
         Pace.wait = lambda self: FOREVER  # type: ignore[method-assign]  # no pass but those that are asked for
         self.begin_anew()
 
@@ -267,7 +269,7 @@ class World:
 
     def end(self) -> None:
         """Remove everything."""
-        tempfile.tempdir, Pace.wait, compaction.FACTOR = self._before  # type: ignore[method-assign]
+        tempfile.tempdir, Pace.wait, compaction.FACTOR, roll.FACTOR, roll.USUAL_POINTS = self._before  # type: ignore[method-assign]
         shutil.rmtree(self.folder)
         for paths in (MemoryFileSystem.store, MemoryFileSystem.pseudo_dirs):
             for path in [path for path in paths if path.startswith("/model-")]:
