@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -806,3 +807,34 @@ def test_what_a_filesystem_cannot_promise_is_said_at_open(
     with caplog.at_level(logging.INFO, "dreamlake"), machine("a")(place):
         pass
     assert ("no conditional writes" in caplog.text) == (not place.url.startswith("s3:"))
+
+
+OTHER_PROCESS = """
+import os, sys
+from dreamlake import Session
+
+session = Session("s", "w", sys.argv[1], remote=sys.argv[2], segment_points=3, flush_interval=3600, sync_interval=3600)
+session.track("loss").append_batch([{"late": 1, "_ts": float(sys.argv[3])}])
+session.flush()
+os._exit(0)
+"""
+
+
+def test_a_sync_merges_what_another_process_let_wait(tmp_path: Path) -> None:
+    """On a track that this process has never written to, and that it looked at in vain before."""
+    here, there = tmp_path / "here", f"file://{tmp_path}/there"
+    options: dict[str, Any] = {"segment_points": 3, "flush_interval": 3600, "sync_interval": 3600}
+    with Session("s", "w", here, remote=there, **options) as session:
+        session.track("loss").append_batch([{"i": i} for i in range(9)])
+        stamps = [point["data"]["_ts"] for point in session.track("loss").read()["data"]]
+    shutil.rmtree(here)  # another machine goes on: the segments are only there
+    with Session("s", "w", here, remote=there, **options) as session:
+        for index in (0, 4):
+            session.track("other").append(i=index)
+            session.sync()
+            run_python(OTHER_PROCESS, here, there, stamps[index])
+            assert list(here.rglob(".late.jsonl"))
+            session.sync()
+            assert not list(here.rglob(".late.jsonl"))
+            found = Lake(there).session("s", "w").track("loss").read(limit=None)["data"]
+            assert found[index]["data"] == {"i": index, "late": 1, "_ts": stamps[index]}

@@ -28,8 +28,8 @@ class Block:
 
     A *flat* block (``names`` is set) has rows of one shape and one kind of timestamp, each row above the one before;
     it keeps the values of all rows in one list, since a list per row would wake the garbage collector; lists among them
-    are tuples there. A *mixed* block
-    (``rows`` is set) takes any row. A *ready* block (``ready`` is set) came from `append_batch`, encoded.
+    are tuples there. A *mixed* block (``rows`` is set) takes any row. A *ready* block (``ready`` is set) came from
+    `append_batch`, encoded.
     """
 
     __slots__ = (

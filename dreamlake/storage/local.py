@@ -496,10 +496,10 @@ class LocalStore:
         folder, name = self._split(path)
         try:
             status = os.lstat(os.path.join(self._folder(folder), name))
-            if stat.S_ISREG(status.st_mode):
-                return status.st_size
         except OSError:
-            pass  # to open it says what is wrong
+            status = None  # to open it says what is wrong
+        if status is not None and stat.S_ISREG(status.st_mode):
+            return status.st_size
         fd = self._open(path)
         try:
             return os.fstat(fd).st_size

@@ -27,7 +27,8 @@ class LocalSide:
     def __init__(self, writer: Writer) -> None:
         self.folder = writer.folder
         self._writer = writer
-        self._looked_for_late = False
+        #: The lock's epoch up to which no other process has let rows wait that are not known here.
+        self._looked_for_late: int | None = None
 
     @property
     def last_ts(self) -> float:
@@ -64,13 +65,14 @@ class LocalSide:
 
     def waiting(self) -> list[TrackWriter]:
         """The tracks with late fields that wait for segments which are, or were, only on the replica."""
-        if not self._looked_for_late:
-            self._looked_for_late = True
+        quiet = self._writer.session_lock.quiet_epoch()
+        if quiet is None or quiet != self._looked_for_late:
             from dreamlake.engine.late import tracks_that_wait
 
             for below in tracks_that_wait(self.folder):
-                # Left by an earlier run, and its track may not be written to in this one.
+                # Left by an earlier run, or written by another process: this one may not write to its track.
                 self._writer.track(layout.track_name(below))
+            self._looked_for_late = quiet
         return [track for track in list(self._writer.tracks.values()) if track.waits()]
 
     def settle(self, track: TrackWriter, fetched: dict[SegmentName, bytes]) -> None:
