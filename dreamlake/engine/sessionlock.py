@@ -8,7 +8,6 @@ from math import inf
 from typing import NamedTuple
 
 from dreamlake.format.about import is_last_ts
-from dreamlake.storage.local import read_if_there
 from dreamlake.storage.lock import FileLock
 
 #: Length of the lock file.
@@ -45,8 +44,7 @@ class Counter(NamedTuple):
 
 
 class SessionLock:
-    """The lock of one session folder as one writer sees it. Not thread-safe: only the writer's thread uses it, but for
-    `quiet_epoch`.
+    """The lock of one session folder as one writer sees it. Not thread-safe: only the writer's thread uses it.
 
     With `single_writer` nothing is locked, for filesystems without locks; the counter is kept all the same.
     """
@@ -100,14 +98,6 @@ class SessionLock:
         now = self._now
         if now is not None and last_ts > now.last_ts:
             self._store(now._replace(last_ts=last_ts))
-
-    def quiet_epoch(self) -> int | None:
-        """`tail_epoch`, or None where another writer has begun to change anything since the lock was held last.
-
-        On any thread, without the lock.
-        """
-        ours, found = self._now, Counter.decode(read_if_there(self.path))
-        return self.tail_epoch if ours is not None and found is not None and found.changes == ours.changes else None
 
     def forget(self) -> None:
         """Trust nothing that was known before: after a fork, or after an error in the middle of a write."""

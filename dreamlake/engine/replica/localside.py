@@ -27,8 +27,6 @@ class LocalSide:
     def __init__(self, writer: Writer) -> None:
         self.folder = writer.folder
         self._writer = writer
-        #: The lock's epoch up to which no other process has let rows wait that are not known here.
-        self._looked_for_late: int | None = None
 
     @property
     def last_ts(self) -> float:
@@ -65,15 +63,10 @@ class LocalSide:
 
     def waiting(self) -> list[TrackWriter]:
         """The tracks with late fields that wait for segments which are, or were, only on the replica."""
-        quiet = self._writer.session_lock.quiet_epoch()
-        if quiet is None or quiet != self._looked_for_late:
-            from dreamlake.engine.late import tracks_that_wait
+        from dreamlake.engine.late import tracks_that_wait
 
-            for below in tracks_that_wait(self.folder):
-                # Left by an earlier run, or written by another process: this one may not write to its track.
-                self._writer.track(layout.track_name(below))
-            self._looked_for_late = quiet
-        return [track for track in list(self._writer.tracks.values()) if track.waits()]
+        # Asked of the disk each time: other processes let rows wait, too, on tracks that this one may never write to.
+        return [self._writer.track(layout.track_name(below)) for below in tracks_that_wait(self.folder)]
 
     def settle(self, track: TrackWriter, fetched: dict[SegmentName, bytes]) -> None:
         """Merge the late fields of a track into the segments that were fetched for them."""
