@@ -543,3 +543,13 @@ def test_names_are_those_of_the_files_in_the_listing(tmp_path: Path) -> None:
     store.put("a/two", b"22")
     store.put("a/below/three", b"333")
     assert store.names("a") == ["one", "two"] == [entry.name for entry in store.list("a") if not entry.is_dir]
+
+
+def test_a_path_that_climbs_out_of_its_root_is_not_inside(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    (root / "a").mkdir(parents=True)
+    local.check_inside(str(root), str(root / "a" / "not yet there"))
+    local.check_inside(str(root), str(root) + "/a/../a")
+    for path in ("/a/../..", "/a/../../elsewhere", "/.."):
+        with pytest.raises(errors.CorruptTrackError, match="leads out of"):
+            local.check_inside(str(root), str(root) + path)

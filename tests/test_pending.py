@@ -347,6 +347,16 @@ def test_a_bad_list_is_refused_by_the_call_also_where_lists_went_before(bad: Any
     assert [fields["q"] for _, _, fields in rows_of(pending.take())] == [[0.5], [1.5], [2.5]]
 
 
+def test_a_list_that_grows_beyond_what_a_point_may_hold_is_refused() -> None:
+    pending = Pending(Owner())
+    append = both_ways(pending)[1]
+    for length in (1, 8, 9, 1000, 5000):
+        append(q=[0.5] * length)
+    with pytest.raises(ValueError, match="field 'q'"):
+        append(q=[0.5] * 600_000)
+    assert [len(fields["q"]) for _, _, fields in rows_of(pending.take())] == [1, 8, 9, 1000, 5000]
+
+
 def test_lists_of_many_lengths_make_few_functions() -> None:
     before = len(hotpath._shapes)
     for length in range(1, 1500):
