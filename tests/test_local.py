@@ -16,6 +16,7 @@ import pytest
 from store_tests import StoreMachine, StoreTests
 from support import Faulty, run_python
 
+from dreamlake import errors
 from dreamlake.format import layout
 from dreamlake.storage import local
 from dreamlake.storage.local import FsyncFailed, LocalStore, PartialWriteError, SizeChanged
