@@ -6,17 +6,27 @@ import os
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
 import dreamlake
 from dreamlake import Lake, Session
 
 SESSION = "run"
 WORKSPACE = "bench"
 TRACK = "train/loss"
+#: Rows that are appended at once where segments are to have their usual width: 100,000 become a wide one.
+AT_ONCE = 50_000
 
 
 def new_session(folder: Path) -> Session:
     """A session with default options in `folder`."""
     return Session(SESSION, WORKSPACE, local_path=str(folder))
+
+
+def append_as_segments(session: Session, frame: pl.DataFrame, track: str = TRACK) -> None:
+    """Append the frame such that it lies in segments of 10,000 points, as those of a loop do."""
+    for rows in frame.iter_slices(AT_ONCE):
+        session.track(track).append_batch(rows)
 
 
 def view(folder: Path, track: str = TRACK) -> Any:

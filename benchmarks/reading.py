@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from benchmarks import data
 from benchmarks.harness import Row, Settings, interleave, scratch, timed_calls
-from benchmarks.lakes import TRACK, new_session, track_folder, view
+from benchmarks.lakes import append_as_segments, new_session, track_folder, view
 
 COUNT = 1_000_000
 SEGMENT = 10_000
@@ -36,9 +36,9 @@ class Fixture:
 
 
 def _fixture(folder: Path) -> Fixture:
-    """Write the track as one frame with explicit timestamps, then its rows once more as one file each way."""
+    """Write the track as frames with explicit timestamps, then its rows once more as one file each way."""
     with new_session(folder) as session:
-        session.track(TRACK).append_batch(data.frame(COUNT, with_ts=True))
+        append_as_segments(session, data.frame(COUNT, with_ts=True))
     warm = view(folder)
     rows = warm.to_polars()
     segments = list(track_folder(folder).glob("*.parquet"))

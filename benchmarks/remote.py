@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks import data
 from benchmarks.harness import Row, Settings, interleave, scratch, timed
-from benchmarks.lakes import SESSION, TRACK, WORKSPACE, new_session
+from benchmarks.lakes import SESSION, TRACK, WORKSPACE, append_as_segments, new_session
 from benchmarks.places import Places, places
 from dreamlake import Lake, Session
 from dreamlake.engine.replica import state
@@ -36,7 +36,7 @@ Side = Callable[[Path], float]
 
 def _write_run(folder: Path, count: int = COUNT) -> None:
     with new_session(folder) as session:
-        session.track(TRACK).append_batch(data.frame(count, with_ts=True))
+        append_as_segments(session, data.frame(count, with_ts=True))
 
 
 def _write_runs(folder: Path, runs: int) -> None:
@@ -51,10 +51,12 @@ def _copy(folder: Path, place: Places, url: str) -> None:
     place.filesystem().put(f"{folder}/", f"{url}/", recursive=True)
 
 
-def _segments(place: Places, url: str) -> tuple[list[str], list[int]]:
+def _segments(place: Places, url: str, count: int = COUNT // SEGMENT) -> tuple[list[str], list[int]]:
     """The segments' objects below a URL and the bytes of each."""
     found = place.filesystem().find(url, detail=True)
     paths = sorted(path for path in found if path.endswith(".parquet"))
+    if len(paths) != count:
+        raise RuntimeError(f"expected {count} segments below {url}, found {len(paths)}")
     return paths, [found[path]["size"] for path in paths]
 
 
@@ -179,7 +181,7 @@ def many_runs(settings: Settings) -> list[Row]:
         _write_runs(folder, runs)
         url = place.prefix()
         _copy(folder, place, url)
-        paths, sizes = _segments(place, url)
+        paths, sizes = _segments(place, url, runs)
         endpoint = place.proxy(LATENCY)
         options, fs = place.options(endpoint), place.filesystem(endpoint)
         lake = Lake(url, options)
@@ -217,7 +219,7 @@ def upload(settings: Settings) -> list[Row]:
         _write_run(one)
         with new_session(ten) as session:
             for number in range(FEW_TRACKS):
-                session.track(f"{TRACK}/{number}").append_batch(data.frame(COUNT // FEW_TRACKS, with_ts=True))
+                append_as_segments(session, data.frame(COUNT // FEW_TRACKS, with_ts=True), f"{TRACK}/{number}")
         for title, endpoint in (("no latency", None), ("30 ms", place.proxy(LATENCY))):
             for tracks, source in ((1, one), (FEW_TRACKS, ten)):
                 ours, floor = interleave([_pushed(place, endpoint, source), _piped(place, endpoint, source)], settings)

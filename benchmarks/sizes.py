@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from benchmarks import data
 from benchmarks.data import STEPS_PER_EPOCH
 from benchmarks.harness import Row, Settings, scratch
-from benchmarks.lakes import SESSION, TRACK, WORKSPACE, bytes_below, new_session, view
+from benchmarks.lakes import SESSION, TRACK, WORKSPACE, append_as_segments, bytes_below, new_session, view
 
 SEGMENT = 10_000
 NOISE = "every bit of these mantissas is random, so no codec gets far below 7 bytes a value; a real loss has more zeros"
@@ -36,7 +36,7 @@ def _row(title: str, settings: Settings, frame: pl.DataFrame | None, count: int)
         with new_session(folder) as session:
             track = session.track(TRACK)
             if frame is not None:
-                track.append_batch(frame)
+                append_as_segments(session, frame)
             else:
                 for step, value in enumerate(data.values(count)):
                     track.append(value=value, step=step, epoch=step // STEPS_PER_EPOCH)
