@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dreamlake.engine.catalog import is_session, session_folders, session_info, session_there, track_names, workspaces
@@ -13,12 +13,14 @@ from dreamlake.errors import CorruptTrackError, SessionNotFoundError, TrackNotFo
 from dreamlake.format import layout
 from dreamlake.logs import read_logs
 from dreamlake.parameters import ParametersView
-from dreamlake.runs import Sessions
+from dreamlake.runs import Sessions, parameter_columns
 from dreamlake.storage import open_store
 from dreamlake.view import TrackView
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from datetime import timedelta
+    from typing import Literal
 
     import polars as pl
 
@@ -103,6 +105,7 @@ class Lake:
         workspace: str | None = None,
         sessions: Iterable[str] | str | None = None,
         *,
+        parameters: Sequence[str] | bool = False,
         errors: Errors = "raise",
     ) -> pl.LazyFrame:
         """One track of many runs as a lazy frame: ``_workspace``, ``_session``, ``_index``, ``_ts``, then the fields.
@@ -119,6 +122,9 @@ class Lake:
             Only runs of this workspace; None for all.
         sessions
             Only sessions of these names (or of this one); None for all. Sessions without the track are left out.
+        parameters
+            The parameters of the runs that are joined in behind the fields, a column each under their dotted names, as
+            `Sessions.to_polars` has them; True for all. One that has the name of a field is ``parameters.<name>``.
         errors
             ``"raise"``, or ``"skip"`` to log damage and read round it.
 
@@ -126,6 +132,8 @@ class Lake:
         ------
         SessionNotFoundError
             One of `sessions` does not exist.
+        ValueError
+            No run has a parameter that is named in `parameters`.
         TrackNotFoundError
             No session has the track.
         CorruptTrackError
@@ -134,6 +142,8 @@ class Lake:
             In a forked child process, where Polars queries would hang.
         """
         check_polars()
+        import polars as pl
+
         from dreamlake.engine.scan import Part, lazy_frame
         from dreamlake.format.logical import unify_schemas
 
@@ -162,7 +172,14 @@ class Lake:
         if not parts:
             raise TrackNotFoundError(f"none of the {len(pairs)} sessions looked at in {self!r} has a track {track!r}")
         schema = unify_schemas(*(part.snapshot.schema for part in parts))
-        return lazy_frame(parts, schema, name=track, labels=LABELS)
+        frame = lazy_frame(parts, schema, name=track, labels=LABELS)
+        if not parameters:
+            return frame
+        runs = [(workspace, session) for (_, workspace), (_, session) in (part.labels for part in parts)]
+        wanted = None if parameters is True else [parameters] if isinstance(parameters, str) else list(parameters)
+        columns = parameter_columns(self._store, runs, {*LABELS, "_index", "_ts", *schema}, wanted, errors)
+        labels = pl.DataFrame(runs, schema=dict.fromkeys(LABELS, pl.String), orient="row")
+        return frame.join(labels.with_columns(columns).lazy(), on=LABELS, how="left", maintain_order="left")
 
     def _chosen(self, workspace: str | None, sessions: Iterable[str] | str | None) -> list[tuple[str, str]]:
         # Where looking costs requests, a run is one that has the track.
@@ -248,6 +265,26 @@ class SessionView:
             In a forked child process, where Polars would hang.
         """
         return read_logs(self._store, self._folder, level, errors)
+
+    def align(
+        self,
+        *tracks: str,
+        how: Literal["exact", "backward", "forward", "nearest"] = "exact",
+        tolerance: float | timedelta | None = None,
+        start_time: float | None = None,
+        end_time: float | None = None,
+        errors: Errors = "raise",
+    ) -> pl.LazyFrame:
+        """Join tracks by time into one lazy frame; see `Session.align`.
+
+        Of tracks on S3 all are looked at side by side.
+        """
+        from dreamlake.analysis.align import align
+
+        frames = side_by_side(
+            lambda name: (name, self.track(name).scan(errors=errors)), tracks, reading_width(self._store)
+        )
+        return align(frames, how, tolerance, start_time, end_time)
 
 
 def _no_session(store: Store, workspace: str, name: str) -> SessionNotFoundError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from dreamlake.engine.process import check_polars, reading_width, side_by_side
@@ -12,7 +13,7 @@ from dreamlake.notices import log
 from dreamlake.types import SessionInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     import polars as pl
 
@@ -53,18 +54,6 @@ class Sessions(list[SessionInfo]):
         check_polars()
         import polars as pl
 
-        from dreamlake.engine.hosts import all_parameters
-
-        def read(info: SessionInfo) -> dict[str, Any]:
-            try:
-                return all_parameters(self._store, layout.session_dir(info["workspace"], info["name"]))
-            except CorruptTrackError as damage:
-                if errors == "raise":
-                    raise
-                log().warning("skipped: %s", damage)
-                return {}
-
-        parameters = side_by_side(read, self, reading_width(self._store))
         time = pl.Datetime("us", "UTC")
         own = [
             pl.Series("_workspace", [info["workspace"] for info in self], pl.String),
@@ -76,13 +65,59 @@ class Sessions(list[SessionInfo]):
             pl.Series("_description", [info.get("description") for info in self], pl.String),
             pl.Series("_folder", [info.get("folder") for info in self], pl.String),
         ]
-        taken = {column.name for column in own}
-        names = dict.fromkeys(name for each in parameters for name in each)
-        columns = [
-            _column(f"parameters.{name}" if name in taken else name, [each.get(name) for each in parameters])
-            for name in names
-        ]
-        return pl.DataFrame([*own, *columns])
+        runs = [(info["workspace"], info["name"]) for info in self]
+        return pl.DataFrame(
+            [*own, *parameter_columns(self._store, runs, {column.name for column in own}, None, errors)]
+        )
+
+
+def parameter_columns(
+    store: Store, runs: Sequence[tuple[str, str]], taken: Collection[str], wanted: Sequence[str] | None, errors: Errors
+) -> list[pl.Series]:
+    """The parameters of runs, a column each with a value or null a run.
+
+    Parameters
+    ----------
+    runs
+        Workspace and name of each.
+    taken
+        Names of other columns; a parameter of such a name is called ``parameters.<name>``.
+    wanted
+        The parameters; None for all that any run has.
+    errors
+        ``"raise"``, or ``"skip"`` to log that parameters are damaged and leave these out.
+
+    Raises
+    ------
+    ValueError
+        None of the runs has a parameter that is wanted.
+    CorruptTrackError
+        The parameters of a run are damaged.
+    """
+    from dreamlake.engine.hosts import all_parameters
+
+    def read(run: tuple[str, str]) -> dict[str, Any]:
+        try:
+            return all_parameters(store, layout.session_dir(*run))
+        except CorruptTrackError as damage:
+            if errors == "raise":
+                raise
+            log().warning("skipped: %s", damage)
+            return {}
+
+    parameters = side_by_side(read, runs, reading_width(store))
+    names = list(dict.fromkeys(name for each in parameters for name in each))
+    if wanted is not None:
+        absent = [name for name in wanted if name not in names]
+        if absent:
+            near = get_close_matches(str(absent[0]), names, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(names)) or 'none'}"
+            raise ValueError(f"none of the {len(runs)} runs has a parameter {absent[0]!r}: {hint}")
+        names = list(dict.fromkeys(wanted))
+    return [
+        _column(f"parameters.{name}" if name in taken else name, [each.get(name) for each in parameters])
+        for name in names
+    ]
 
 
 def _time(iso: object) -> datetime | None:

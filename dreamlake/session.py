@@ -7,13 +7,14 @@ from threading import RLock
 
 from dreamlake.arguments import LONGEST_WAIT, description_of, local_folder, options_of, remote_of
 from dreamlake.engine.lifecycle import give_temporary_back, open_writer, release_writer, status_of, take_temporary
-from dreamlake.errors import PointsDroppedError, SessionClosedError
+from dreamlake.errors import PointsDroppedError, SessionClosedError, TrackNotFoundError
 from dreamlake.format import layout
 from dreamlake.track import Track
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from datetime import timedelta
     from types import TracebackType
     from typing import Any, Literal, Self, TypeVar
 
@@ -388,6 +389,59 @@ class Session:
 
         self.flush()
         return read_logs(self.store(), self.folder, level, errors)
+
+    # -- analysis --------------------------------------------------------------------------------------------------
+
+    def align(
+        self,
+        *tracks: str,
+        how: Literal["exact", "backward", "forward", "nearest"] = "exact",
+        tolerance: float | timedelta | None = None,
+        start_time: float | None = None,
+        end_time: float | None = None,
+        errors: Literal["raise", "skip"] = "raise",
+    ) -> pl.LazyFrame:
+        """Join tracks by time into one lazy frame: each point of the first track, and the others at its moment.
+
+        Parameters
+        ----------
+        tracks
+            The names of two tracks or more. Each point of the first becomes a row; of the others it is met by at most
+            one point each, or by nulls.
+        how
+            ``"exact"``: the point with the same ``_ts``, as ``_ts=-1`` gives it. ``"backward"``: the latest that is not
+            after it, which is what was known then. ``"forward"``: the earliest that is not before it. ``"nearest"``:
+            whichever is nearer.
+        tolerance
+            The furthest that a point may be away, in seconds or as a timedelta; None for any distance.
+        start_time, end_time
+            Half-open range of ``_ts`` of the rows, in seconds since the epoch; None for no bound. Only segments that
+            can matter are read.
+        errors
+            ``"raise"``, or ``"skip"`` to read round damage.
+
+        Returns
+        -------
+        polars.LazyFrame
+            ``_ts``, which rises, then for each track ``<track>._index`` and ``<track>.<field>``. It is a snapshot of
+            each track as of this call.
+
+        Raises
+        ------
+        ValueError
+            Fewer than two tracks, one named twice, an unknown `how`, a tolerance below 0.
+        TrackNotFoundError
+            There is no such track.
+        CorruptTrackError, RuntimeError
+            As for `TrackView.scan`.
+        """
+        from dreamlake.analysis.align import align
+
+        frames = [(name, self.track(name).scan(errors=errors)) for name in tracks]
+        absent = sorted({name for name, frame in frames if len(frame.collect_schema()) == 2} - set(self.tracks.list()))
+        if absent:
+            raise TrackNotFoundError(f"no track {absent[0]!r} in {self.workspace}/{self.name}")
+        return align(frames, how, tolerance, start_time, end_time)
 
     # -- writing ---------------------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ from dreamlake.errors import TrackNotFoundError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any, Literal
 
     import pandas as pd
@@ -208,23 +209,143 @@ class TrackView:
         snapshot = self._snapshot(errors, described=True, wanted=(start_index, limit))
         return snapshot.table(*_range(start_index, limit, snapshot.total))
 
-    def to_pandas(self, start_index: int = 0, limit: int | None = None, *, errors: Errors = "raise") -> pd.DataFrame:
+    def to_pandas(
+        self,
+        start_index: int = 0,
+        limit: int | None = None,
+        *,
+        dtype_backend: Literal["pyarrow"] | None = None,
+        errors: Errors = "raise",
+    ) -> pd.DataFrame:
         """The track as a pandas frame, with the columns of `scan`.
 
         Columns of integers or bools in which a value is absent get pandas' nullable types, so that no digit is lost;
-        an absent double shows as NaN. Parameters and errors as for `scan`; works in a forked child process too.
+        an absent double shows as NaN. Works in a forked child process too.
+
+        Parameters
+        ----------
+        start_index, limit, errors
+            As for `scan`.
+        dtype_backend
+            ``"pyarrow"`` keeps the columns as Arrow's (`pandas.ArrowDtype`): nothing is copied, absent is NA and NaN
+            is NaN in all columns, and lists stay lists. By default NumPy's.
 
         Raises
         ------
         ImportError
             pandas is not installed.
+        ValueError
+            Another dtype_backend; and as for `scan`.
         """
+        if dtype_backend not in (None, "pyarrow"):
+            raise ValueError(f'dtype_backend is "pyarrow", or None for NumPy\'s types; got {dtype_backend!r}')
         table = self.to_arrow(start_index, limit, errors=errors)
         try:
             import pandas as pd
         except ImportError as error:
             raise ImportError("to_pandas() needs pandas: pip install pandas") from error
+        if dtype_backend == "pyarrow":
+            frame: pd.DataFrame = table.to_pandas(types_mapper=pd.ArrowDtype, ignore_metadata=True)
+            return frame
         return _pandas_frame(table, pd)
+
+    # ---------------------------------------------------------------------------------------------- analysis
+
+    def latest(self, by: str | Sequence[str] = "step", *, errors: Errors = "raise") -> pl.LazyFrame:
+        """The track with repeats left out: of the points with one value of `by`, the last that was appended.
+
+        A run that was resumed from a checkpoint appends the steps since then once more; this shows the run that
+        counts, in the order of `by`. The last point wins as a whole. Nothing is deleted: `scan` has all.
+
+        Parameters
+        ----------
+        by
+            The field that counts, or several. Points without it are all kept, and stand first.
+        errors
+            As for `scan`.
+
+        Returns
+        -------
+        polars.LazyFrame
+            The columns of `scan`. It is a snapshot as of this call; to collect it reads the whole track.
+
+        Raises
+        ------
+        ValueError
+            The track has no such field.
+        """
+        import polars as pl
+
+        from dreamlake.analysis.columns import column
+
+        frame = self.scan(errors=errors)
+        schema = frame.collect_schema()
+        names = [by] if isinstance(by, str) else list(by)
+        if not names:
+            raise ValueError("by names no field; points repeat each other in a field such as step")
+        for name in names:
+            if name not in schema:
+                column(schema, name, f"the track {self.name!r}")
+                raise ValueError(f"{name!r} is an element of a list; by names whole fields")
+        # A point without a step repeats none: its index is unlike all others.
+        alone = pl.when(pl.any_horizontal(pl.col(names).is_null())).then(pl.col("_index"))
+        return (
+            frame.with_columns(alone.alias("_alone"))
+            .unique(subset=["_alone", *names], keep="last", maintain_order=True)
+            .drop("_alone")
+            .sort(*names, nulls_last=False, maintain_order=True)
+        )
+
+    def downsample(
+        self,
+        n: int,
+        fields: str | Sequence[str] | None = None,
+        x: str = "_index",
+        *,
+        start_index: int = 0,
+        limit: int | None = None,
+        errors: Errors = "raise",
+    ) -> pl.DataFrame:
+        """At most `n` points that draw the same line as all: the same ones every time, extremes kept.
+
+        The range of `x` is cut into equal stretches, and of each stay its first and last point and, for each field,
+        those with the lowest and the highest value (the M4 aggregation). All are points of the track; nothing is
+        averaged. No other read leaves points out.
+
+        Parameters
+        ----------
+        n
+            The most rows to give: two, and two for each field, times the number of stretches.
+        fields
+            The numeric fields whose extremes are kept, or one; ``position[0]`` is an element of a field of lists.
+            None for all numeric fields.
+        x
+            What the points are drawn over: ``_index``, ``_ts``, or a field of numbers or times. Points without a
+            finite one are left out.
+        start_index, limit, errors
+            As for `scan`.
+
+        Returns
+        -------
+        polars.DataFrame
+            ``_index``, ``_ts``, `x` and `fields`, in the order of `x`. All rows where there are no more than `n`.
+
+        Raises
+        ------
+        ValueError
+            A field that is not there; an `n` that is too small for the fields.
+        TypeError
+            A field that holds no numbers.
+        """
+        check_polars()
+        from dreamlake.analysis.thin import thin
+        from dreamlake.engine.scan import Part, lazy_frame
+
+        n, start_index, limit = _whole("n", n), _whole("start_index", start_index), _limit(limit)
+        snapshot = self._snapshot(errors, described=True, wanted=(start_index, limit))
+        start, stop = _range(start_index, limit, snapshot.total)
+        frame = lazy_frame([Part(snapshot, start, stop)], snapshot.schema, name=self.name)
+        return thin(frame, start, stop, n, fields, x, f"the track {self.name!r}")
 
     # ---------------------------------------------------------------------------------------------- about the track
 

@@ -18,7 +18,7 @@ FLOORS = [
     {"storage"},
     {"format"},
     {"engine"},
-    {"arguments", "parameters", "logs", "files"},
+    {"arguments", "parameters", "logs", "files", "analysis", "pictures"},
     {"session", "track", "view", "lake", "runs"},
     {"", "cli", "integrations", "demo"},  # "" is the package itself: what it gives out, it imports when asked for
 ]
