@@ -20,14 +20,15 @@ from dreamlake.view import TrackView
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import timedelta
-    from typing import Literal
+    from typing import Literal, Unpack
 
+    import altair
     import polars as pl
 
     from dreamlake.engine.snapshot import Snapshot
     from dreamlake.logs import Level
     from dreamlake.storage.store import Store
-    from dreamlake.types import SessionInfo
+    from dreamlake.types import PlotOptions, SessionInfo
     from dreamlake.view import Errors
 
 LABELS = ("_workspace", "_session")
@@ -60,6 +61,13 @@ class Lake:
 
     def __repr__(self) -> str:
         return f"Lake({self._store.describe()!r})"
+
+    def _repr_html_(self) -> str:
+        """The runs, as a notebook shows them."""
+        check_polars()
+        from dreamlake.pictures.html import sessions_html
+
+        return sessions_html(self._store.describe(), self.sessions())
 
     def workspaces(self) -> list[str]:
         """The workspaces that hold a session, sorted."""
@@ -181,6 +189,52 @@ class Lake:
         labels = pl.DataFrame(runs, schema=dict.fromkeys(LABELS, pl.String), orient="row")
         return frame.join(labels.with_columns(columns).lazy(), on=LABELS, how="left", maintain_order="left")
 
+    def plot(
+        self,
+        track: str,
+        y: str | Sequence[str] | None = None,
+        x: str | None = None,
+        *,
+        workspace: str | None = None,
+        sessions: Iterable[str] | str | None = None,
+        **options: Unpack[PlotOptions],
+    ) -> altair.VConcatChart:
+        """Draw one track of many runs in one picture: a panel a field, a colour a run.
+
+        Parameters
+        ----------
+        track
+            The name of the track.
+        workspace, sessions
+            As for `scan`; sessions without the track are left out.
+        y, x, options
+            As for `TrackView.plot`; over ``_elapsed`` runs of different days lie on each other.
+
+        Raises
+        ------
+        SessionNotFoundError, TrackNotFoundError
+            As from `scan`.
+        ImportError, ValueError
+            As from `TrackView.plot`.
+        """
+        check_polars()
+        from dreamlake.pictures.chart import plot
+
+        pairs = self._chosen(workspace, sessions)
+        several = len({workspace for workspace, _ in pairs}) > 1
+        views = [SessionView(self._store, *pair).track(track) for pair in pairs]
+        there = side_by_side(
+            lambda view: view._reader.snapshot(errors="skip").exists, views, reading_width(self._store)
+        )
+        drawn = [
+            ("/".join(pair) if several else pair[1], view)
+            for pair, view, exists in zip(pairs, views, there, strict=True)
+            if exists
+        ]
+        if not drawn:
+            raise TrackNotFoundError(f"none of the {len(pairs)} sessions looked at in {self!r} has a track {track!r}")
+        return plot(drawn, y, x, **options)
+
     def _chosen(self, workspace: str | None, sessions: Iterable[str] | str | None) -> list[tuple[str, str]]:
         # Where looking costs requests, a run is one that has the track.
         pairs = session_folders(self._store, workspace, sure=getattr(self._store, "is_local", True))
@@ -205,6 +259,13 @@ class SessionView:
 
     def __repr__(self) -> str:
         return f"<SessionView {self.workspace!r}/{self.name!r}>"
+
+    def _repr_html_(self) -> str:
+        """The session as a notebook shows it: parameters, tracks, and lines of these."""
+        check_polars()
+        from dreamlake.pictures.html import session_html
+
+        return session_html(self, self._store, self.info.get("status", ""))
 
     @property
     def info(self) -> SessionInfo:
@@ -285,6 +346,20 @@ class SessionView:
             lambda name: (name, self.track(name).scan(errors=errors)), tracks, reading_width(self._store)
         )
         return align(frames, how, tolerance, start_time, end_time)
+
+    def plot(
+        self,
+        tracks: str | Sequence[str],
+        y: str | Sequence[str] | None = None,
+        x: str | None = None,
+        **options: Unpack[PlotOptions],
+    ) -> altair.VConcatChart:
+        """Draw several tracks together; see `Session.plot`."""
+        check_polars()
+        from dreamlake.pictures.chart import plot
+
+        names = [tracks] if isinstance(tracks, str) else dict.fromkeys(tracks)
+        return plot([(name, self.track(name)) for name in names], y, x, **options)
 
 
 def _no_session(store: Store, workspace: str, name: str) -> SessionNotFoundError:

@@ -13,17 +13,19 @@ from dreamlake.track import Track
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from datetime import timedelta
     from types import TracebackType
-    from typing import Any, Literal, Self, TypeVar
+    from typing import Any, Literal, Self, TypeVar, Unpack
 
+    import altair
     import polars as pl
 
     from dreamlake.engine.writer import Writer
     from dreamlake.logs import Level
     from dreamlake.parameters import Parameters
     from dreamlake.storage.store import Store
+    from dreamlake.types import PlotOptions
 
     Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -125,6 +127,15 @@ class Session:
         state = "open" if self.is_open else "closed" if self._closed else "not open"
         where = self._root or "a temporary folder"
         return f"<Session {self.workspace}/{self.name} in {where} ({state})>"
+
+    def _repr_html_(self) -> str:
+        """The session as a notebook shows it: parameters, tracks, and lines of these."""
+        from dreamlake.engine.process import check_polars
+
+        check_polars()
+        from dreamlake.pictures.html import session_html
+
+        return session_html(self, self.store(), "open" if self.is_open else "closed" if self._closed else "not open")
 
     # -- opening and closing ---------------------------------------------------------------------------------------
 
@@ -443,6 +454,34 @@ class Session:
             raise TrackNotFoundError(f"no track {absent[0]!r} in {self.workspace}/{self.name}")
         return align(frames, how, tolerance, start_time, end_time)
 
+    def plot(
+        self,
+        tracks: str | Sequence[str],
+        y: str | Sequence[str] | None = None,
+        x: str | None = None,
+        **options: Unpack[PlotOptions],
+    ) -> altair.VConcatChart:
+        """Draw several tracks together: a panel for each field that any of them has, a colour a track.
+
+        Parameters
+        ----------
+        tracks
+            The names of the tracks.
+        y, x, options
+            As for `TrackView.plot`.
+
+        Raises
+        ------
+        ImportError, ValueError
+            As from `TrackView.plot`.
+        """
+        from dreamlake.engine.process import check_polars
+
+        check_polars()
+        from dreamlake.pictures.chart import plot
+
+        return plot([(name, self.track(name)) for name in _names(tracks)], y, x, **options)
+
     # -- writing ---------------------------------------------------------------------------------------------------
 
     def flush(self) -> None:
@@ -484,6 +523,10 @@ class Session:
             writer.flush()
             if writer.replica is not None:
                 writer.replica.sync(None if timeout is None else min(timeout, LONGEST_WAIT))
+
+
+def _names(tracks: str | Sequence[str]) -> list[str]:
+    return [tracks] if isinstance(tracks, str) else list(dict.fromkeys(tracks))
 
 
 class Tracks:

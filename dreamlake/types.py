@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 
 class Point(TypedDict):
@@ -77,3 +77,14 @@ class CompactResult(TypedDict):
     merged: int
     into: int
     segments: int
+
+
+class PlotOptions(TypedDict, total=False):
+    """What `TrackView.plot` takes beside `y` and `x`, and with it all that draw tracks."""
+
+    log: bool
+    smooth: float | None
+    points: int | None
+    width: int
+    height: int
+    errors: Literal["raise", "skip"]

@@ -8,15 +8,16 @@ from dreamlake.errors import TrackNotFoundError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Any, Literal
+    from typing import Any, Literal, Unpack
 
+    import altair
     import pandas as pd
     import polars as pl
     import pyarrow as pa
 
     from dreamlake.engine.reader import TrackReader
     from dreamlake.engine.snapshot import Snapshot
-    from dreamlake.types import ReadResult, TrackStats
+    from dreamlake.types import PlotOptions, ReadResult, TrackStats
 
     Errors = Literal["raise", "skip"]
 
@@ -44,6 +45,13 @@ class TrackView:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r}>"
+
+    def _repr_html_(self) -> str:
+        """The track as a notebook shows it: its fields, the newest values, a line of each."""
+        check_polars()
+        from dreamlake.pictures.html import track_html
+
+        return track_html(self)
 
     def _before_read(self) -> None:
         """Called before every read; a track that can write flushes here."""
@@ -346,6 +354,48 @@ class TrackView:
         start, stop = _range(start_index, limit, snapshot.total)
         frame = lazy_frame([Part(snapshot, start, stop)], snapshot.schema, name=self.name)
         return thin(frame, start, stop, n, fields, x, f"the track {self.name!r}")
+
+    # ---------------------------------------------------------------------------------------------- pictures
+
+    def plot(
+        self, y: str | Sequence[str] | None = None, x: str | None = None, **options: Unpack[PlotOptions]
+    ) -> altair.VConcatChart:
+        """Draw the track: a panel a field, which zoom and move together.
+
+        Needs Altair: ``pip install "dreamlake[plot]"``. The chart shows itself in a notebook; ``chart.save(path)``
+        writes a page or, with vl-convert-python, a picture.
+
+        Parameters
+        ----------
+        y
+            The field to draw, or several; ``position[0]`` is an element of a field of lists. None for all fields of
+            numbers but `x`.
+        x
+            What they are drawn over: ``_index``, ``_ts`` (a time), ``_elapsed`` (seconds since the first point), or a
+            field. None for ``step`` where there is one, or else ``_index``.
+        log
+            Whether the vertical axis is logarithmic; what is 0 or less leaves a gap then.
+        smooth
+            Draw an exponential moving average in front, and the values faintly behind: above 0 and below 1, the weight
+            of what came before. It is made of all points.
+        points
+            The most points of a curve, chosen as by `downsample` (extremes are kept); 2000 by default, None for all.
+        width, height
+            Of each panel, in pixels.
+        errors
+            As for `scan`.
+
+        Raises
+        ------
+        ImportError
+            Altair is not installed.
+        ValueError
+            A field that is not there, or nothing that can be drawn.
+        """
+        check_polars()
+        from dreamlake.pictures.chart import plot
+
+        return plot([(self.name, self)], y, x, **options)
 
     # ---------------------------------------------------------------------------------------------- about the track
 

@@ -305,10 +305,11 @@ def test_what_downsample_refuses(session: Session) -> None:
         track.downsample(10, "value", x="name")
 
 
-def test_no_other_read_leaves_points_out(session: Session) -> None:
-    track = session.track("t")
-    track.append_batch({"v": list(range(30_000))})
-    assert len(track.to_polars()) == len(track.scan().collect()) == len(track.read(limit=None)["data"]) == 30_000
+def test_no_other_read_leaves_points_out(tmp_path: Path) -> None:
+    with Session("s", "w", tmp_path) as session:
+        track = session.track("t")
+        track.append_batch({"v": list(range(30_000))})
+        assert len(track.to_polars()) == len(track.scan().collect()) == len(track.read(limit=None)["data"]) == 30_000
 
 
 # ------------------------------------------------------------------------------------------------ pandas
