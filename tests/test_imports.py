@@ -18,8 +18,8 @@ FLOORS = [
     {"storage"},
     {"format"},
     {"engine"},
-    {"arguments", "parameters", "logs", "files", "analysis", "pictures"},
-    {"session", "track", "view", "lake", "runs"},
+    {"arguments", "parameters", "logs", "files", "analysis"},
+    {"session", "track", "view", "lake", "runs", "pictures"},
     {"", "cli", "integrations", "demo"},  # "" is the package itself: what it gives out, it imports when asked for
 ]
 

@@ -58,6 +58,8 @@ SIGNATURES = {
     Session.flush: "()",
     Session.parameters: "()",
     Session.logs: "(level=None, *, errors='raise')",
+    Session.align: ("(*tracks, how='exact', tolerance=None, start_time=None, end_time=None, errors='raise')"),
+    Session.plot: "(tracks, y=None, x=None, **options)",
     Track.append: "(**fields)",
     Track.append_batch: "(points)",
     Track.flush: "()",
@@ -65,8 +67,11 @@ SIGNATURES = {
     Track.read_by_time: "(start_time=None, end_time=None, limit=1000, reverse=False, *, errors='raise')",
     Track.scan: "(start_index=0, limit=None, *, errors='raise')",
     Track.to_polars: "(start_index=0, limit=None, *, errors='raise')",
-    Track.to_pandas: "(start_index=0, limit=None, *, errors='raise')",
+    Track.to_pandas: "(start_index=0, limit=None, *, dtype_backend=None, errors='raise')",
     Track.to_arrow: "(start_index=0, limit=None, *, errors='raise')",
+    Track.latest: "(by='step', *, errors='raise')",
+    Track.downsample: "(n, fields=None, x='_index', *, start_index=0, limit=None, errors='raise')",
+    Track.plot: "(y=None, x=None, **options)",
     Track.stats: "()",
     Track.compact: "()",
     Track.files: "()",
@@ -78,7 +83,8 @@ SIGNATURES = {
     Lake.workspaces: "()",
     Lake.sessions: "(workspace=None)",
     Lake.session: "(name, workspace)",
-    Lake.scan: "(track, workspace=None, sessions=None, *, errors='raise')",
+    Lake.scan: "(track, workspace=None, sessions=None, *, parameters=False, errors='raise')",
+    Lake.plot: "(track, y=None, x=None, *, workspace=None, sessions=None, **options)",
     dreamlake_session: "(name, workspace, **options)",
 }
 
@@ -97,6 +103,8 @@ def test_writing_and_reading_sides_have_one_reading_api() -> None:
         "name",
         "workspace",
     }
+    for function in ("align", "plot"):
+        assert shape(getattr(SessionView, function)) == shape(getattr(Session, function))
     for dunder in ("__iter__", "__len__", "__contains__"):
         assert hasattr(Tracks, dunder)
         assert hasattr(TracksView, dunder)
