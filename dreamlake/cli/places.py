@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
 import difflib
-import json
 import os
 
 TYPE_CHECKING = False
@@ -24,50 +22,6 @@ _opened: list[RemoteStore] = []
 
 class Mistake(Exception):
     """What was asked for makes no sense, or is not there; the message says what to do."""
-
-
-def add_lake(parser: argparse.ArgumentParser) -> None:
-    """Add the options that name the lake."""
-    parser.add_argument(
-        "--path",
-        default=DEFAULT_LAKE,
-        metavar="LAKE",
-        help="the folder or URL of the workspaces (default: %(default)s)",
-    )
-    add_storage_options(parser)
-
-
-def add_storage_options(parser: argparse.ArgumentParser) -> None:
-    """Add the option for the filesystem of a URL."""
-    parser.add_argument(
-        "--storage-options",
-        metavar="JSON",
-        type=_options,
-        help="options of the filesystem of a URL as JSON, or @FILE that holds it; by default S3 finds endpoint and "
-        "credentials in the environment and in profiles",
-    )
-
-
-def add_run(parser: argparse.ArgumentParser) -> None:
-    """Add the argument that names a run, and the options that name its lake."""
-    parser.add_argument("name", metavar="RUN", help="workspace/session, a session's name, or a session's folder or URL")
-    add_lake(parser)
-
-
-def _options(text: str) -> dict[str, Any]:
-    try:
-        if text.startswith("@"):
-            with open(os.path.expanduser(text[1:]), encoding="utf-8") as file:
-                text = file.read()
-        options = json.loads(text)
-    except OSError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    except (ValueError, RecursionError):
-        options = None
-    if not isinstance(options, dict):
-        # Without the text, which may hold secrets.
-        raise argparse.ArgumentTypeError('it is a JSON object, such as {"profile": "team"}, or @FILE')
-    return options
 
 
 # ------------------------------------------------------------------------------------------------ lakes

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
-import unicodedata
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 
 def say(text: str = "") -> None:
@@ -16,9 +16,25 @@ def say(text: str = "") -> None:
     sys.stdout.write(text + "\n")
 
 
-def complain(message: str) -> None:
+def complain(message: str, program: str = "dreamlake") -> None:
     """Write what is wrong to standard error, on one line."""
-    sys.stderr.write(f"dreamlake: {clean(' '.join(message.splitlines()))}\n")
+    said = clean(" ".join(message.splitlines()))
+    sys.stderr.write(f"{painted(f'{program}:', 'bold red', sys.stderr)} {said}\n")
+
+
+def painted(text: str, style: str, stream: Any = None) -> str:
+    """`text` in a style of rich, where `stream` (standard output by default) is a terminal that shows colours."""
+    stream = stream or sys.stdout
+    if not style or not shows_colours(stream):
+        return text
+    from rich.text import Text
+
+    return _rendered(Text(text, style), columns_of(text), stream)
+
+
+def shows_colours(stream: Any) -> bool:
+    """Whether `stream` is a terminal on which colours are wanted: NO_COLOR and TERM=dumb say that they are not."""
+    return bool(stream.isatty()) and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def clean(text: str) -> str:
@@ -30,41 +46,61 @@ def columns_of(text: str) -> int:
     """The columns that `text` takes on a terminal: two for each wide character, none for a combining one."""
     if text.isascii():
         return len(text)
-    return sum(_columns(char) for char in text)
+    from rich.cells import cell_len
+
+    return cell_len(text)
 
 
 def cut(text: str, columns: int) -> str:
     """`text` with what does not fit into `columns` cut off behind an ellipsis."""
     if columns_of(text) <= columns:
         return text
-    kept, used = [], 1
-    for char in text:
-        used += _columns(char)
-        if used > columns:
-            break
-        kept.append(char)
-    return "".join(kept) + "…"
+    from rich.cells import set_cell_size
+
+    return set_cell_size(text, columns - 1).rstrip() + "…"
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[str] = ()) -> str:
+def table(
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    right: Collection[str] = (),
+    style: Callable[[str, str], str] | None = None,
+) -> str:
     """Rows under a header, in aligned columns; those named in `right` are flush right.
 
-    On a terminal the last column is cut where a line would wrap.
+    On a terminal the last column is cut where a line would wrap, and `style` gives the style of a cell by column and
+    text. Elsewhere it is plain text, and whole.
     """
+    from rich.table import Table
+    from rich.text import Text
+
     lines = [[clean(cell) for cell in line] for line in (header, *rows)]
     widths = [max(columns_of(line[at]) for line in lines) for at in range(len(header))]
     room = terminal_columns() - sum(widths[:-1]) - 2 * (len(widths) - 1)
     if sys.stdout.isatty() and room > 4:
         widths[-1] = min(widths[-1], room)
-    shown = []
-    for line in lines:
-        cells = []
-        for name, cell, width in zip(header, line, widths, strict=True):
-            fitting = cut(cell, width)
-            space = " " * (width - columns_of(fitting))
-            cells.append(space + fitting if name in right else fitting + space)
-        shown.append("  ".join(cells).rstrip())
-    return "\n".join(shown)
+    grid = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+    for name, shown, width in zip(header, lines[0], widths, strict=True):
+        side: Literal["left", "right"] = "right" if name in right else "left"
+        grid.add_column(Text(shown), width=width, no_wrap=True, overflow="ellipsis", justify=side)
+    for line in lines[1:]:
+        styles = [style(name, cell) if style else "" for name, cell in zip(header, line, strict=True)]
+        grid.add_row(*(Text(cell, cell_style) for cell, cell_style in zip(line, styles, strict=True)))
+    text = _rendered(grid, sum(widths) + 2 * len(widths), sys.stdout)
+    return "\n".join(line.rstrip() for line in text.split("\n"))
+
+
+def _rendered(shown: Any, width: int, stream: Any) -> str:
+    """What rich makes of `shown`, with colours where `stream` shows them."""
+    from rich.console import Console
+
+    coloured = shows_colours(stream)
+    console = Console(
+        file=stream, width=width, force_terminal=coloured, color_system="auto" if coloured else None, highlight=False
+    )
+    with console.capture() as capture:
+        console.print(shown, soft_wrap=False)
+    return capture.get().removesuffix("\n")
 
 
 def terminal_columns() -> int:
@@ -116,9 +152,3 @@ def say_json(value: Any) -> None:
     from dreamlake.format.point import to_json
 
     say(json.dumps(to_json(value), ensure_ascii=not unicode_fits(), indent=2, allow_nan=False))
-
-
-def _columns(char: str) -> int:
-    if unicodedata.combining(char):
-        return 0
-    return 2 if unicodedata.east_asian_width(char) in "WF" else 1
