@@ -8,7 +8,9 @@ import shutil
 import sys
 from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any
+
+import click
 
 
 def say(text: str = "") -> None:
@@ -23,13 +25,12 @@ def complain(message: str, program: str = "dreamlake") -> None:
 
 
 def painted(text: str, style: str, stream: Any = None) -> str:
-    """`text` in a style of rich, where `stream` (standard output by default) is a terminal that shows colours."""
-    stream = stream or sys.stdout
-    if not style or not shows_colours(stream):
+    """`text` in a style such as ``"bold red"``, where `stream` (standard output by default) shows colours."""
+    if not style or not shows_colours(stream or sys.stdout):
         return text
-    from rich.text import Text
-
-    return _rendered(Text(text, style), columns_of(text), stream)
+    words = style.split()
+    colour = next((word for word in words if word not in ("bold", "dim")), None)
+    return click.style(text, fg=colour, bold="bold" in words or None, dim="dim" in words or None)
 
 
 def shows_colours(stream: Any) -> bool:
@@ -71,36 +72,23 @@ def table(
     On a terminal the last column is cut where a line would wrap, and `style` gives the style of a cell by column and
     text. Elsewhere it is plain text, and whole.
     """
-    from rich.table import Table
-    from rich.text import Text
-
     lines = [[clean(cell) for cell in line] for line in (header, *rows)]
     widths = [max(columns_of(line[at]) for line in lines) for at in range(len(header))]
     room = terminal_columns() - sum(widths[:-1]) - 2 * (len(widths) - 1)
     if sys.stdout.isatty() and room > 4:
         widths[-1] = min(widths[-1], room)
-    grid = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
-    for name, shown, width in zip(header, lines[0], widths, strict=True):
-        side: Literal["left", "right"] = "right" if name in right else "left"
-        grid.add_column(Text(shown), width=width, no_wrap=True, overflow="ellipsis", justify=side)
-    for line in lines[1:]:
-        styles = [style(name, cell) if style else "" for name, cell in zip(header, line, strict=True)]
-        grid.add_row(*(Text(cell, cell_style) for cell, cell_style in zip(line, styles, strict=True)))
-    text = _rendered(grid, sum(widths) + 2 * len(widths), sys.stdout)
-    return "\n".join(line.rstrip() for line in text.split("\n"))
-
-
-def _rendered(shown: Any, width: int, stream: Any) -> str:
-    """What rich makes of `shown`, with colours where `stream` shows them."""
-    from rich.console import Console
-
-    coloured = shows_colours(stream)
-    console = Console(
-        file=stream, width=width, force_terminal=coloured, color_system="auto" if coloured else None, highlight=False
-    )
-    with console.capture() as capture:
-        console.print(shown, soft_wrap=False)
-    return capture.get().removesuffix("\n")
+    coloured = shows_colours(sys.stdout)
+    shown = []
+    for line in lines:
+        cells = []
+        for name, cell, width in zip(header, line, widths, strict=True):
+            fitting = cut(cell, width)
+            space = " " * (width - columns_of(fitting))
+            if coloured:
+                fitting = painted(fitting, "bold" if line is lines[0] else style(name, cell) if style else "")
+            cells.append(space + fitting if name in right else fitting + space)
+        shown.append("  ".join(cells).rstrip())
+    return "\n".join(shown)
 
 
 def terminal_columns() -> int:

@@ -39,8 +39,7 @@ def watch(request: Waited, timeout: float | None, progress: Progress) -> bool:
     sent = TextColumn("{task.fields[objects]}")
     columns = (TextColumn("uploading"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), sent)
     # Without a thread of its own, since none may stay behind: this one looks often enough.
-    quiet = {"auto_refresh": False, "redirect_stdout": False, "redirect_stderr": False}
-    bar = Bar(*columns, console=Console(file=sys.stderr), transient=True, **quiet)
+    bar = Bar(*columns, console=Console(file=sys.stderr), transient=True, auto_refresh=False)
     with bar:
         task = bar.add_task("", total=None, objects="")
         while deadline is None or time.monotonic() < deadline:
