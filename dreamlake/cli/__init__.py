@@ -31,6 +31,7 @@ COMMANDS = {
     "demo": "train a small model, and look at what the run left",
     "ls": "list runs",
     "show": "show one run",
+    "tail": "show the newest points or log lines, and follow a live run",
     "files": "list the Parquet files of a track",
     "sync": "upload what the replica of a run lacks",
     "check": "verify every file of runs",

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
+from dreamlake.arguments import LONGEST_WAIT
 from dreamlake.cli.places import DEFAULT_LAKE
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -38,6 +39,22 @@ class WholeNumber(Type):
             bound = {None: "", 1: " above 0"}.get(self.least, f", {self.least} or more")
             self.fail(f"a whole number{bound}, not {value!r}", param, ctx)
         return number
+
+
+class Seconds(Type):
+    """A number of seconds above 0."""
+
+    name = "seconds"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number that was typed."""
+        try:
+            seconds = float(value)
+        except ValueError:
+            seconds = 0.0
+        if not 0 < seconds <= LONGEST_WAIT:
+            self.fail(f"a number of seconds above 0, not {value!r}", param, ctx)
+        return seconds
 
 
 class StorageOptions(Type):

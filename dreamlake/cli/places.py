@@ -117,7 +117,8 @@ def find_run(name: str, path: str, options: dict[str, Any] | None = None) -> Ses
     found = [run for run in runs if f"{run.workspace}/{run.name}" == name.strip("/")]
     found = found or [run for run in runs if run.name == name]
     if not found:
-        known = [f"{run.workspace}/{run.name}" for run in runs]
+        known = {f"{run.workspace}/{run.name}": f"{run.workspace}/{run.name}" for run in runs}
+        known |= {run.name: f"{run.workspace}/{run.name}" for run in runs}
         raise Mistake(f"no run {name!r} in {place_of(path)}; {_hint(name, known, 'dreamlake ls shows what is there')}")
     if len(found) > 1:
         choices = ", ".join(sorted(f"{run.workspace}/{run.name}" for run in found))
@@ -148,7 +149,9 @@ def find_track(run: SessionView, name: str) -> TrackView:
     """
     tracks = run.tracks.list()
     if name not in tracks:
-        hint = _hint(name, tracks, f"it has {', '.join(tracks[:5])}{', …' if len(tracks) > 5 else ''}")
+        hint = _hint(
+            name, {each: each for each in tracks}, f"it has {', '.join(tracks[:5])}{', …' if len(tracks) > 5 else ''}"
+        )
         raise Mistake(f"no track {name!r} in {run.workspace}/{run.name}; {hint if tracks else 'it has none yet'}")
     return run.track(name)
 
@@ -329,6 +332,7 @@ def split_url(url: str, count: int) -> tuple[str, list[str]]:
     return f"{scheme}://{top or ('/' if rest.startswith('/') else '')}", folders
 
 
-def _hint(name: str, known: list[str], otherwise: str) -> str:
+def _hint(name: str, known: dict[str, str], otherwise: str) -> str:
+    """What is like `name` among the ways to say something, each with what it stands for."""
     close = difflib.get_close_matches(name, known, n=1)
-    return f"is it {close[0]!r}?" if close else otherwise
+    return f"is it {known[close[0]]!r}?" if close else otherwise
