@@ -61,11 +61,8 @@ def read_points(path: Path, track: str) -> list[dict[str, Any]]:
     return Lake(path).session("run", "w").track(track).read(limit=None)["data"]
 
 
-def from_lines(text: bytes | str) -> list[dict[str, Any]]:
-    rows = [
-        from_json(msgspec.json.decode(line))
-        for line in (text.splitlines() if isinstance(text, bytes) else text.split("\n")[:-1])
-    ]
+def from_lines(text: str) -> list[dict[str, Any]]:
+    rows = [from_json(msgspec.json.decode(line)) for line in text.split("\n")[:-1]]
     return [{"index": row.pop("_index"), "data": row} for row in rows]
 
 
@@ -91,13 +88,13 @@ def test_any_values_come_back_from_json_lines_and_parquet(points: list[dict[str,
         assert main(["export", "run", "t", "--path", folder, "-o", f"{out}.parquet"]) == 0
         assert main(["export", "run", "t", "--path", folder, "-o", f"{out}.csv"]) == 0
         track = Lake(folder).session("run", "w").track("t")
-        rows = from_lines(Path(f"{out}.jsonl").read_bytes().replace(b"\r", b"\\r"))
+        rows = from_lines(Path(f"{out}.jsonl").read_bytes().decode())
         for row, point in zip(rows, track.read(limit=None)["data"], strict=True):
             data = row["data"]
             assert row["index"] == point["index"]
             assert same(dict(sorted(data.items())), dict(sorted(point["data"].items())))
         assert same_table(pq.read_table(f"{out}.parquet"), track.to_arrow())
-        check_csv(Path(f"{out}.csv").read_text(encoding="utf-8"), track.to_arrow())
+        check_csv(Path(f"{out}.csv").read_bytes().decode(), track.to_arrow())
 
 
 def same_table(left: pa.Table, right: pa.Table) -> bool:
