@@ -61,7 +61,7 @@ def test_help_and_version_are_no_mistakes(cli: Any) -> None:
     for argv in (["--help"], ["ls", "--help"], ["show", "--help"], ["files", "--help"], ["demo", "--help"]):
         status, out, err = cli(*argv)
         assert (status, err) == (0, "")
-        assert out.startswith("usage: dreamlake")
+        assert out.startswith("Usage: dreamlake")
 
 
 @pytest.mark.parametrize(
@@ -80,6 +80,30 @@ def test_a_wrong_command_line_is_one_line(cli: Any, argv: list[str], word: str) 
     fails(cli(*argv), 2, word, "--help")
 
 
+def test_a_misspelt_command_or_option_is_told_what_is_like_it(cli: Any) -> None:
+    fails(cli("shwo", "x"), 2, "'show'?")
+    fails(cli("zzz"), 2, "'zzz'", "ls, show")
+    fails(cli("ls", "--jsn"), 2, "--json")
+
+
+def test_a_terminal_gets_colours_unless_it_wants_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    rows = [("x", "failed")]
+
+    def style(column: str, cell: str) -> str:
+        return "red" if cell == "failed" else ""
+
+    assert "\x1b[31mfailed" in table(("A", "B"), rows, style=style)
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert table(("A", "B"), rows, style=style) == "A  B\nx  failed"
+    monkeypatch.delenv("NO_COLOR")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: False)
+    assert table(("A", "B"), rows, style=style) == "A  B\nx  failed"
+
+
 def test_the_help_needs_no_heavy_library() -> None:
     code = """
     import sys
@@ -88,7 +112,7 @@ def test_the_help_needs_no_heavy_library() -> None:
         main(["ls", "--help"])
     except SystemExit:
         pass
-    print([name for name in ("numpy", "polars", "pyarrow", "msgspec", "fsspec") if name in sys.modules])
+    print([name for name in ("numpy", "polars", "pyarrow", "msgspec", "fsspec", "rich") if name in sys.modules])
     """
     assert run_python(code).stdout.splitlines()[-1] == "[]"
 
@@ -384,6 +408,7 @@ def test_on_a_terminal_a_table_does_not_wrap(monkeypatch: pytest.MonkeyPatch) ->
     rows = [("name", "漢" * 30), ("other", "x")]
     assert columns_of(table(("A", "B"), rows).splitlines()[1]) == 67
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("NO_COLOR", "1")
     assert table(("A", "B"), rows).splitlines() == ["A      B", "name   漢漢漢漢漢漢…", "other  x"]
 
 

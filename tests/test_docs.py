@@ -22,7 +22,7 @@ from s3.server import S3Server
 from s3.team import BUCKET, make_team_bucket
 from support import ROOT, run_python
 
-from dreamlake.cli import build_parser
+from dreamlake.cli import parse
 
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
@@ -152,7 +152,7 @@ def test_commands_exist(page: Path) -> None:
     for block in blocks(page):
         for line in block.text.splitlines() if block.language == "bash" else ():
             if line.startswith("dreamlake "):
-                build_parser().parse_args(shlex.split(line, comments=True)[1:])
+                parse(shlex.split(line, comments=True)[1:])
 
 
 def anchors(page: Path) -> set[str]:

@@ -1,6 +1,7 @@
 """The command line: finds the command, and turns errors into one line and an exit status.
 
-Each command is a module of this package with an ``add_parser`` that names its options and the function to run.
+Each command is a module of this package of its name, imported when it is asked for; its ``command`` is a click command
+that returns the exit status.
 
 Exit status: 0 when all went well, 1 when what was asked could not be done (damage, a disk that fails, an extra
 that is not installed), 2 for a mistake in what was asked (an unknown option, no such run), 130 after Ctrl-C, 141 when
@@ -9,44 +10,89 @@ the reader of a pipe went away.
 
 from __future__ import annotations
 
-import argparse
+import difflib
+import importlib
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any
+
+import click
 
 from dreamlake import __version__
-from dreamlake.cli import check, compact, demo, files, ls, repair, show, sync
 from dreamlake.cli.places import Mistake, close_opened
 from dreamlake.cli.text import complain
 from dreamlake.errors import DreamlakeError, SessionNotFoundError, TrackNotFoundError
 
 __all__ = ["main"]
 
-#: The commands, in the order in which the help lists them.
-COMMANDS = (demo, ls, show, files, sync, check, repair, compact)
+#: The commands, in the order in which the help lists them, and what each is for.
+COMMANDS = {
+    "demo": "train a small model, and look at what the run left",
+    "ls": "list runs",
+    "show": "show one run",
+    "tail": "show the newest points or log lines, and follow a live run",
+    "files": "list the Parquet files of a track",
+    "export": "write tracks as CSV, Parquet or JSON lines",
+    "sync": "upload what the replica of a run lacks",
+    "check": "verify every file of runs",
+    "repair": "repair damaged runs",
+    "compact": "merge small segments",
+}
 
 
-class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line, without the usage above, and that takes whole option names only."""
+class Commands(click.Group):
+    """The commands by name; the module of one is imported when it is asked for, so that the help starts fast."""
 
-    def __init__(self, **options: Any) -> None:
-        # A shortened name that scripts rely on would break when a later option begins in the same way.
-        super().__init__(**{"allow_abbrev": False, **options})
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names, in the order of the help."""
+        return list(COMMANDS)
 
-    def error(self, message: str) -> NoReturn:
-        """End the program with status 2 and say what was wrong."""
-        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of this name."""
+        if cmd_name not in COMMANDS:
+            return None
+        found: click.Command = importlib.import_module(f"dreamlake.cli.{cmd_name}").command
+        return found
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list of the help, without importing what it lists."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that the first argument names."""
+        name = args[0]
+        if name not in COMMANDS and not name.startswith("-"):
+            close = difflib.get_close_matches(name, COMMANDS, n=1)
+            hint = f"is it {close[0]!r}?" if close else f"there are {', '.join(COMMANDS)}"
+            ctx.fail(f"no command {name!r}; {hint}")
+        return super().resolve_command(ctx, args)
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of the whole command line."""
-    parser = Parser(prog="dreamlake", description="Look at the time series of ML runs, and try dreamlake out.")
-    parser.add_argument("--version", action="version", version=f"dreamlake {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command")
-    for command in COMMANDS:
-        command.add_parser(commands)
-    return parser
+@click.group(
+    "dreamlake",
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="A command's own help has examples: dreamlake show --help.",
+)
+@click.version_option(__version__, prog_name="dreamlake", message="%(prog)s %(version)s")
+def program() -> None:
+    """Look at the time series of ML runs, work with them, and try dreamlake out.
+
+    Where a command asks for a lake, it is the folder or URL of the workspaces, .dreamlake by default. Exit status: 0
+    when all went well, 1 when something could not be done, 2 for a mistake in what was asked, 130 after Ctrl-C.
+    """
+
+
+def parse(argv: Sequence[str]) -> click.Context:
+    """Take a command line apart, and run nothing. Raises click.UsageError where it makes no sense."""
+    context = program.make_context("dreamlake", list(argv[:1]))
+    name, command, _ = program.resolve_command(context, list(argv[:1]))
+    assert command is not None
+    return command.make_context(name, list(argv[1:]), parent=context)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -58,20 +104,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         The arguments; those of the process by default.
     """
     _print_anything()
-    parser = build_parser()
     try:
-        args = parser.parse_args(argv)
-        if args.command is None:
-            parser.print_help(sys.stderr)
-            return 2
-        status: int = args.run(args)
+        status = _run(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()
     except BrokenPipeError:
         # The interpreter flushes once more at exit, and would complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, click.Abort):
         return _fail(130, "interrupted")
+    except click.exceptions.Exit as end:
+        return end.exit_code
+    except click.UsageError as error:
+        return _misused(error)
     except (Mistake, SessionNotFoundError, TrackNotFoundError) as error:
         return _fail(2, str(error))
     except (DreamlakeError, OSError, ValueError) as error:
@@ -81,9 +126,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     return status
 
 
-def _fail(status: int, message: str) -> int:
+def _run(argv: list[str]) -> int:
+    if not argv:
+        with program.make_context("dreamlake", [], resilient_parsing=True) as context:
+            sys.stderr.write(context.get_help() + "\n")
+        return 2
+    with program.make_context("dreamlake", argv) as context:
+        status: Any = program.invoke(context)
+        return int(status)
+
+
+def _misused(error: click.UsageError) -> int:
+    program = "dreamlake" if error.ctx is None else error.ctx.command_path
+    said = error.format_message().rstrip(".")
+    return _fail(2, f"{said[:1].lower()}{said[1:]} (see {program} --help)", program)
+
+
+def _fail(status: int, message: str, program: str = "dreamlake") -> int:
     sys.stdout.flush()
-    complain(message)
+    complain(message, program)
     return status
 
 

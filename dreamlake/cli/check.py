@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import asdict
 
-from dreamlake.cli.places import add_lake, chosen_runs
+import click
+
+from dreamlake.cli.options import json_option, target
+from dreamlake.cli.places import chosen_runs
 from dreamlake.cli.text import clean, say, say_json
 
 TYPE_CHECKING = False
@@ -15,43 +17,32 @@ if TYPE_CHECKING:
     from dreamlake.engine.findings import Finding
 
 
-def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
-    """Add the command to the command line."""
-    parser = commands.add_parser(
-        "check",
-        help="verify every file of runs",
-        description="Read every file of a lake, a run or a track in full, and tell what is damaged: where, which "
-        "points it costs, and what `dreamlake repair` would do. It changes nothing and locks nothing. The exit status "
-        "is 0 where nothing is damaged, and 1 where something is.",
-    )
-    add_target(parser)
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.set_defaults(run=run)
+@click.command("check", short_help="verify every file of runs")
+@target
+@json_option
+def command(
+    what: str | None, track: str | None, path: str, storage_options: dict[str, Any] | None, as_json: bool
+) -> int:
+    """Read every file of a lake, a run or a track in full, and tell what is damaged: where, which points it costs, and
+    what `dreamlake repair` would do. It changes nothing and locks nothing.
 
+    WHAT is the folder or URL of a lake, a workspace or a run, the folder of a track, or the name of a run; the whole
+    lake by default. TRACK is the name of a track of the run.
 
-def add_target(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that name what is to be looked at."""
-    parser.add_argument(
-        "what",
-        nargs="?",
-        metavar="WHAT",
-        help="the folder or URL of a lake, a workspace or a run, the folder of a track, or the name of a run; "
-        "the whole lake by default",
-    )
-    parser.add_argument("track", nargs="?", metavar="TRACK", help="the name of a track of the run")
-    add_lake(parser)
+    The exit status is 0 where nothing is damaged, and 1 where something is.
 
-
-def run(args: argparse.Namespace) -> int:
-    """Check runs; 1 when something is damaged."""
+    \b
+    dreamlake check
+    dreamlake check hello/first train
+    """
     from dreamlake.engine.findings import is_damaged
     from dreamlake.engine.repair import told
 
-    runs, track = chosen_runs(args.what, args.track, args.path, args.storage_options)
+    runs, only = chosen_runs(what, track, path, storage_options)
     rows = []
     damaged = 0
     for view in runs:
-        tracks = None if track is None else [track]
+        tracks = None if only is None else [only]
         findings = told(view._store, view._folder, tracks)
         damaged += is_damaged(findings)
         name = f"{view.workspace}/{view.name}"
@@ -62,11 +53,11 @@ def run(args: argparse.Namespace) -> int:
                 "notes": [_row(finding) for finding in findings if finding.note],
             }
         )
-        if not args.json:
+        if not as_json:
             say(f"{clean(name)}: {'damaged' if is_damaged(findings) else 'no damage'}")
             for finding in findings:
                 say_finding(finding)
-    if args.json:
+    if as_json:
         say_json(rows)
     elif not runs:
         say("no runs")

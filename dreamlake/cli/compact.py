@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
+import click
 
-from dreamlake.cli.check import add_target
+from dreamlake.cli.options import json_option, target
 from dreamlake.cli.places import Mistake, chosen_runs, is_folder
 from dreamlake.cli.text import clean, complain, say, say_json
 
@@ -13,33 +13,31 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
-    """Add the command to the command line."""
-    parser = commands.add_parser(
-        "compact",
-        help="merge small segments",
-        description="Merge neighbouring segments of the tracks of a lake, a run or a track on this machine into wide "
-        "ones: 10,000 points become 100,000, and these 1,000,000. Readers and writers may go on meanwhile. The merged "
-        "segments stay for a minute, for readers that have found them. A run that goes on does this by itself. The "
-        "exit status is 1 where something could not be merged.",
-    )
-    add_target(parser)
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.set_defaults(run=run)
+@click.command("compact", short_help="merge small segments")
+@target
+@json_option
+def command(
+    what: str | None, track: str | None, path: str, storage_options: dict[str, Any] | None, as_json: bool
+) -> int:
+    """Merge neighbouring segments of the tracks of a lake, a run or a track on this machine into wide ones: 10,000
+    points become 100,000, and these 1,000,000. Readers and writers may go on meanwhile. The merged segments stay for a
+    minute, for readers that have found them. A run that goes on does this by itself.
 
+    WHAT is the folder of a lake, a workspace, a run or a track, or the name of a run; the whole lake by default. TRACK
+    is the name of a track of the run.
 
-def run(args: argparse.Namespace) -> int:
-    """Merge what can be merged; 1 when something could not be."""
+    The exit status is 1 where something could not be merged.
+    """
     from dreamlake.engine.compaction import compact_session
 
-    runs, track = chosen_runs(args.what, args.track, args.path, args.storage_options)
+    runs, only = chosen_runs(what, track, path, storage_options)
     if not all(map(is_folder, runs)):
         raise Mistake("compact works on folders of this machine; of a replica, compact the run and sync it")
     rows: list[dict[str, Any]] = []
     failed = merged = 0
     for view in runs:
         name = f"{view.workspace}/{view.name}"
-        tracks = view.tracks.list() if track is None else [track]
+        tracks = view.tracks.list() if only is None else [only]
         for of, done in compact_session(view._store.describe(view._folder), tracks):
             if isinstance(done, Exception):
                 failed += 1
@@ -48,10 +46,10 @@ def run(args: argparse.Namespace) -> int:
                 continue
             rows.append({"run": name, "track": of, **done})
             merged += done["merged"]
-            if done["merged"] and not args.json:
+            if done["merged"] and not as_json:
                 became = "1 segment" if done["into"] == 1 else f"{done['into']} segments"
                 say(clean(f"{name}: {of}: {done['merged']} segments became {became}"))
-    if args.json:
+    if as_json:
         say_json(rows)
     elif not merged and not failed:
         say("nothing to merge" if runs else "no runs")

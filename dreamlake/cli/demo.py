@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import glob
 import os
 import shlex
 from pathlib import Path
 
+import click
+
+from dreamlake.cli.options import WholeNumber
 from dreamlake.cli.places import DEFAULT_LAKE, Mistake, find_run
 from dreamlake.cli.plot import line_plot
 from dreamlake.cli.show import track_rows, track_table
@@ -15,8 +17,6 @@ from dreamlake.cli.text import clean, say, size_text, table, terminal_columns, u
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     import polars as pl
 
     from dreamlake.demo import Epoch
@@ -30,26 +30,21 @@ SHOWN_EPOCHS = 8
 PLOT_HEIGHT = 12
 
 
-def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
-    """Add the command to the command line."""
-    parser = commands.add_parser(
-        "demo",
-        help="train a small model, and look at what the run left",
-        description="Train softmax regression on handwritten digits (scikit-learn's) in a session, then read it back.",
-    )
-    parser.add_argument("--path", default=DEFAULT_LAKE, metavar="LAKE", help="where to write (default: %(default)s)")
-    parser.add_argument(
-        "--steps",
-        type=_steps,
-        default=STEPS,
-        help="training steps, a point each on two tracks (default: %(default)s)",
-    )
-    parser.add_argument("--no-plot", action="store_true", help="leave the plot of the loss out")
-    parser.set_defaults(run=run)
+@click.command("demo", short_help="train a small model, and look at what the run left")
+@click.option("--path", default=DEFAULT_LAKE, metavar="LAKE", show_default=True, help="Where to write.")
+@click.option(
+    "--steps",
+    type=WholeNumber(1),
+    default=STEPS,
+    show_default=True,
+    help="Training steps, a point each on two tracks.",
+)
+@click.option("--no-plot", is_flag=True, help="Leave the plot of the loss out.")
+def command(path: str, steps: int, no_plot: bool) -> int:
+    """Train softmax regression on handwritten digits (scikit-learn's) in a session, then read it back.
 
-
-def run(args: argparse.Namespace) -> int:
-    """Train, then show the run; 1 when the extra is not installed."""
+    It needs an extra: pip install "dreamlake[demo]".
+    """
     try:
         from dreamlake import demo
 
@@ -59,14 +54,14 @@ def run(args: argparse.Namespace) -> int:
             raise
         raise OSError(MISSING) from None
     try:
-        session = demo.new_session(args.path)
+        session = demo.new_session(path)
     except ValueError as error:
         raise Mistake(str(error)) from None
     with session:
-        _title(f"Training on {len(digits.train_images):,} handwritten digits: {args.steps:,} steps")
-        epochs = -(-args.steps // (len(digits.train_images) // demo.BATCH_SIZE))
-        demo.train(session, digits, args.steps, _Progress(epochs))
-    show(session, plot=not args.no_plot)
+        _title(f"Training on {len(digits.train_images):,} handwritten digits: {steps:,} steps")
+        epochs = -(-steps // (len(digits.train_images) // demo.BATCH_SIZE))
+        demo.train(session, digits, steps, _Progress(epochs))
+    show(session, plot=not no_plot)
     return 0
 
 
@@ -208,13 +203,3 @@ def _title(text: str) -> None:
 def _path_option(session_path: str) -> str:
     root = os.path.dirname(os.path.dirname(session_path))
     return "" if root == os.path.abspath(DEFAULT_LAKE) else f" --path {shlex.quote(root)}"
-
-
-def _steps(text: str) -> int:
-    try:
-        steps = int(text)
-    except ValueError:
-        steps = 0
-    if steps < 1:
-        raise argparse.ArgumentTypeError(f"a whole number above 0, not {text!r}")
-    return steps

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
+import click
 
-from dreamlake.cli.places import add_run, find_run, find_track
+from dreamlake.cli.options import json_option, lake_options, run_argument
+from dreamlake.cli.places import find_run, find_track
 from dreamlake.cli.text import complain, say, say_json, size_text, table
 from dreamlake.format.layout import HOT_FILE
 
@@ -15,28 +16,23 @@ if TYPE_CHECKING:
     from dreamlake.view import TrackView
 
 
-def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
-    """Add the command to the command line."""
-    parser = commands.add_parser(
-        "files",
-        help="list the Parquet files of a track",
-        description="List the Parquet files that count, in order, one path a line. The newest points, which are in "
-        "none of them yet, are in data.jsonl beside them; --long and --json list that too.",
-    )
-    add_run(parser)
-    parser.add_argument("track", metavar="TRACK", help="the track's name")
-    parser.add_argument("-l", "--long", action="store_true", help="with points and sizes, and the newest points' file")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.set_defaults(run=run)
+@click.command("files", short_help="list the Parquet files of a track")
+@run_argument
+@click.argument("track", metavar="TRACK")
+@click.option("-l", "--long", is_flag=True, help="With points and sizes, and the newest points' file.")
+@lake_options
+@json_option
+def command(run: str, track: str, long: bool, path: str, storage_options: dict[str, Any] | None, as_json: bool) -> int:
+    """List the Parquet files that count, in order, one path a line, for other tools to read. The newest points, which
+    are in none of them yet, are in data.jsonl beside them; --long and --json list that too.
 
-
-def run(args: argparse.Namespace) -> int:
-    """List the files of one track."""
-    track = find_track(find_run(args.name, args.path, args.storage_options), args.track)
-    rows = file_rows(track)
-    if args.json:
+    \b
+    dreamlake files hello/first train
+    """
+    rows = file_rows(find_track(find_run(run, path, storage_options), track))
+    if as_json:
         say_json(rows)
-    elif args.long:
+    elif long:
         header = ("START", "STOP", "SIZE", "FILE")
         cells = [(f"{row['start']:,}", f"{row['stop']:,}", size_text(row["bytes"] or 0), row["path"]) for row in rows]
         say(table(header, cells, right=("START", "STOP", "SIZE")))

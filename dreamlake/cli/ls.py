@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 
+import click
+
+from dreamlake.cli.options import json_option, storage_options
 from dreamlake.cli.places import (
     DEFAULT_LAKE,
     Mistake,
-    add_storage_options,
     open_lake,
     place_of,
     runs_of,
@@ -27,35 +28,28 @@ if TYPE_CHECKING:
 DAMAGED = "damaged"
 
 
-def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
-    """Add the command to the command line."""
-    parser = commands.add_parser("ls", help="list runs", description="List the runs of a lake, and how they stand.")
-    parser.add_argument(
-        "path",
-        nargs="?",
-        default=DEFAULT_LAKE,
-        metavar="PATH",
-        help="a lake, or a workspace's folder, or the URL of one (%(default)s)",
-    )
-    add_storage_options(parser)
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.set_defaults(run=run)
+@click.command("ls", short_help="list runs")
+@click.argument("path", default=DEFAULT_LAKE, metavar="[LAKE]")
+@storage_options
+@json_option
+def command(path: str, storage_options: dict[str, Any] | None, as_json: bool) -> int:
+    """List the runs of a lake, and how they stand.
 
-
-def run(args: argparse.Namespace) -> int:
-    """List the runs; 1 when one of them is damaged."""
+    LAKE is a lake, or a workspace's folder, or the URL of one; .dreamlake by default. The exit status is 1 when a run
+    is damaged.
+    """
     from dreamlake.engine.process import reading_width, side_by_side
 
-    runs = _runs(args.path, args.storage_options)
+    runs = _runs(path, storage_options)
     width = reading_width(runs[0]._store, 0) if runs else 1
     rows = [row for row in side_by_side(_row, runs, width) if row is not None]
-    if args.json:
+    if as_json:
         say_json(rows)
     elif rows:
         header = ("RUN", "STATUS", "TRACKS", "CREATED", "DESCRIPTION")
         say(table(header, [_cells(row) for row in rows], right=("TRACKS",)))
     else:
-        say(f"no runs in {place_of(args.path)}")
+        say(f"no runs in {place_of(path)}")
     damaged = [row for row in rows if row["status"] == DAMAGED]
     for row in damaged:
         complain(row["detail"])

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
 import difflib
-import json
 import os
 
 TYPE_CHECKING = False
@@ -24,50 +22,6 @@ _opened: list[RemoteStore] = []
 
 class Mistake(Exception):
     """What was asked for makes no sense, or is not there; the message says what to do."""
-
-
-def add_lake(parser: argparse.ArgumentParser) -> None:
-    """Add the options that name the lake."""
-    parser.add_argument(
-        "--path",
-        default=DEFAULT_LAKE,
-        metavar="LAKE",
-        help="the folder or URL of the workspaces (default: %(default)s)",
-    )
-    add_storage_options(parser)
-
-
-def add_storage_options(parser: argparse.ArgumentParser) -> None:
-    """Add the option for the filesystem of a URL."""
-    parser.add_argument(
-        "--storage-options",
-        metavar="JSON",
-        type=_options,
-        help="options of the filesystem of a URL as JSON, or @FILE that holds it; by default S3 finds endpoint and "
-        "credentials in the environment and in profiles",
-    )
-
-
-def add_run(parser: argparse.ArgumentParser) -> None:
-    """Add the argument that names a run, and the options that name its lake."""
-    parser.add_argument("name", metavar="RUN", help="workspace/session, a session's name, or a session's folder or URL")
-    add_lake(parser)
-
-
-def _options(text: str) -> dict[str, Any]:
-    try:
-        if text.startswith("@"):
-            with open(os.path.expanduser(text[1:]), encoding="utf-8") as file:
-                text = file.read()
-        options = json.loads(text)
-    except OSError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    except (ValueError, RecursionError):
-        options = None
-    if not isinstance(options, dict):
-        # Without the text, which may hold secrets.
-        raise argparse.ArgumentTypeError('it is a JSON object, such as {"profile": "team"}, or @FILE')
-    return options
 
 
 # ------------------------------------------------------------------------------------------------ lakes
@@ -163,7 +117,8 @@ def find_run(name: str, path: str, options: dict[str, Any] | None = None) -> Ses
     found = [run for run in runs if f"{run.workspace}/{run.name}" == name.strip("/")]
     found = found or [run for run in runs if run.name == name]
     if not found:
-        known = [f"{run.workspace}/{run.name}" for run in runs]
+        known = {f"{run.workspace}/{run.name}": f"{run.workspace}/{run.name}" for run in runs}
+        known |= {run.name: f"{run.workspace}/{run.name}" for run in runs}
         raise Mistake(f"no run {name!r} in {place_of(path)}; {_hint(name, known, 'dreamlake ls shows what is there')}")
     if len(found) > 1:
         choices = ", ".join(sorted(f"{run.workspace}/{run.name}" for run in found))
@@ -194,7 +149,9 @@ def find_track(run: SessionView, name: str) -> TrackView:
     """
     tracks = run.tracks.list()
     if name not in tracks:
-        hint = _hint(name, tracks, f"it has {', '.join(tracks[:5])}{', …' if len(tracks) > 5 else ''}")
+        hint = _hint(
+            name, {each: each for each in tracks}, f"it has {', '.join(tracks[:5])}{', …' if len(tracks) > 5 else ''}"
+        )
         raise Mistake(f"no track {name!r} in {run.workspace}/{run.name}; {hint if tracks else 'it has none yet'}")
     return run.track(name)
 
@@ -375,6 +332,7 @@ def split_url(url: str, count: int) -> tuple[str, list[str]]:
     return f"{scheme}://{top or ('/' if rest.startswith('/') else '')}", folders
 
 
-def _hint(name: str, known: list[str], otherwise: str) -> str:
+def _hint(name: str, known: dict[str, str], otherwise: str) -> str:
+    """What is like `name` among the ways to say something, each with what it stands for."""
     close = difflib.get_close_matches(name, known, n=1)
-    return f"is it {close[0]!r}?" if close else otherwise
+    return f"is it {known[close[0]]!r}?" if close else otherwise

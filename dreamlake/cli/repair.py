@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
+import click
 
-from dreamlake.cli.check import add_target, say_finding
+from dreamlake.cli.check import say_finding
+from dreamlake.cli.options import json_option, target
 from dreamlake.cli.places import Mistake, chosen_runs, is_folder, open_remote
 from dreamlake.cli.text import clean, complain, say, say_json
 
@@ -16,60 +17,68 @@ if TYPE_CHECKING:
     from dreamlake.engine.repair import Report
 
 
-def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
-    """Add the command to the command line."""
-    parser = commands.add_parser(
-        "repair",
-        help="repair damaged runs",
-        description="Save what can be saved of the damaged files of a lake, a run or a track on this machine. Every "
-        "damaged file is kept beside, as <name>.damaged-<time>. What is read afterwards is what was written, or "
-        "missing and told so; indices keep. Points that nothing holds any more are given up only with --give-up-lost. "
-        "The exit status is 0 where nothing is damaged any more.",
-    )
-    add_target(parser)
-    parser.add_argument(
-        "--remote",
-        metavar="URL",
-        help="the lake's root with the replica: what is damaged here and whole there comes from it",
-    )
-    parser.add_argument(
-        "--give-up-lost",
-        action="store_true",
-        help="let statements take the place of points and fields that nothing holds any more",
-    )
-    parser.add_argument("--dry-run", action="store_true", help="change nothing, and tell what would be done")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.set_defaults(run=run)
+@click.command("repair", short_help="repair damaged runs")
+@target
+@click.option(
+    "--remote",
+    metavar="URL",
+    help="The lake's root with the replica: what is damaged here and whole there comes from it.",
+)
+@click.option(
+    "--give-up-lost",
+    is_flag=True,
+    help="Let statements take the place of points and fields that nothing holds any more.",
+)
+@click.option("--dry-run", is_flag=True, help="Change nothing, and tell what would be done.")
+@json_option
+def command(
+    what: str | None,
+    track: str | None,
+    path: str,
+    storage_options: dict[str, Any] | None,
+    remote: str | None,
+    give_up_lost: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> int:
+    """Save what can be saved of the damaged files of a lake, a run or a track on this machine. Every damaged file is
+    kept beside, as <name>.damaged-<time>. What is read afterwards is what was written, or missing and told so; indices
+    keep. Points that nothing holds any more are given up only with --give-up-lost.
 
+    WHAT is the folder of a lake, a workspace, a run or a track, or the name of a run; the whole lake by default. TRACK
+    is the name of a track of the run.
 
-def run(args: argparse.Namespace) -> int:
-    """Repair runs; 1 when something is damaged afterwards."""
+    The exit status is 0 where nothing is damaged any more.
+
+    \b
+    dreamlake repair hello/first --dry-run
+    dreamlake repair hello/first --remote s3://my-team/lake
+    """
     from dreamlake.engine.repair import repair_session
 
-    options = args.storage_options
-    runs, track = chosen_runs(args.what, args.track, args.path, None if args.remote else options)
+    runs, only = chosen_runs(what, track, path, None if remote else storage_options)
     if not all(map(is_folder, runs)):
         raise Mistake("repair works on folders of this machine; of a replica, repair the run and sync it")
-    remote = open_remote(args.remote, options) if args.remote else None
+    store = open_remote(remote, storage_options) if remote else None
     rows = []
     clean_runs = 0
     for view in runs:
         report = repair_session(
             view._store.describe(),
             view._folder,
-            None if track is None else [track],
-            remote=remote,
-            give_up_lost=args.give_up_lost,
-            dry_run=args.dry_run,
+            None if only is None else [only],
+            remote=store,
+            give_up_lost=give_up_lost,
+            dry_run=dry_run,
         )
         clean_runs += report.is_clean
         name = f"{view.workspace}/{view.name}"
         rows.append(_row(name, report))
-        if not args.json:
-            say_report(name, report, args.dry_run)
+        if not as_json:
+            say_report(name, report, dry_run)
         for place, error in report.failures:
             complain(f"{place}: {error}")
-    if args.json:
+    if as_json:
         say_json(rows)
     return 0 if clean_runs == len(runs) else 1
 

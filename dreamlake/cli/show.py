@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
+import click
 
-from dreamlake.cli.places import add_run, find_run
+from dreamlake.cli.options import json_option, lake_options, run_argument
+from dreamlake.cli.places import find_run
 from dreamlake.cli.text import clean, complain, say, say_json, size_text, table, time_text, value_text
 from dreamlake.errors import CorruptTrackError, TrackNotFoundError
 
@@ -19,19 +20,21 @@ if TYPE_CHECKING:
 LOG_LINES = 5
 
 
-def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
-    """Add the command to the command line."""
-    parser = commands.add_parser(
-        "show", help="show one run", description="Show a run's parameters, its tracks, and the end of its log."
-    )
-    add_run(parser)
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.set_defaults(run=run)
+@click.command("show", short_help="show one run")
+@run_argument
+@lake_options
+@json_option
+def command(run: str, path: str, storage_options: dict[str, Any] | None, as_json: bool) -> int:
+    """Show a run's parameters, its tracks, and the end of its log.
 
+    RUN is workspace/session, a session's name, or a session's folder or URL. Where part of the run is damaged the rest
+    is shown all the same, and the exit status is 1.
 
-def run(args: argparse.Namespace) -> int:
-    """Show one run; 1 when part of it is damaged, which does not keep the rest from being shown."""
-    view = find_run(args.name, args.path, args.storage_options)
+    \b
+    dreamlake show hello/first
+    dreamlake show s3://my-team/lake/hello/first
+    """
+    view = find_run(run, path, storage_options)
     damage: list[str] = []
     about = {
         "session": dict(view.info),
@@ -39,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
         "tracks": track_rows(view, damage),
         "logs": _whole(damage, lambda: view.logs().tail(LOG_LINES).to_dicts(), []),
     }
-    if args.json:
+    if as_json:
         say_json({**about, "damage": damage})
     else:
         say_run(about)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import threading
 
-from dreamlake.cli.places import Mistake, add_storage_options, open_remote, place_of
+import click
+
+from dreamlake.cli.options import storage_options
+from dreamlake.cli.places import Mistake, open_remote, place_of
 from dreamlake.cli.text import clean, complain, say, size_text
 from dreamlake.errors import DreamlakeError, LockTimeoutError
 
@@ -21,42 +23,41 @@ if TYPE_CHECKING:
 IN_A_ROW = 2
 
 
-def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
-    """Add the command to the command line."""
-    parser = commands.add_parser(
-        "sync",
-        help="upload what the replica of a run lacks",
-        description="Upload what the replicas of runs lack: after a kill, a close without network, or for folders that "
-        "never had one. It can be done again at any time, also while the run is written; only what is missing is sent.",
-    )
-    parser.add_argument("local", metavar="LOCAL", help="the folder of a run, of a workspace or of a whole lake")
-    parser.add_argument("remote", metavar="REMOTE", help="the URL of the lake's root there, such as s3://bucket/prefix")
-    add_storage_options(parser)
-    parser.set_defaults(run=run)
+@click.command("sync", short_help="upload what the replica of a run lacks")
+@click.argument("local", metavar="LOCAL")
+@click.argument("remote", metavar="REMOTE")
+@storage_options
+def command(local: str, remote: str, storage_options: dict[str, Any] | None) -> int:
+    """Upload what the replicas of runs lack: after a kill, a close without network, or for folders that never had one.
+    It can be done again at any time, also while the run is written; only what is missing is sent.
 
+    LOCAL is the folder of a run, of a workspace or of a whole lake, and REMOTE the URL of the lake's root there.
 
-def run(args: argparse.Namespace) -> int:
-    """Upload the runs below one folder; 1 when something is left, which is named."""
+    The exit status is 1 when something is left, which is named.
+
+    \b
+    dreamlake sync .dreamlake s3://my-team/lake
+    """
     from dreamlake.engine.replica.sync import sessions_below
 
-    if "://" not in args.remote:
-        raise Mistake(f"{args.remote} is no URL; name the root of a lake elsewhere, such as s3://bucket/prefix")
-    if "://" in args.local:
-        raise Mistake(f"{place_of(args.local)} is a URL; name the folder of a run, of a workspace or of a lake")
-    runs = list(sessions_below(args.local))
+    if "://" not in remote:
+        raise Mistake(f"{remote} is no URL; name the root of a lake elsewhere, such as s3://bucket/prefix")
+    if "://" in local:
+        raise Mistake(f"{place_of(local)} is a URL; name the folder of a run, of a workspace or of a lake")
+    runs = list(sessions_below(local))
     if not runs:
-        raise Mistake(f"{args.local} holds no run; name the folder of a run, of a workspace or of a lake")
-    remote = open_remote(args.remote, args.storage_options)
+        raise Mistake(f"{local} holds no run; name the folder of a run, of a workspace or of a lake")
+    store = open_remote(remote, storage_options)
     left = []
     in_a_row = 0
     for place, (folder, session) in enumerate(runs):
         try:
-            outcome = _sync(folder, session, remote)
+            outcome = _sync(folder, session, store)
         except (DreamlakeError, OSError) as error:
-            complain(f"{remote.describe(session)} is not up to date: {error}")
+            complain(f"{store.describe(session)} is not up to date: {error}")
             is_complete, ended = False, not isinstance(error, LockTimeoutError)
         else:
-            _tell(session, remote.describe(session), outcome)
+            _tell(session, store.describe(session), outcome)
             is_complete, ended = outcome.complete, outcome.ended
         if not is_complete:
             left.append(session)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
-import unicodedata
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from typing import Any
+
+import click
 
 
 def say(text: str = "") -> None:
@@ -16,9 +18,24 @@ def say(text: str = "") -> None:
     sys.stdout.write(text + "\n")
 
 
-def complain(message: str) -> None:
+def complain(message: str, program: str = "dreamlake") -> None:
     """Write what is wrong to standard error, on one line."""
-    sys.stderr.write(f"dreamlake: {clean(' '.join(message.splitlines()))}\n")
+    said = clean(" ".join(message.splitlines()))
+    sys.stderr.write(f"{painted(f'{program}:', 'bold red', sys.stderr)} {said}\n")
+
+
+def painted(text: str, style: str, stream: Any = None) -> str:
+    """`text` in a style such as ``"bold red"``, where `stream` (standard output by default) shows colours."""
+    if not style or not shows_colours(stream or sys.stdout):
+        return text
+    words = style.split()
+    colour = next((word for word in words if word not in ("bold", "dim")), None)
+    return click.style(text, fg=colour, bold="bold" in words or None, dim="dim" in words or None)
+
+
+def shows_colours(stream: Any) -> bool:
+    """Whether `stream` is a terminal on which colours are wanted: NO_COLOR and TERM=dumb say that they are not."""
+    return bool(stream.isatty()) and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def clean(text: str) -> str:
@@ -30,38 +47,45 @@ def columns_of(text: str) -> int:
     """The columns that `text` takes on a terminal: two for each wide character, none for a combining one."""
     if text.isascii():
         return len(text)
-    return sum(_columns(char) for char in text)
+    from rich.cells import cell_len
+
+    return cell_len(text)
 
 
 def cut(text: str, columns: int) -> str:
     """`text` with what does not fit into `columns` cut off behind an ellipsis."""
     if columns_of(text) <= columns:
         return text
-    kept, used = [], 1
-    for char in text:
-        used += _columns(char)
-        if used > columns:
-            break
-        kept.append(char)
-    return "".join(kept) + "…"
+    from rich.cells import set_cell_size
+
+    return set_cell_size(text, columns - 1).rstrip() + "…"
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[str] = ()) -> str:
+def table(
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    right: Collection[str] = (),
+    style: Callable[[str, str], str] | None = None,
+) -> str:
     """Rows under a header, in aligned columns; those named in `right` are flush right.
 
-    On a terminal the last column is cut where a line would wrap.
+    On a terminal the last column is cut where a line would wrap, and `style` gives the style of a cell by column and
+    text. Elsewhere it is plain text, and whole.
     """
     lines = [[clean(cell) for cell in line] for line in (header, *rows)]
     widths = [max(columns_of(line[at]) for line in lines) for at in range(len(header))]
     room = terminal_columns() - sum(widths[:-1]) - 2 * (len(widths) - 1)
     if sys.stdout.isatty() and room > 4:
         widths[-1] = min(widths[-1], room)
+    coloured = shows_colours(sys.stdout)
     shown = []
     for line in lines:
         cells = []
         for name, cell, width in zip(header, line, widths, strict=True):
             fitting = cut(cell, width)
             space = " " * (width - columns_of(fitting))
+            if coloured:
+                fitting = painted(fitting, "bold" if line is lines[0] else style(name, cell) if style else "")
             cells.append(space + fitting if name in right else fitting + space)
         shown.append("  ".join(cells).rstrip())
     return "\n".join(shown)
@@ -116,9 +140,3 @@ def say_json(value: Any) -> None:
     from dreamlake.format.point import to_json
 
     say(json.dumps(to_json(value), ensure_ascii=not unicode_fits(), indent=2, allow_nan=False))
-
-
-def _columns(char: str) -> int:
-    if unicodedata.combining(char):
-        return 0
-    return 2 if unicodedata.east_asian_width(char) in "WF" else 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import threading
 import time
 from typing import Protocol
 
@@ -33,17 +32,21 @@ def watch(request: Waited, timeout: float | None, progress: Progress) -> bool:
         return request.wait(timeout)
     if request.wait(UNSHOWN if timeout is None else min(UNSHOWN, timeout)):
         return True
-    from tqdm import tqdm
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, TextColumn, TransferSpeedColumn
+    from rich.progress import Progress as Bar
 
-    class Bar(tqdm):  # type: ignore[misc]
-        monitor_interval = 0  # else a thread stays behind
-
-    Bar.set_lock(threading.RLock())  # else one between processes is made, by a process more on some systems
-    with Bar(desc="uploading", unit="B", unit_scale=True, leave=False, file=sys.stderr) as bar:
+    sent = TextColumn("{task.fields[objects]}")
+    columns = (TextColumn("uploading"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), sent)
+    # Without a thread of its own, since none may stay behind: this one looks often enough.
+    bar = Bar(*columns, console=Console(file=sys.stderr), transient=True, auto_refresh=False)
+    with bar:
+        task = bar.add_task("", total=None, objects="")
         while deadline is None or time.monotonic() < deadline:
-            bar.total = max(progress.bytes_total, progress.bytes_done) or None
-            bar.n = progress.bytes_done
-            bar.set_postfix_str(f"{progress.objects_done} of {progress.objects_total} objects")
+            total = max(progress.bytes_total, progress.bytes_done) or None
+            objects = f"{progress.objects_done} of {progress.objects_total} objects"
+            bar.update(task, completed=progress.bytes_done, total=total, objects=objects)
+            bar.refresh()
             if request.wait(STEP if deadline is None else min(STEP, max(0.0, deadline - time.monotonic()))):
                 return True
     return request.wait(0.0)
