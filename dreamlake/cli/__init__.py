@@ -34,6 +34,7 @@ COMMANDS = {
     "tail": "show the newest points or log lines, and follow a live run",
     "files": "list the Parquet files of a track",
     "export": "write tracks as CSV, Parquet or JSON lines",
+    "report": "write runs compared as a page",
     "sync": "upload what the replica of a run lacks",
     "check": "verify every file of runs",
     "repair": "repair damaged runs",
