@@ -1,7 +1,7 @@
 """The command line: finds the command, and turns errors into one line and an exit status.
 
-Each command is a module of this package of its name, imported when it is asked for; its ``command`` is a click command
-that returns the exit status.
+Each command is a module of this package of its name (with a "_" behind a keyword), imported when it is asked for; its
+``command`` is a click command that returns the exit status.
 
 Exit status: 0 when all went well, 1 when what was asked could not be done (damage, a disk that fails, an extra
 that is not installed), 2 for a mistake in what was asked (an unknown option, no such run), 130 after Ctrl-C, 141 when
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import keyword
 import os
 import sys
 from collections.abc import Sequence
@@ -34,6 +35,7 @@ COMMANDS = {
     "tail": "show the newest points or log lines, and follow a live run",
     "files": "list the Parquet files of a track",
     "export": "write tracks as CSV, Parquet or JSON lines",
+    "import": "bring in runs of other tools, and tables",
     "report": "write runs compared as a page",
     "sync": "upload what the replica of a run lacks",
     "check": "verify every file of runs",
@@ -53,7 +55,8 @@ class Commands(click.Group):
         """The command of this name."""
         if cmd_name not in COMMANDS:
             return None
-        found: click.Command = importlib.import_module(f"dreamlake.cli.{cmd_name}").command
+        module = cmd_name + "_" * keyword.iskeyword(cmd_name)
+        found: click.Command = importlib.import_module(f"dreamlake.cli.{module}").command
         return found
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -23,14 +23,18 @@ if TYPE_CHECKING:
 PATIENCE = 60.0
 
 
-def append_batch(writer: "Writer", track: "TrackWriter", points: Any) -> "AppendResult":
-    """Append a batch to a track and flush it; see `Track.append_batch`."""
+def append_batch(writer: "Writer", track: "TrackWriter", points: Any, merge: bool = True) -> "AppendResult":
+    """Append a batch to a track and flush it; see `Track.append_batch`.
+
+    Without `merge` each row is a point of its own, as with an automatic timestamp, also where its ``_ts`` is that of
+    another: what an importer needs, since other tools give two points one time.
+    """
     given = _read(points)
     if not given.count:
         return {"count": 0, "startIndex": None, "endIndex": None}
     with writer.lock:
         writer.admit()
-        block = given.add_to(track, writer.clock)
+        block = given.add_to(track, writer.clock, merge)
     writer.wake()
     start, stop = None, None
     try:
@@ -71,15 +75,15 @@ class _Columns:
         self.make = make
         self.ts = ts
 
-    def add_to(self, track: "TrackWriter", clock: "SessionClock") -> Block:
+    def add_to(self, track: "TrackWriter", clock: "SessionClock", merge: bool) -> Block:
         pending = track.pending
         if self.ts is None:
             start, tick = clock.reserve(self.count)
             rows: Rows = self.make(_stamps(start, tick, self.count, self.arrow), False)
             return pending.add(rows, start + (self.count - 1) * tick)
-        rows = self.make(self.ts, True)
+        rows = self.make(self.ts, merge)
         clock.note(self.ts[-1])
-        if self.ts[0] > pending.max_ts:
+        if not merge or self.ts[0] > pending.max_ts:
             return pending.add(rows, self.ts[-1])
         return pending.add(rows.mixed(), self.ts[-1])
 
@@ -91,7 +95,7 @@ class _Points:
         self.points = points
         self.count = len(points)
 
-    def add_to(self, track: "TrackWriter", clock: "SessionClock") -> Block:
+    def add_to(self, track: "TrackWriter", clock: "SessionClock", merge: bool) -> Block:
         rows: list[MixedRow] = []
         for ts, fields in self.points:
             if ts is None:
@@ -101,7 +105,7 @@ class _Points:
                 rows.append((clock.inherit(), explicit, fields))
             else:
                 clock.note(ts)
-                rows.append((ts, True, fields))
+                rows.append((ts, merge, fields))
         return track.pending.add(rows, max(row[0] for row in rows))
 
 

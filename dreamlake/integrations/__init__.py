@@ -1,0 +1,1 @@
+"""Runs that other tools recorded, brought into a lake; a module for each tool."""

@@ -1,0 +1,287 @@
+"""Tables: JSON lines, CSV and Parquet files; a file is a track, a row is a point."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+from dreamlake.integrations.intake import Intake
+from dreamlake.integrations.names import field_name, track_name
+from dreamlake.integrations.run import ImportRefused, Run
+from dreamlake.integrations.torn import Torn, tell_torn
+
+#: What the command line calls them, and how their files end.
+KINDS = {"csv": (".csv", ".tsv"), "jsonl": (".jsonl", ".ndjson"), "parquet": (".parquet",)}
+WORKSPACE = "imported"
+#: Bytes of a CSV file, and rows of a Parquet file, that are looked at at a time.
+BLOCK, ROWS = 4 << 20, 10_000
+
+
+def runs(kind: str, source: str, *, track: str | None = None, time: str | None = None) -> Iterator[Run]:
+    """The run of a file, or of all files of this kind below a folder.
+
+    Parameters
+    ----------
+    track
+        The name of the track of a file; by default that of the file.
+    time
+        The column that holds the points' times; by default ``_ts``, where there is one.
+
+    Raises
+    ------
+    ImportRefused
+        There is no such file.
+    """
+    source = os.path.abspath(os.path.expanduser(source))
+    files = dict(_files(kind, source))
+    if not files:
+        endings = " or ".join(KINDS[kind])
+        raise ImportRefused(
+            f"{source} has no file in it or below whose name ends in {endings}"
+            if os.path.isdir(source)
+            else f"{source} does not exist"
+        )
+    if track is not None:
+        if len(files) > 1:
+            raise ImportRefused(f"--track names the track of one file, and {source} has {len(files)} of them")
+        files = {track: next(iter(files.values()))}
+    name = os.path.basename(source)
+    yield Run(
+        kind=kind,
+        ids=tuple(os.path.realpath(file) for file in files.values()),
+        name=(name if os.path.isdir(source) else os.path.splitext(name)[0]) or kind,
+        workspace=WORKSPACE,
+        source=source,
+        pour=partial(_pour, kind=kind, files=files, time=time),
+    )
+
+
+def _files(kind: str, source: str) -> Iterator[tuple[str, str]]:
+    if os.path.isfile(source):
+        yield _track_of(os.path.basename(source)), source
+        return
+    for folder, below, names in os.walk(source):
+        below.sort()
+        for name in sorted(names):
+            if name.lower().endswith(KINDS[kind]) and name[:1] != ".":
+                file = os.path.join(folder, name)
+                yield _track_of(os.path.relpath(file, source)), file
+
+
+def _track_of(path: str) -> str:
+    """The track of a file, by its place: the inverse of what `dreamlake export` does with a folder."""
+    from dreamlake.format.layout import decode_component
+
+    parts = os.path.splitext(path)[0].split(os.sep)
+    try:
+        return "/".join(map(decode_component, parts))
+    except ValueError:
+        return "/".join(parts)
+
+
+def _pour(intake: Intake, kind: str, files: dict[str, str], time: str | None) -> None:
+    for track, file in files.items():
+        intake.part(os.path.realpath(file))
+        for row in rows(file, intake, kind):
+            row.pop("_index", None)
+            ts = _time_of(row, time, file)
+            weight = 1 + sum(1 for value in row.values() if isinstance(value, (str, list, dict)))
+            intake.add(track_name(track), ts, _fields(row), tag=track, weight=weight)
+
+
+def _fields(row: dict[str, Any]) -> dict[str, Any]:
+    return {field_name(key) if key[:1] == "_" else key: value for key, value in row.items()}
+
+
+def _time_of(row: dict[str, Any], time: str | None, file: str) -> float | None:
+    """The time of a row in seconds since the epoch; None where it has none."""
+    from datetime import datetime
+
+    if time is None:
+        value = row.pop("_ts", None)
+    elif time in row:
+        value = row[time]
+    else:
+        raise ImportRefused(f"{file} has a row without {time!r}, which --time names; it has {', '.join(row)}")
+    if value is None or value == "":
+        return None
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value)
+        except ValueError:
+            raise ImportRefused(f"{file}: {value!r} is no time: seconds since the epoch, or ISO 8601") from None
+    if isinstance(value, datetime):
+        return value.timestamp()
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ImportRefused(f"{file}: {value!r} is no time: seconds since the epoch, or ISO 8601")
+    return float(value)
+
+
+def rows(file: str, intake: Intake, kind: str | None = None) -> Iterator[dict[str, Any]]:
+    """The rows of a file one by one, in bounded memory; what cannot be read is told to the intake."""
+    kind = kind or next(kind for kind, endings in KINDS.items() if file.lower().endswith(endings))
+    read = {"csv": _csv_rows, "jsonl": _json_rows, "parquet": _parquet_rows}[kind]
+    yield from read(file, intake)
+
+
+# ------------------------------------------------------------------------------------------------ JSON lines
+
+
+def _json_rows(file: str, intake: Intake) -> Iterator[dict[str, Any]]:
+    import json
+
+    from dreamlake.format.extjson import from_json
+
+    place = 0
+    with open(file, "rb") as stream:
+        for number, line in enumerate(stream, 1):
+            if line.strip():
+                try:
+                    row = json.loads(line)
+                except ValueError:
+                    tell_torn(intake, file, Torn(place, damaged=line.endswith(b"\n")))
+                    return
+                if not isinstance(row, dict):
+                    raise ImportRefused(f"{file}: line {number:,} is no JSON object: {line[:60]!r}")
+                if b'"$' in line:
+                    with suppress(ValueError):  # keys of somebody else that begin with $
+                        row = from_json(row)
+                yield row
+            place += len(line)
+
+
+# ------------------------------------------------------------------------------------------------ Parquet
+
+
+def _parquet_rows(file: str, intake: Intake) -> Iterator[dict[str, Any]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from dreamlake.format.extjson import decode_text
+
+    try:
+        source = pq.ParquetFile(file)
+    except pa.ArrowInvalid as error:
+        raise ImportRefused(f"{file} is no whole Parquet file: {error}") from error
+    with source:
+        as_json = [
+            each.name for each in source.schema_arrow if getattr(each.type, "extension_name", "") == "arrow.json"
+        ]
+        for batch in source.iter_batches(ROWS):
+            for row in batch.to_pylist():
+                for name in as_json:
+                    if row[name] is not None:
+                        row[name] = decode_text(row[name])
+                yield {name: value for name, value in row.items() if value is not None}
+
+
+# ------------------------------------------------------------------------------------------------ CSV
+
+WHOLE = r"^-?(0|[1-9][0-9]*)$"
+NUMBER = r"^([+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|[+-]?(nan|NaN|NAN|inf|Inf|INF|Infinity|infinity))$"
+LEADING_ZERO = r"^[+-]?0[0-9]"
+TRUTH = r"^(true|false|True|False|TRUE|FALSE)$"
+
+
+def _csv_rows(file: str, intake: Intake) -> Iterator[dict[str, Any]]:
+    """The rows, each column of the narrowest type that all of its values have; an empty cell is an absent field.
+
+    The file is read twice: once to see the types, which a guess from its beginning would get wrong.
+    """
+    makers = _types(file)
+    wrong: list[Any] = []
+    for batch in _batches(file, wrong):
+        names = batch.schema.names
+        columns = [
+            [makers[name](text) for text in column.to_pylist()]
+            for name, column in zip(names, batch.columns, strict=True)
+        ]
+        for values in zip(*columns, strict=True):
+            yield {name: value for name, value in zip(names, values, strict=True) if value is not None}
+    if wrong:
+        intake.leave_out("rows with too many or too few cells", len(wrong))
+        intake.note(
+            f"{file}: {wrong[0].actual_columns} cells in place of {wrong[0].expected_columns}: {wrong[0].text:.80}"
+        )
+
+
+def _types(file: str) -> dict[str, Callable[[str | None], Any]]:
+    import pyarrow.compute as pc
+
+    tests: dict[Callable[[str | None], Any], Callable[[Any], Any]] = {
+        _whole: lambda texts: pc.all(pc.match_substring_regex(texts, WHOLE)),
+        _number: lambda texts: pc.and_(
+            pc.all(pc.match_substring_regex(texts, NUMBER)),
+            pc.invert(pc.any(pc.match_substring_regex(texts, LEADING_ZERO))),
+        ),
+        _truth: lambda texts: pc.all(pc.match_substring_regex(texts, TRUTH)),
+    }
+    left: dict[str, list[Any]] = {}
+    for batch in _batches(file, []):
+        for name, column in zip(batch.schema.names, batch.columns, strict=True):
+            texts = column.drop_null()
+            maybe = left.setdefault(name, list(tests))
+            if len(texts):
+                left[name] = [kind for kind in maybe if tests[kind](texts).as_py()]
+    return {name: kinds[0] if kinds else _text for name, kinds in left.items()}
+
+
+def _whole(text: str | None) -> int | None:
+    return None if text is None else int(text)
+
+
+def _number(text: str | None) -> float | None:
+    return None if text is None else float(text)
+
+
+def _truth(text: str | None) -> bool | None:
+    return None if text is None else text.lower() == "true"
+
+
+def _text(text: str | None) -> str | None:
+    return text
+
+
+def _batches(file: str, wrong: list[Any]) -> Iterator[Any]:
+    """A CSV file in batches of columns of text."""
+    import pyarrow as pa
+    from pyarrow import csv
+
+    with open(file, "rb") as stream:
+        head = stream.readline().decode("utf-8-sig", "replace")
+    separator = max(",;\t", key=head.count)
+    names = next(iter(_split(head, separator)), [])
+    if not head.strip():
+        raise ImportRefused(f"{file} is empty; the first line of a CSV file names its columns")
+    double = sorted({name for name in names if names.count(name) > 1})
+    if double:
+        raise ImportRefused(f"{file} has several columns {double[0]!r}; rename all but one")
+
+    def skip(row: Any) -> str:
+        wrong.append(row)
+        return "skip"
+
+    try:
+        reader = csv.open_csv(
+            file,
+            read_options=csv.ReadOptions(block_size=BLOCK, use_threads=False),
+            parse_options=csv.ParseOptions(delimiter=separator, newlines_in_values=True, invalid_row_handler=skip),
+            convert_options=csv.ConvertOptions(
+                column_types=dict.fromkeys(names, pa.string()),
+                null_values=[""],
+                strings_can_be_null=True,
+                quoted_strings_can_be_null=False,
+            ),
+        )
+        yield from reader
+    except pa.ArrowInvalid as error:
+        raise ImportRefused(f"{file} cannot be read as CSV: {error}") from error
+
+
+def _split(line: str, separator: str) -> Iterator[list[str]]:
+    import csv
+
+    return csv.reader([line.rstrip("\r\n")], delimiter=separator)
