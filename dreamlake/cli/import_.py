@@ -133,7 +133,7 @@ def _import_all(runs: list[Run], lake: str, workspace: str | None, name: str | N
 
 
 def _say(told: Told) -> None:
-    all_of_it = f"{told.total:,} points in {told.tracks:,} {'track' if told.tracks == 1 else 'tracks'}"
+    all_of_it = f"{_many(told.total, 'point')} in {_many(told.tracks, 'track')}"
     new = "nothing new" if not told.points else f"{told.points:,} new" if told.points < told.total else "all new"
     say(clean(f"{told.run}: {all_of_it}, {new}"))
     if told.left_out:
@@ -142,6 +142,10 @@ def _say(told: Told) -> None:
         say(clean(f"  {note}"))
     for line in told.damage:
         complain(line)
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
 
 
 def _as_json(told: Told) -> dict[str, Any]:

@@ -1,0 +1,485 @@
+"""``dreamlake import tensorboard``: every point once, with TensorBoard's own reader as the judge."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import signal
+import struct
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import run_python, start_python
+
+pytest.importorskip("tensorboard", reason="needs the extra tensorboard")
+pytest.importorskip("tensorboardX", reason="needs tensorboardX, which writes the event files")
+
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
+from tensorboardX import SummaryWriter
+
+from dreamlake import Lake, Session
+from dreamlake.integrations import tensorboard as reader
+from dreamlake.integrations.intake import take_in
+from dreamlake.integrations.names import track_name
+from dreamlake.integrations.run import ImportRefused
+
+
+def write(folder: Path, tags: dict[str, list[tuple[float, int, float]]], suffix: str = "") -> Path:
+    """An event file with these points, the tags in turn, as a training loop writes them."""
+    before = set(folder.glob("*")) if folder.exists() else set()
+    writer = EventFileWriter(str(folder), filename_suffix=suffix)
+    longest = max((len(points) for points in tags.values()), default=0)
+    for at in range(longest):
+        for tag, points in tags.items():
+            if at < len(points):
+                ts, step, value = points[at]
+                summary = Summary(value=[Summary.Value(tag=tag, simple_value=value)])
+                writer.add_event(Event(wall_time=ts, step=step, summary=summary))
+    writer.close()
+    (file,) = {*folder.glob("*tfevents*")} - before
+    return file
+
+
+def take(folder: Path, lake: Path, **options: Any) -> list[Any]:
+    return [take_in(run, str(lake), **options) for run in reader.runs(str(folder))]
+
+
+def stored(lake: Path, session: str, track: str, workspace: str = "logs") -> list[tuple[float, int, float]]:
+    points = Lake(lake).session(session, workspace).track(track).read(limit=None)["data"]
+    assert [point["index"] for point in points] == list(range(len(points)))
+    return [(point["data"]["_ts"], point["data"]["step"], point["data"]["value"]) for point in points]
+
+
+def scalars(folder: Path, tag: str) -> list[tuple[float, int, float]]:
+    """What TensorBoard says of a tag of the run in a folder."""
+    judge = EventAccumulator(str(folder), size_guidance={"scalars": 0}, purge_orphaned_data=False)
+    judge.Reload()
+    return [(event.wall_time, event.step, event.value) for event in judge.Scalars(tag)]
+
+
+def equal(one: list[Any], other: list[Any]) -> bool:
+    return repr(one) == repr(other)  # NaN is NaN, -0.0 is not 0.0
+
+
+def float32(value: float) -> float:
+    return float(struct.unpack("f", struct.pack("f", value))[0])
+
+
+# ------------------------------------------------------------------------------------------------ values
+
+
+def test_scalars_are_what_tensorboard_says_they_are(tmp_path: Path, lake_dir: Path) -> None:
+    logs = tmp_path / "logs"
+    special = [math.nan, math.inf, -math.inf, -0.0, 1e-45, 3.4e38, 0.1]
+    write(logs, {"a/loss": [(100.5 + i, i, value) for i, value in enumerate(special)], "acc": [(1.25, -3, 0.5)]})
+    (told,) = take(logs, lake_dir)
+    assert (told.run, told.points, told.total, told.tracks) == ("logs/logs", 8, 8, 2)
+    assert (told.left_out, told.notes, told.damage) == ({}, [], [])
+    for tag in ("a/loss", "acc"):
+        assert equal(stored(lake_dir, "logs", tag), scalars(logs, tag))
+    assert equal([value for _, _, value in stored(lake_dir, "logs", "a/loss")], [float32(v) for v in special])
+    info = Lake(lake_dir).session("logs", "logs").info
+    assert (info["status"], info["createdAt"]) != ("running", None)
+
+
+def test_points_of_one_time_stay_several(tmp_path: Path, lake_dir: Path) -> None:
+    """Where `append` would merge them: equal times, times that go back, equal steps, and all of that the same."""
+    logs = tmp_path / "logs"
+    points = [(7.0, 0, 1.0), (7.0, 1, 2.0), (7.0, 1, 2.0), (3.0, 1, 4.0), (7.0, 2, 5.0), (3.0, 0, 6.0), (-1.0, 9, 7.0)]
+    write(logs, {"t": points * 3000})
+    assert take(logs, lake_dir)[0].points == 21_000
+    expected = [(-math.nextafter(1.0, 0.0) if ts == -1.0 else ts, step, v) for ts, step, v in scalars(logs, "t")]
+    assert equal(stored(lake_dir, "logs", "t"), expected)
+    assert take(logs, lake_dir)[0].points == 0
+    write(logs, {"t": points})
+    assert take(logs, lake_dir)[0].points == 7
+    assert len(stored(lake_dir, "logs", "t")) == 21_007
+
+
+def test_what_pytorch_and_keras_write(tmp_path: Path, lake_dir: Path) -> None:
+    """Histograms, text, hyperparameters, tensors; images, sounds and graphs are counted."""
+    import numpy as np
+
+    logs = tmp_path / "logs"
+    with SummaryWriter(str(logs)) as writer:
+        writer.add_histogram("weights", np.arange(100.0), 3, walltime=50.0)
+        writer.add_text("note", "grüße\n| a | b |", 1, walltime=51.0)
+        writer.add_image("picture", np.zeros((3, 4, 4), dtype=np.uint8), 1)
+        writer.add_scalar("x", 1.5, 0, walltime=52.0)
+        writer.add_pr_curve("curve", np.array([0, 1, 1]), np.array([0.1, 0.9, 0.6]), 1, walltime=53.0)
+    (told,) = take(logs, lake_dir)
+    run = Lake(lake_dir).session("logs", "logs")
+    judge = EventAccumulator(str(logs), size_guidance={"histograms": 0, "tensors": 0})
+    judge.Reload()
+    (histogram,) = judge.Histograms("weights")
+    (point,) = run.track("weights").read()["data"]
+    expected = {"step": histogram.step, **asdict(histogram.histogram_value), "_ts": histogram.wall_time}
+    assert point["data"] == expected
+    (text,) = run.track("note/text_summary").read()["data"]
+    assert text["data"] == {"step": 1, "value": ["grüße\n| a | b |"], "_ts": 51.0}
+    (curve,) = run.track("curve").read()["data"]
+    assert np.array(curve["data"]["curve"]).shape == (6, 127)
+    assert told.left_out == {"images": 1}
+    assert run.tracks.list() == ["curve", "note/text_summary", "weights", "x"]
+
+
+def test_tensors_of_tensorflow_two(tmp_path: Path, lake_dir: Path) -> None:
+    """Scalars and histograms as Keras writes them: tensors, whose plugin only the first names."""
+    import numpy as np
+    from tensorboard.compat.proto.summary_pb2 import SummaryMetadata
+    from tensorboard.util.tensor_util import make_tensor_proto
+
+    logs = tmp_path / "logs"
+    writer = EventFileWriter(str(logs))
+
+    def add(tag: str, plugin: str, array: Any, step: int) -> None:
+        value = Summary.Value(tag=tag, tensor=make_tensor_proto(array))
+        if step == 0:
+            value.metadata.CopyFrom(SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name=plugin)))
+        writer.add_event(Event(wall_time=9.0 + step, step=step, summary=Summary(value=[value])))
+
+    for step in range(2):
+        add("loss", "scalars", np.float64(0.1 + step), step)
+        add("h", "histograms", np.array([[0.0, 1.0, 5.0], [1.0, 2.0, step]]), step)
+        add("pictures", "images", np.array([b"4", b"4", b"\x89PNG"], dtype=object), step)
+        add("big", "", np.zeros(60_000), step)
+        add("mesh", "mesh", np.zeros(3), step)
+    writer.close()
+    (told,) = take(logs, lake_dir)
+    assert stored(lake_dir, "logs", "loss") == [(9.0, 0, 0.1), (10.0, 1, 1.1)]
+    (first, second) = Lake(lake_dir).session("logs", "logs").track("h").read()["data"]
+    assert first["data"]["buckets"] == [[0.0, 1.0, 5.0], [1.0, 2.0, 0.0]]
+    assert second["data"]["buckets"][1][2] == 1.0
+    assert told.left_out == {"images": 2, "large tensors": 2, "summaries of the plugin 'mesh'": 2}
+
+
+def test_hyperparameters_become_parameters(tmp_path: Path, lake_dir: Path) -> None:
+    with SummaryWriter(str(tmp_path / "logs")) as writer:
+        writer.add_hparams({"lr": 0.1, "name": "adam", "flag": True}, {"acc": 0.5}, name="one")
+    told = take(tmp_path / "logs", lake_dir)
+    assert [each.run for each in told] == ["logs/logs", "logs/one"]
+    run = Lake(lake_dir).session("one", "logs")
+    assert run.parameters().get() == {"lr": 0.1, "name": "adam", "flag": True}
+    assert [point["data"]["value"] for point in run.track("acc").read()["data"]] == [0.5]
+
+
+# ------------------------------------------------------------------------------------------------ runs and names
+
+
+def test_each_folder_with_event_files_is_a_run(cli: Any, tmp_path: Path, lake_dir: Path) -> None:
+    logs = tmp_path / "logs"
+    for name in ("", "a", "b/train"):
+        write(logs / name, {"x": [(1.0, 0, len(name))]})
+    (logs / "empty").mkdir()
+    status, out, err = cli("import", "tensorboard", logs, "--path", lake_dir)
+    assert (status, err) == (0, "")
+    assert out.splitlines() == [
+        "logs/logs: 1 point in 1 track, all new",
+        "logs/a: 1 point in 1 track, all new",
+        "logs/b/train: 1 point in 1 track, all new",
+    ]
+    assert [info["name"] for info in Lake(lake_dir).sessions("logs")] == ["a", "b/train", "logs"]
+    status, out, _ = cli("import", "tensorboard", logs, "--path", lake_dir, "--only", "b/*", "-w", "else", "--json")
+    assert (status, '"run": "else/b/train"' in out) == (0, True)
+    assert cli("import", "tensorboard", logs, "--path", lake_dir, "--name", "one")[0] == 2
+
+
+@pytest.mark.parametrize(
+    "tag", ["/abs", "a//b", "../up", "x" * 5000, "tab\there", "data.jsonl", "a/", "é/漢 [1]=%", "..."]
+)
+def test_any_tag_becomes_a_track(tag: str, tmp_path: Path, lake_dir: Path) -> None:
+    write(tmp_path / "logs", {tag: [(1.0, 0, 2.0)], "a/b": [(1.0, 0, 3.0)]})
+    take(tmp_path / "logs", lake_dir)
+    assert take(tmp_path / "logs", lake_dir)[0].points == 0
+    run = Lake(lake_dir).session("logs", "logs")
+    track = run.track(track_name(tag))
+    assert stored(lake_dir, "logs", track.name) == [(1.0, 0, 2.0)]
+    if track.name != tag:
+        assert track.stats()["metadata"]["imported"]["tag"] == tag
+
+
+def test_a_session_of_something_else_is_let_be(cli: Any, tmp_path: Path, lake_dir: Path) -> None:
+    with Session("logs", "logs", lake_dir) as session:
+        session.track("x").append(value=1.0)
+    logs = tmp_path / "logs"
+    write(logs, {"x": [(1.0, 0, 2.0)], "y": [(1.0, 0, 2.0)]})
+    before = (lake_dir / "logs/logs/session.json").read_bytes()
+    status, _, err = cli("import", "tensorboard", logs, "--path", lake_dir)
+    assert status == 2
+    assert "was not imported" in err
+    assert "--name" in err
+    assert (lake_dir / "logs/logs/session.json").read_bytes() == before
+    assert cli("import", "tensorboard", logs, "--path", lake_dir, "--force")[0] == 0
+    assert cli("import", "tensorboard", logs, "--path", lake_dir)[0] == 0
+    values = [point["data"]["value"] for point in Lake(lake_dir).session("logs", "logs").track("x").read()["data"]]
+    assert values == [1.0, 2.0]
+
+
+def test_another_run_of_the_same_name_is_refused(cli: Any, tmp_path: Path, lake_dir: Path) -> None:
+    for at, name in enumerate(("one", "two")):
+        write(tmp_path / name / "logs", {"x": [(1.0 + at, 0, 2.0)]}, suffix=f".{name}")
+    assert cli("import", "tensorboard", tmp_path / "one/logs", "--path", lake_dir)[0] == 0
+    status, _, err = cli("import", "tensorboard", tmp_path / "two/logs", "--path", lake_dir)
+    assert status == 2
+    assert str(tmp_path / "one/logs") in err
+    assert cli("import", "tensorboard", tmp_path / "two/logs", "--path", lake_dir, "--name", "other")[0] == 0
+
+
+def test_a_folder_that_was_moved_is_the_same_run(tmp_path: Path, lake_dir: Path) -> None:
+    write(tmp_path / "old/logs", {"x": [(1.0, 0, 2.0)]})
+    take(tmp_path / "old/logs", lake_dir)
+    (tmp_path / "new").mkdir()
+    shutil.move(tmp_path / "old/logs", tmp_path / "new/logs")
+    assert take(tmp_path / "new/logs", lake_dir)[0].points == 0
+    assert stored(lake_dir, "logs", "x") == [(1.0, 0, 2.0)]
+
+
+def test_wrong_sources_are_told(cli: Any, tmp_path: Path, lake_dir: Path) -> None:
+    status, _, err = cli("import", "tensorboard", tmp_path / "nowhere", "--path", lake_dir)
+    assert (status, "does not exist" in err) == (2, True)
+    (tmp_path / "empty").mkdir()
+    status, _, err = cli("import", "tensorboard", tmp_path / "empty", "--path", lake_dir)
+    assert (status, "tfevents" in err) == (2, True)
+    status, _, err = cli("import", "tensorboard", tmp_path, "--path", "s3://bucket/lake")
+    assert (status, "dreamlake sync" in err) == (2, True)
+    assert not list(lake_dir.iterdir())
+
+
+def test_without_tensorboard_the_extra_is_named(tmp_path: Path) -> None:
+    code = """
+    import sys
+    sys.modules["google_crc32c"] = None
+    from dreamlake.cli import main
+    print(main(["import", "tensorboard", sys.argv[1]]))
+    """
+    done = run_python(code, tmp_path)
+    assert (done.stdout, "dreamlake[tensorboard]" in done.stderr) == ("1\n", True)
+
+
+# ------------------------------------------------------------------------------------------------ twice, and later
+
+
+def test_a_source_that_grows_adds_only_what_is_new(tmp_path: Path, lake_dir: Path) -> None:
+    """Its file grows, a second one comes, and then both grow, the older one too."""
+    logs = tmp_path / "logs"
+    first = EventFileWriter(str(logs), filename_suffix=".1")
+
+    def add(writer: EventFileWriter, tag: str, value: float, step: int) -> None:
+        summary = Summary(value=[Summary.Value(tag=tag, simple_value=value)])
+        writer.add_event(Event(wall_time=step / 3, step=step, summary=summary))
+        writer.flush()
+
+    for step in range(5):
+        add(first, "x", step, step)
+    assert take(logs, lake_dir)[0].points == 5
+    assert take(logs, lake_dir)[0].points == 0
+    second = EventFileWriter(str(logs), filename_suffix=".2")
+    for step in range(5, 9):
+        add(first, "x", step, step)
+        add(second, "x", step * 10, step)
+        add(second, "y", step, step)
+    assert take(logs, lake_dir)[0].points == 12
+    for step in range(9, 11):
+        add(second, "x", step * 10, step)
+        add(first, "x", step, step)
+    assert take(logs, lake_dir)[0].points == 4
+    first.close()
+    second.close()
+    assert take(logs, lake_dir)[0].points == 0
+    assert sorted(stored(lake_dir, "logs", "x")) == sorted(scalars(logs, "x"))
+    assert equal(stored(lake_dir, "logs", "y"), scalars(logs, "y"))
+    # From the start, as TensorBoard orders it.
+    take(logs, lake_dir, name="again")
+    assert equal(stored(lake_dir, "again", "x"), scalars(logs, "x"))
+
+
+def test_a_source_in_the_place_of_another_is_refused(tmp_path: Path, lake_dir: Path) -> None:
+    logs = tmp_path / "logs"
+    file = write(logs, {"x": [(1.0, step, 2.0) for step in range(10)]})
+    take(logs, lake_dir)
+    name = file.name
+    file.unlink()
+    write(logs, {"x": [(1.0, step, 3.0) for step in range(20)]}).rename(logs / name)
+    with pytest.raises(ImportRefused, match=r"point 9 of 'x' .* was replaced"):
+        take(logs, lake_dir)
+    assert [value for _, _, value in stored(lake_dir, "logs", "x")] == [2.0] * 10
+
+
+def test_points_of_somebody_else_in_an_imported_track_are_noticed(tmp_path: Path, lake_dir: Path) -> None:
+    logs = tmp_path / "logs"
+    write(logs, {"x": [(1.0, step, 2.0) for step in range(10)]})
+    take(logs, lake_dir)
+    with Session("logs", "logs", lake_dir) as session:
+        session.track("x").append(value=-1.0)
+    told = take(logs, lake_dir)[0]
+    assert told.points == 0
+    assert "has 10 points, and 11 were imported" in told.notes[0]
+
+
+def test_a_file_that_was_cut_short_takes_nothing_away(tmp_path: Path, lake_dir: Path) -> None:
+    logs = tmp_path / "logs"
+    file = write(logs, {"x": [(1.0, step, 2.0) for step in range(10)]})
+    take(logs, lake_dir)
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    (told,) = take(logs, lake_dir)
+    assert (told.points, told.total) == (0, 10)
+    assert "they stay" in " ".join(told.notes)
+
+
+# ------------------------------------------------------------------------------------------------ damage
+
+
+def test_a_file_that_ends_anywhere_gives_what_is_whole(tmp_path: Path, lake_dir: Path) -> None:
+    """Cut at each byte of its last records, as a killed writer leaves it; and then it goes on."""
+    logs = tmp_path / "logs"
+    file = write(logs, {"x": [(1.0 + step, step, step) for step in range(4)]})
+    whole = file.read_bytes()
+    ends = [place for place, _ in reader.checked_records(str(file))]
+    totals = set()
+    for cut in range(ends[-3], len(whole), 3):
+        file.write_bytes(whole[:cut])
+        expected = [e for e in LegacyEventFileLoader(str(file)).Load() if e.WhichOneof("what") == "summary"]
+        (told,) = take(logs, lake_dir, name=f"cut {cut}")
+        assert told.total == len(expected)
+        totals.add(told.total)
+        assert bool(told.notes) == (cut not in ends)
+        assert not told.damage
+        file.write_bytes(whole)
+        assert take(logs, lake_dir, name=f"cut {cut}")[0].points == 4 - len(expected)
+        assert equal(stored(lake_dir, f"cut {cut}", "x"), scalars(logs, "x"))
+    assert totals == {2, 3}
+
+
+def test_a_damaged_record_ends_its_file_as_in_tensorboard(cli: Any, tmp_path: Path, lake_dir: Path) -> None:
+    logs = tmp_path / "logs"
+    file = write(logs, {"x": [(1.0 + step, step, step) for step in range(10)]})
+    data = bytearray(file.read_bytes())
+    data[len(data) * 2 // 3] ^= 4
+    file.write_bytes(bytes(data))
+    write(logs, {"x": [(99.0, 99, 99.0)]}, suffix=".later")
+    status, _, err = cli("import", "tensorboard", logs, "--path", lake_dir)
+    assert (status, f"{file} is damaged" in err) == (1, True)
+    expected = [
+        event.step for event in LegacyEventFileLoader(str(file)).Load() if event.WhichOneof("what") == "summary"
+    ]
+    assert [step for _, step, _ in stored(lake_dir, "logs", "x")] == [*expected, 99]
+    assert 0 < len(expected) < 10
+
+
+def test_a_length_without_end_asks_for_no_memory(tmp_path: Path, lake_dir: Path) -> None:
+    from google_crc32c import value as crc
+
+    (tmp_path / "logs").mkdir()
+    head = struct.pack("<Q", 1 << 60)
+    (tmp_path / "logs/events.out.tfevents.1").write_bytes(head + struct.pack("<I", reader._masked(crc(head))) + b"x")
+    (told,) = take(tmp_path / "logs", lake_dir)
+    assert (told.total, len(told.damage)) == (0, 1)
+
+
+# ------------------------------------------------------------------------------------------------ killed and raced
+
+IMPORT = """
+import sys
+from dreamlake.integrations import tensorboard, intake
+intake.BATCH = 50
+for run in tensorboard.runs(sys.argv[1]):
+    intake.take_in(run, sys.argv[2])
+print("done")
+"""
+
+
+def test_an_import_that_is_killed_ends_right_the_next_time(tmp_path: Path, lake_dir: Path) -> None:
+    """SIGKILL at many moments, then once to the end: exactly the points of the source, in its order."""
+
+    def length() -> int:
+        return sum(path.read_bytes().count(b"\n") for path in lake_dir.rglob("data.jsonl"))
+
+    logs = tmp_path / "logs"
+    tags = {f"t{n}": [(step / 7, step, step * n) for step in range(1500)] for n in range(4)}
+    write(logs, tags)
+    write(logs, tags, suffix=".second")
+    lengths: list[int] = []
+    for more in (1, 20, 300, 700, 1500, 3000):  # so many points more are there when it is killed
+        with start_python(IMPORT, logs, lake_dir) as process:
+            while process.poll() is None and length() < min((lengths or [0])[-1] + more, 11_000):
+                time.sleep(0.002)
+            process.send_signal(signal.SIGKILL)
+        lengths.append(length())
+    assert 0 < lengths[0] < lengths[-1]
+    take(logs, lake_dir)
+    for tag in tags:
+        assert equal(stored(lake_dir, "logs", tag), scalars(logs, tag))
+    assert take(logs, lake_dir)[0].points == 0
+    assert Lake(lake_dir).session("logs", "logs").info["status"] == "finished"
+
+
+@pytest.mark.parametrize("call", range(1, 300, 23))
+def test_an_import_that_dies_at_any_write_ends_right_the_next_time(call: int, tmp_path: Path, lake_dir: Path) -> None:
+    """The process ends without a word just before its n-th change of a file's name, or its n-th append to one."""
+    logs = tmp_path / "logs"
+    tags = {f"t{n}": [(step / 7, step, step * n) for step in range(120)] for n in range(2)}
+    write(logs, tags)
+    code = f"""
+    import os, sys
+    import dreamlake.storage.local as local
+    class Dying:
+        left = {call}
+        def __getattr__(self, name):
+            if name in ("write", "replace", "rename", "link", "fsync", "truncate", "ftruncate"):
+                Dying.left -= 1
+                if not Dying.left:
+                    os._exit(9)
+            return getattr(os, name)
+    local.os_ = Dying()
+    {IMPORT.replace(chr(10), chr(10) + "    ")}
+    """
+    done = run_python(code, logs, lake_dir, check=False)
+    assert done.returncode == 9 or "done" in done.stdout, done.stderr
+    take(logs, lake_dir)
+    for tag in tags:
+        assert equal(stored(lake_dir, "logs", tag), scalars(logs, tag))
+
+
+def test_two_imports_at_once_do_not_double(tmp_path: Path, lake_dir: Path) -> None:
+    logs = tmp_path / "logs"
+    write(logs, {"x": [(1.0 + step, step, step) for step in range(5000)]})
+    with start_python(IMPORT, logs, lake_dir) as one, start_python(IMPORT, logs, lake_dir) as other:
+        told = [one.communicate(), other.communicate()]
+    assert any("done" in out for out, _ in told)
+    assert all("done" in out or "is running" in err for out, err in told)
+    assert equal(stored(lake_dir, "logs", "x"), scalars(logs, "x"))
+
+
+def test_a_large_file_takes_little_memory(tmp_path: Path, lake_dir: Path) -> None:
+    """A third of its points wait at most, as Python objects; and the reader holds one record."""
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    from google_crc32c import value as crc
+
+    with (logs / "events.out.tfevents.1").open("wb") as file:
+        for step in range(300_000):
+            summary = Summary(value=[Summary.Value(tag=f"t{step % 3}", simple_value=step)])
+            data = Event(wall_time=step / 8, step=step, summary=summary).SerializeToString()
+            head = struct.pack("<Q", len(data))
+            file.write(head + struct.pack("<I", reader._masked(crc(head))) + data)
+            file.write(struct.pack("<I", reader._masked(crc(data))))
+    code = """
+    import resource, sys
+    from dreamlake.integrations import tensorboard, intake
+    import dreamlake.engine.ondisk, dreamlake.engine.sorting, dreamlake.format.schema, pyarrow.parquet
+    tensorboard._proto()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for run in tensorboard.runs(sys.argv[1]):
+        print(intake.take_in(run, sys.argv[2]).points)
+    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10)
+    """
+    points, grown = run_python(code, logs, lake_dir).stdout.split()
+    assert int(points) == 300_000
+    assert int(grown) < 120, f"{grown} MiB"
