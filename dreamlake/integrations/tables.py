@@ -85,11 +85,11 @@ def _track_of(path: str) -> str:
 def _pour(intake: Intake, kind: str, files: dict[str, str], time: str | None) -> None:
     for track, file in files.items():
         intake.part(os.path.realpath(file))
-        for row in rows(file, intake, kind):
+        name = track_name(track)
+        for row, size in rows(file, intake, kind):
             row.pop("_index", None)
             ts = _time_of(row, time, file)
-            weight = 1 + sum(1 for value in row.values() if isinstance(value, (str, list, dict)))
-            intake.add(track_name(track), ts, _fields(row), tag=track, weight=weight)
+            intake.add(name, ts, _fields(row), tag=track, weight=1 + size // 64)
 
 
 def _fields(row: dict[str, Any]) -> dict[str, Any]:
@@ -120,8 +120,8 @@ def _time_of(row: dict[str, Any], time: str | None, file: str) -> float | None:
     return float(value)
 
 
-def rows(file: str, intake: Intake, kind: str | None = None) -> Iterator[dict[str, Any]]:
-    """The rows of a file one by one, in bounded memory; what cannot be read is told to the intake."""
+def rows(file: str, intake: Intake, kind: str | None = None) -> Iterator[tuple[dict[str, Any], int]]:
+    """The rows of a file one by one, each with its bytes, about; what cannot be read is told to the intake."""
     kind = kind or next(kind for kind, endings in KINDS.items() if file.lower().endswith(endings))
     read = {"csv": _csv_rows, "jsonl": _json_rows, "parquet": _parquet_rows}[kind]
     yield from read(file, intake)
@@ -130,7 +130,7 @@ def rows(file: str, intake: Intake, kind: str | None = None) -> Iterator[dict[st
 # ------------------------------------------------------------------------------------------------ JSON lines
 
 
-def _json_rows(file: str, intake: Intake) -> Iterator[dict[str, Any]]:
+def _json_rows(file: str, intake: Intake) -> Iterator[tuple[dict[str, Any], int]]:
     import json
 
     from dreamlake.format.extjson import from_json
@@ -149,14 +149,14 @@ def _json_rows(file: str, intake: Intake) -> Iterator[dict[str, Any]]:
                 if b'"$' in line:
                     with suppress(ValueError):  # keys of somebody else that begin with $
                         row = from_json(row)
-                yield row
+                yield row, len(line)
             place += len(line)
 
 
 # ------------------------------------------------------------------------------------------------ Parquet
 
 
-def _parquet_rows(file: str, intake: Intake) -> Iterator[dict[str, Any]]:
+def _parquet_rows(file: str, intake: Intake) -> Iterator[tuple[dict[str, Any], int]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -170,12 +170,14 @@ def _parquet_rows(file: str, intake: Intake) -> Iterator[dict[str, Any]]:
         as_json = [
             each.name for each in source.schema_arrow if getattr(each.type, "extension_name", "") == "arrow.json"
         ]
-        for batch in source.iter_batches(ROWS):
+        count = source.metadata.num_rows
+        size = sum(source.metadata.row_group(n).total_byte_size for n in range(source.num_row_groups)) // max(1, count)
+        for batch in source.iter_batches(max(1, min(ROWS, BLOCK // max(1, size)))):
             for row in batch.to_pylist():
                 for name in as_json:
                     if row[name] is not None:
                         row[name] = decode_text(row[name])
-                yield {name: value for name, value in row.items() if value is not None}
+                yield {name: value for name, value in row.items() if value is not None}, size
 
 
 # ------------------------------------------------------------------------------------------------ CSV
@@ -186,7 +188,7 @@ LEADING_ZERO = r"^[+-]?0[0-9]"
 TRUTH = r"^(true|false|True|False|TRUE|FALSE)$"
 
 
-def _csv_rows(file: str, intake: Intake) -> Iterator[dict[str, Any]]:
+def _csv_rows(file: str, intake: Intake) -> Iterator[tuple[dict[str, Any], int]]:
     """The rows, each column of the narrowest type that all of its values have; an empty cell is an absent field.
 
     The file is read twice: once to see the types, which a guess from its beginning would get wrong.
@@ -195,12 +197,13 @@ def _csv_rows(file: str, intake: Intake) -> Iterator[dict[str, Any]]:
     wrong: list[Any] = []
     for batch in _batches(file, wrong):
         names = batch.schema.names
+        size = batch.nbytes // max(1, batch.num_rows)
         columns = [
             [makers[name](text) for text in column.to_pylist()]
             for name, column in zip(names, batch.columns, strict=True)
         ]
         for values in zip(*columns, strict=True):
-            yield {name: value for name, value in zip(names, values, strict=True) if value is not None}
+            yield {name: value for name, value in zip(names, values, strict=True) if value is not None}, size
     if wrong:
         intake.leave_out("rows with too many or too few cells", len(wrong))
         intake.note(

@@ -155,11 +155,14 @@ class _Reader:
     def __init__(self, intake: Intake) -> None:
         self._intake = intake
         self._event, self._array = _proto()
+        #: What the event in hand takes in memory, in plain points.
+        self._weight = 1
         #: The plugin of each tag, which only its first summary names, and its track.
         self._plugins: dict[str, str] = {}
         self._tracks: dict[str, str] = {}
 
     def take(self, data: bytes) -> None:
+        self._weight = 1 + len(data) // 64
         event = self._event.FromString(data)
         what = event.WhichOneof("what")
         if what == "summary":
@@ -185,7 +188,7 @@ class _Reader:
             histo = value.histo
             fields = {name: getattr(histo, name) for name in ("min", "max", "num", "sum", "sum_squares")}
             buckets = {"bucket_limit": list(histo.bucket_limit), "bucket": list(histo.bucket)}
-            self._add(ts, tag, {"step": step, **fields, **buckets}, 4 + len(histo.bucket) // 8)
+            self._add(ts, tag, {"step": step, **fields, **buckets})
         elif kind == "tensor" and plugin in KEPT:
             self._tensor(ts, step, tag, plugin, value.tensor)
         elif kind in ("image", "audio"):
@@ -206,13 +209,13 @@ class _Reader:
         if plugin == "scalars" and array.size == 1:
             plain = array.reshape(-1)[0].item()
         name = {"histograms": "buckets", "pr_curves": "curve"}.get(plugin, "value")
-        self._add(ts, tag, {"step": step, name: plain}, 1 + array.nbytes // 256)
+        self._add(ts, tag, {"step": step, name: plain})
 
-    def _add(self, ts: float, tag: str, fields: dict[str, Any], weight: int = 1) -> None:
+    def _add(self, ts: float, tag: str, fields: dict[str, Any]) -> None:
         track = self._tracks.get(tag)
         if track is None:
             track = self._tracks[tag] = track_name(tag)
-        self._intake.add(track, ts, fields, tag=tag, weight=weight)
+        self._intake.add(track, ts, fields, tag=tag, weight=self._weight)
 
     def _hparams(self, content: bytes) -> None:
         """Parameters, and how the run ended, as the plugin for hyperparameters keeps them."""

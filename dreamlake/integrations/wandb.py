@@ -222,7 +222,9 @@ class _Reader:
 
     def _output(self, output: Any) -> None:
         stream = "stderr" if output.output_type == 0 else "stdout"
-        self._intake.add("output", _moment(output.timestamp) or self._started, {"stream": stream, "text": output.line})
+        fields = {"stream": stream, "text": output.line}
+        ts = _moment(output.timestamp) or self._started
+        self._intake.add("output", ts, fields, weight=1 + len(output.line) // 64)
 
     def _describe(self, run: Any) -> None:
         self._started = self._started or _moment(run.start_time) or 0.0
@@ -313,10 +315,10 @@ def _exported(file: str) -> Run:
 def _pour_exported(intake: Intake, file: str) -> None:
     """The rows of `run.history()` or `run.scan_history()`, which a script wrote to a file."""
     intake.part(os.path.basename(file))
-    for row in tables.rows(file, intake):
+    for row, size in tables.rows(file, intake):
         if "_step" not in row and "_timestamp" not in row:
             raise ImportRefused(
                 f"{file} has neither _step nor _timestamp, as a history of wandb has; import it as "
                 f"{os.path.splitext(file)[1][1:]}"
             )
-        add_row(intake, {key: value for key, value in row.items() if key}, 0.0)
+        add_row(intake, {key: value for key, value in row.items() if key}, 0.0, weight=1 + size // 64)

@@ -1,0 +1,331 @@
+"""``dreamlake import`` of CSV, JSON lines and Parquet: each value as it stands in the file, each row once."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support import run_python
+from values import fields, same
+
+from dreamlake import Lake, Session
+from dreamlake.cli import main
+from dreamlake.integrations.names import apart, field_name, run_name, track_name
+
+
+def points(lake: Path, session: str, track: str, workspace: str = "imported") -> list[dict[str, Any]]:
+    found = Lake(lake).session(session, workspace).track(track).read(limit=None)["data"]
+    assert [point["index"] for point in found] == list(range(len(found)))
+    return [point["data"] for point in found]
+
+
+def without_ts(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{name: value for name, value in row.items() if name != "_ts"} for row in rows]
+
+
+def ok(result: tuple[int, str, str]) -> str:
+    status, out, err = result
+    assert (status, err) == (0, ""), (status, out, err)
+    return out
+
+
+# ------------------------------------------------------------------------------------------------ there and back
+
+
+ODD = [
+    {"_ts": 1.0, "x": 0.1 + 0.2, "n": 1, "text": 'a,"b"\nc', "list": [1.0, math.nan], "mixed": 1},
+    {"_ts": 2.5, "x": math.nan, "n": -(2**62), "text": "", "list": [], "mixed": "one", "flag": True},
+    {"_ts": 2.75, "x": math.inf, "n": None, "text": None, "bytes": b"\x00\xff", "mixed": {"a": [1]}},
+    {"_ts": 3.0, "x": -0.0, "when": datetime(2026, 1, 2, tzinfo=UTC), "nested": {"a": 1, "b": {"c": "d"}}},
+    {"_ts": 4.0, "x": 5e-324, "text": "é漢\u2028", "big": 2**70, "$odd": 1},
+]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet", "csv"])
+def test_what_was_exported_comes_back(kind: str, cli: Any, tmp_path: Path, lake_dir: Path) -> None:
+    """A folder of an export is one run, with the tracks that it was made of."""
+    with Session("run", "w", lake_dir) as session:
+        session.track("all/kinds").append_batch(ODD)
+        session.track("a=b/%").append_batch([{"_ts": 5.0, "step": 1}, {"_ts": 6.0, "step": 2}])
+    out = tmp_path / "copy"
+    ok(cli("export", "w/run", "-o", f"{out}/", "--format", kind, "--path", lake_dir))
+    assert ok(cli("import", kind, out, "--path", lake_dir)) == "imported/copy: 7 points in 2 tracks, all new\n"
+    assert ok(cli("import", kind, out, "--path", lake_dir)) == "imported/copy: 7 points in 2 tracks, nothing new\n"
+    original, copy = (points(lake_dir, *place) for place in (("run", "all/kinds", "w"), ("copy", "all/kinds")))
+    assert [row["_ts"] for row in copy] == [row["_ts"] for row in original]
+    if kind == "jsonl":
+        assert all(map(same, map(sorted_keys, original), map(sorted_keys, copy)))
+    else:  # None is absent there, and in CSV what is no number or text is JSON text
+        for row, other in zip(original, copy, strict=True):
+            for name, value in row.items():
+                if isinstance(value, (float, int)) and name != "mixed":
+                    assert same(other[name], value) or name in ("flag", "big")
+    assert without_ts(points(lake_dir, "copy", "a=b/%")) == [{"step": 1}, {"step": 2}]
+
+
+def sorted_keys(row: dict[str, Any]) -> dict[str, Any]:
+    return dict(sorted(row.items()))
+
+
+@settings(max_examples=25)
+@given(rows=st.lists(fields, min_size=1, max_size=8))
+def test_json_lines_have_every_value(rows: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("rows")
+    with Session("run", "w", folder / "lake") as session:
+        session.track("t").append_batch([{**row, "_ts": float(at)} for at, row in enumerate(rows)])
+    file = folder / "rows.jsonl"
+    assert main(["export", "w/run", "t", "-o", str(file), "--path", str(folder / "lake")]) == 0
+    assert main(["import", "jsonl", str(file), "--path", str(folder / "lake")]) == 0
+    original, copy = (points(folder / "lake", *place) for place in (("run", "t", "w"), ("rows", "rows")))
+    assert all(map(same, map(sorted_keys, original), map(sorted_keys, copy)))
+
+
+# ------------------------------------------------------------------------------------------------ CSV
+
+
+def test_columns_of_a_csv_file_have_the_type_of_all_their_values(cli: Any, tmp_path: Path, lake_dir: Path) -> None:
+    """Not of the first ones: a float after a million integers, a text at the end."""
+    file = tmp_path / "a.csv"
+    rows = [[n, n, n, "", f"00{n}", "true" if n % 2 else "False", 2**70 + n] for n in range(100_000)]
+    rows[-1][1] = "0.5"
+    rows[-2][2] = "n/a"
+    rows[-3][3] = "nan"
+    with file.open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerows([["int", "float", "text", "sparse", "code", "flag", "big"], *rows])
+    assert "100,000 points in 1 track, all new" in ok(cli("import", "csv", file, "--path", lake_dir))
+    got = points(lake_dir, "a", "a")
+    assert len(got) == 100_000
+    assert [row["int"] for row in got] == list(range(100_000))
+    assert {type(row["float"]) for row in got} == {float}
+    assert got[-1]["float"] == 0.5
+    assert [row["text"] for row in got[:2]] == ["0", "1"]
+    assert ["sparse" in row for row in got].count(True) == 1
+    assert math.isnan(got[-3]["sparse"])
+    assert got[7]["code"] == "007"
+    assert [row["flag"] for row in got[:2]] == [False, True]
+    assert [row["big"] for row in got[:2]] == [2**70, 2**70 + 1]
+    assert "nothing new" in ok(cli("import", "csv", file, "--path", lake_dir))
+
+
+def test_csv_files_of_several_kinds(cli: Any, tmp_path: Path, lake_dir: Path) -> None:
+    """A mark of its encoding, semicolons, tabs, quotes with lines in them, an empty text beside an absent one."""
+    (tmp_path / "bom.csv").write_text('\ufeffstep,"a b"\r\n1,"x\ny"\r\n2,""\r\n3,\r\n', encoding="utf-8", newline="")
+    (tmp_path / "semi.csv").write_text("a;b\n1;2,5\n")
+    (tmp_path / "tabs.tsv").write_text("a\tb\n1\t2\n")
+    ok(cli("import", "csv", tmp_path, "--path", lake_dir, "--name", "all"))
+    rows = [{"step": 1, "a b": "x\ny"}, {"step": 2, "a b": ""}, {"step": 3}]
+    assert without_ts(points(lake_dir, "all", "bom")) == rows
+    assert without_ts(points(lake_dir, "all", "semi")) == [{"a": 1, "b": "2,5"}]
+    assert without_ts(points(lake_dir, "all", "tabs")) == [{"a": 1, "b": 2}]
+
+
+def test_rows_of_the_wrong_length_are_counted(cli: Any, tmp_path: Path, lake_dir: Path) -> None:
+    (tmp_path / "a.csv").write_text("a,b\n1,2\n3\n4,5,6\n7,8\n9")
+    out = ok(cli("import", "csv", tmp_path / "a.csv", "--path", lake_dir))
+    assert "3 rows with too many or too few cells" in out
+    assert "1 cells in place of 2: 3" in out
+    assert without_ts(points(lake_dir, "a", "a")) == [{"a": 1, "b": 2}, {"a": 7, "b": 8}]
+    (tmp_path / "a.csv").write_text("a,b\n1,2\n3\n4,5,6\n7,8\n9,10\n")
+    ok(cli("import", "csv", tmp_path / "a.csv", "--path", lake_dir))
+    assert without_ts(points(lake_dir, "a", "a"))[2:] == [{"a": 9, "b": 10}]
+
+
+@pytest.mark.parametrize("text", ["", "a,a\n1,2\n"])
+def test_csv_files_without_a_right_first_line_are_refused(text: str, cli: Any, tmp_path: Path, lake_dir: Path) -> None:
+    (tmp_path / "a.csv").write_text(text)
+    status, _, err = cli("import", "csv", tmp_path / "a.csv", "--path", lake_dir)
+    assert (status, "column" in err) == (2, True)
+
+
+# ------------------------------------------------------------------------------------------------ times and names
+
+
+def test_times_come_from_a_column(cli: Any, tmp_path: Path, lake_dir: Path) -> None:
+    (tmp_path / "a.csv").write_text("when,x\n2026-01-02T03:04:05Z,1\n2026-01-02T03:04:05Z,2\n")
+    (tmp_path / "b.jsonl").write_text('{"at": 7, "x": 1}\n{"at": 7, "x": 2}\n{"at": -1, "x": 3}\n')
+    (tmp_path / "c.csv").write_text("x\n1\n2\n")
+    ok(cli("import", "csv", tmp_path / "a.csv", "--path", lake_dir, "--time", "when"))
+    ok(cli("import", "jsonl", tmp_path / "b.jsonl", "--path", lake_dir, "--time", "at"))
+    ok(cli("import", "csv", tmp_path / "c.csv", "--path", lake_dir))
+    at = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC).timestamp()
+    assert [(row["_ts"], row["x"]) for row in points(lake_dir, "a", "a")] == [(at, 1), (at, 2)]
+    assert [(row["_ts"], row["x"]) for row in points(lake_dir, "b", "b")] == [
+        (7.0, 1),
+        (7.0, 2),
+        (pytest.approx(-1), 3),
+    ]
+    first, second = points(lake_dir, "c", "c")
+    assert first["_ts"] < second["_ts"]
+    for wrong in ("nothing", "x"):
+        (tmp_path / "d.csv").write_text("when,x\nyesterday,soon\n")
+        status, _, err = cli("import", "csv", tmp_path / "d.csv", "--path", lake_dir, "--time", wrong)
+        assert (status, "time" in err) == (2, True)
+
+
+def test_reserved_names_get_another(cli: Any, tmp_path: Path, lake_dir: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"_step": 1, "_index": 5, "": 2, "__x": 3, "_ts": 4}\n')
+    ok(cli("import", "jsonl", tmp_path / "a.jsonl", "--path", lake_dir))
+    assert points(lake_dir, "a", "a") == [{"step_": 1, "": 2, "x_": 3, "_ts": 4.0}]
+
+
+@given(st.text(max_size=300), st.text(max_size=300))
+def test_names_stay_apart(one: str, other: str) -> None:
+    from dreamlake.format.layout import check_field, check_name
+
+    for make, kind in ((track_name, "track"), (run_name, "session")):
+        check_name(kind, make(one))  # type: ignore[arg-type]
+        assert (make(one) == make(other)) == (one == other)
+        assert make(make(one)) == make(one)
+    check_field(field_name(one))
+
+
+def test_parameters_are_not_both_a_value_and_a_part() -> None:
+    assert apart({"a": 1, "a.b": 2, "a_": 3, "c.d.e": 4, "c.d": 5, "f": 6}) == {
+        "a__": 1,
+        "a.b": 2,
+        "a_": 3,
+        "c.d.e": 4,
+        "c.d_": 5,
+        "f": 6,
+    }
+
+
+# ------------------------------------------------------------------------------------------------ twice, and damage
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_a_file_that_grows_adds_only_what_is_new(kind: str, cli: Any, tmp_path: Path, lake_dir: Path) -> None:
+    file = tmp_path / f"a.{kind}"
+    lines = ["x"] * (kind == "csv") + [str(n) if kind == "csv" else json.dumps({"x": n}) for n in range(50)]
+    file.write_text("\n".join(lines[:20]) + "\n")
+    ok(cli("import", kind, file, "--path", lake_dir))
+    file.write_text("\n".join(lines) + "\n")
+    told = json.loads(ok(cli("import", kind, file, "--path", lake_dir, "--json")))
+    assert (told[0]["points"], told[0]["new"]) == (50, 50 - (19 if kind == "csv" else 20))
+    assert [row["x"] for row in points(lake_dir, "a", "a")] == list(range(50))
+    assert "nothing new" in ok(cli("import", kind, file, "--path", lake_dir))
+    file.write_text("\n".join(lines).replace("18", "99").replace("49", "77") + "\n")
+    status, _, err = cli("import", kind, file, "--path", lake_dir)
+    assert (status, "was replaced" in err) == (2, True)
+
+
+def test_a_column_that_becomes_text_later_does_not_matter(cli: Any, tmp_path: Path, lake_dir: Path) -> None:
+    (tmp_path / "a.csv").write_text("x\n1\n2\n")
+    ok(cli("import", "csv", tmp_path / "a.csv", "--path", lake_dir))
+    (tmp_path / "a.csv").write_text("x\n1\n2\nthree\n")
+    ok(cli("import", "csv", tmp_path / "a.csv", "--path", lake_dir))
+    assert [row["x"] for row in points(lake_dir, "a", "a")] == [1, 2, "three"]
+
+
+def test_a_torn_last_line_is_left_until_it_is_whole(cli: Any, tmp_path: Path, lake_dir: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_text('{"x": 1}\n{"x": NaN, "y": [1, 2')
+    out = ok(cli("import", "jsonl", file, "--path", lake_dir))
+    assert "21 bytes from byte 9 on are left out" in out
+    file.write_text('{"x": 1}\n{"x": NaN, "y": [1, 2]}')
+    ok(cli("import", "jsonl", file, "--path", lake_dir))
+    first, second = points(lake_dir, "a", "a")
+    assert (first["x"], math.isnan(second["x"]), second["y"]) == (1, True, [1, 2])
+
+
+def test_a_damaged_line_ends_the_file(cli: Any, tmp_path: Path, lake_dir: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"x": 1}\n{"x": 2,}\n{"x": 3}\n')
+    status, _, err = cli("import", "jsonl", tmp_path / "a.jsonl", "--path", lake_dir)
+    assert (status, "is damaged: 19 bytes from byte 9 on are left out" in err) == (1, True)
+    assert without_ts(points(lake_dir, "a", "a")) == [{"x": 1}]
+    (tmp_path / "b.jsonl").write_text("[1, 2]\n")
+    status, _, err = cli("import", "jsonl", tmp_path / "b.jsonl", "--path", lake_dir)
+    assert (status, "line 1 is no JSON object" in err) == (2, True)
+    (tmp_path / "c.parquet").write_bytes(b"PAR1 and no more")
+    status, _, err = cli("import", "parquet", tmp_path / "c.parquet", "--path", lake_dir)
+    assert (status, "no whole Parquet file" in err) == (2, True)
+
+
+def test_a_value_too_large_for_a_point_leaves_the_point(cli: Any, tmp_path: Path, lake_dir: Path) -> None:
+    rows = [
+        {"x": n, "text": "a" * (2 << 20 if n == 1 else 5), "list": [0.123456789012345] * (40_000 if n == 2 else 1)}
+        for n in range(4)
+    ]
+    rows[2]["more"] = [1.23456789012345] * 40_000
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert "2 values too large for a point" in ok(cli("import", "jsonl", tmp_path / "a.jsonl", "--path", lake_dir))
+    got = points(lake_dir, "a", "a")
+    assert [row["x"] for row in got] == [0, 1, 2, 3]
+    assert "text" not in got[1]
+    assert ("list" in got[2]) != ("more" in got[2])
+    assert "nothing new" in ok(cli("import", "jsonl", tmp_path / "a.jsonl", "--path", lake_dir))
+
+
+def test_files_of_one_name_are_not_mixed(cli: Any, tmp_path: Path, lake_dir: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "m.csv").write_text(f"x\n{name}\n")
+    ok(cli("import", "csv", tmp_path / "one/m.csv", "--path", lake_dir))
+    status, _, err = cli("import", "csv", tmp_path / "two/m.csv", "--path", lake_dir)
+    assert (status, str(tmp_path / "one/m.csv") in err) == (2, True)
+    ok(cli("import", "csv", tmp_path / "two/m.csv", "--path", lake_dir, "--force", "--track", "n"))
+    assert Lake(lake_dir).session("m", "imported").tracks.list() == ["m", "n"]
+
+
+def test_wrong_sources_are_told(cli: Any, tmp_path: Path, lake_dir: Path) -> None:
+    for source, said in ((tmp_path / "no.csv", "does not exist"), (lake_dir, ".csv or .tsv")):
+        status, _, err = cli("import", "csv", source, "--path", lake_dir)
+        assert (status, said in err) == (2, True)
+    assert cli("import", "csv")[0] == 2
+    status, _, err = cli("import", "excel", "a.xls")
+    assert (status, "tensorboard" in err) == (2, True)
+    status, _, err = cli("import", "tensorboard", tmp_path, "--time", "x")
+    assert (status, "--time are for tables" in err) == (2, True)
+    (tmp_path / "a.csv").write_text("x\n1\n")
+    (tmp_path / "b.csv").write_text("x\n1\n")
+    assert cli("import", "csv", tmp_path, "--track", "x", "--path", lake_dir)[0] == 2
+    status, _, err = cli("import", "csv", tmp_path / "a.csv", "--only", "z*", "--path", lake_dir)
+    assert (status, "z*" in err) == (2, True)
+
+
+def test_one_source_that_fails_does_not_stop_the_others(cli: Any, tmp_path: Path, lake_dir: Path) -> None:
+    (tmp_path / "a.jsonl").write_text("[]\n")
+    (tmp_path / "b.jsonl").write_text('{"x": 1}\n')
+    status, out, err = cli("import", "jsonl", tmp_path / "a.jsonl", tmp_path / "b.jsonl", "--path", lake_dir)
+    assert (status, out) == (1, "imported/b: 1 point in 1 track, all new\n")
+    assert "no JSON object" in err
+
+
+def test_parquet_of_other_tools(cli: Any, tmp_path: Path, lake_dir: Path) -> None:
+    frame = pl.DataFrame(
+        {"step": [1, 2, None], "at": [datetime(2026, 1, 1, hour) for hour in range(3)], "l": [[1.5], [], None]}
+    ).with_columns(pl.col("at").dt.replace_time_zone("UTC"))
+    pq.write_table(frame.to_arrow(), tmp_path / "a.parquet")
+    ok(cli("import", "parquet", tmp_path / "a.parquet", "--path", lake_dir, "--time", "at"))
+    got = points(lake_dir, "a", "a")
+    assert [row["_ts"] for row in got] == [at.timestamp() for at in frame["at"]]
+    assert [(row.get("step"), row.get("l")) for row in got] == [(1, [1.5]), (2, []), (None, None)]
+
+
+def test_a_large_csv_file_takes_little_memory(tmp_path: Path, lake_dir: Path) -> None:
+    with (tmp_path / "a.csv").open("w") as file:
+        file.write("step,x,y\n")
+        for n in range(400_000):
+            file.write(f"{n},{n / 7},{n * 0.1}\n")
+    code = """
+    import resource, sys
+    from dreamlake.cli import main
+    import dreamlake.engine.ondisk, dreamlake.engine.sorting, dreamlake.format.schema, pyarrow.parquet, pyarrow.csv
+    import dreamlake.integrations.intake, pyarrow.compute
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    main(["import", "csv", sys.argv[1], "--path", sys.argv[2]])
+    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10)
+    """
+    out, grown = run_python(code, tmp_path / "a.csv", lake_dir).stdout.splitlines()
+    assert "400,000 points in 1 track, all new" in out
+    assert int(grown) < 250, f"{grown} MiB"
