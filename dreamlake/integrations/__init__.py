@@ -1,1 +1,1 @@
-"""Runs that other tools recorded, brought into a lake; a module for each tool."""
+"""Other tools, and how runs come from them and go to them."""

@@ -230,10 +230,13 @@ def take_in(
     Raises
     ------
     ImportRefused
-        There is a session of that name that is not of this run, or the source is not the one that it was.
+        There is nothing to import, or a session of that name that is not of this run, or the source is not the one that
+        it was.
     OSError
         The source cannot be read, or the lake not written. What was imported by then stays, and counts the next time.
     """
+    if run.refusal is not None:
+        raise ImportRefused(run.refusal)
     workspace = run_name(workspace or run.workspace)
     name = _session_of(run, lake, workspace, [name] if name else [run.name, run.other_name], force)
     folder = os.path.join(lake, *layout.session_dir(workspace, name).split("/"))

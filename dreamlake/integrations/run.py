@@ -36,6 +36,8 @@ class Run:
         Where it was found, for people.
     pour
         Gives all of it to an intake.
+    refusal
+        Why it cannot be imported, if so.
     started
         When it began, in seconds since the epoch, where that is known.
     """
@@ -46,6 +48,7 @@ class Run:
     workspace: str
     source: str
     pour: Callable[[Intake], None]
+    refusal: str | None = None
     other_name: str | None = None
     started: float | None = None
 

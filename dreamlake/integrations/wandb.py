@@ -55,12 +55,13 @@ def runs(source: str) -> Iterator[Run]:
     # A run that was resumed has several files, each in a folder named by its time.
     of_run: dict[tuple[str, str], list[tuple[str, str, Any]]] = {}
     for file in files:
-        part, said = _said_first(file, Record)
-        id = (said.run_id if said is not None else "") or re.sub(r"^run-|\.wandb$", "", os.path.basename(file))
-        of_run.setdefault((said.project if said is not None else "", id), []).append((file, part, said))
+        said = _said_first(file, Record)
+        if said is None:
+            yield _unknown(file)
+        else:
+            of_run.setdefault((said[1].project, said[1].run_id), []).append((file, *said))
     for (project, id), parts in of_run.items():
-        known = [said for _, _, said in parts if said is not None]
-        name = next((said.display_name for said in reversed(known) if said.display_name), "")
+        name = next((said.display_name for _, _, said in reversed(parts) if said.display_name), "")
         yield Run(
             kind=KIND,
             ids=(f"{project}/{id}",),
@@ -69,8 +70,21 @@ def runs(source: str) -> Iterator[Run]:
             workspace=project or "uncategorized",
             source=os.path.dirname(parts[0][0]),
             pour=partial(_pour, files=[(file, part) for file, part, _ in parts]),
-            started=_moment(known[0].start_time) if known else None,
+            started=_moment(parts[0][2].start_time),
         )
+
+
+def _unknown(file: str) -> Run:
+    """A file that says of no run, so that not even its project is known."""
+    return Run(
+        kind=KIND,
+        ids=(file,),
+        name=os.path.basename(file),
+        workspace="uncategorized",
+        source=file,
+        pour=lambda intake: None,
+        refusal=f"{file} ends, or is damaged, before the record that says which run it is of; nothing in it can be had",
+    )
 
 
 def _files(source: str) -> list[str]:
@@ -97,11 +111,10 @@ def _record_type() -> Any:
     return Record
 
 
-def _said_first(file: str, Record: Any) -> tuple[str, Any]:
-    """What names the file wherever it is copied to, and its record that describes the run.
+def _said_first(file: str, Record: Any) -> tuple[str, Any] | None:
+    """What names the file wherever it is copied to, and its record that describes the run; None before that is there.
 
-    Those of a resumed run have one name and lie in different folders, but each describes the run anew. A file that does
-    not come to that has nothing to import; there the record is None.
+    Those of a resumed run have one name and lie in different folders, but each describes the run anew.
     """
     try:
         for number, data in enumerate(records(file)):
@@ -112,7 +125,7 @@ def _said_first(file: str, Record: Any) -> tuple[str, Any]:
                 break
     except Torn:
         pass
-    return os.path.basename(file), None
+    return None
 
 
 # ------------------------------------------------------------------------------------------------ files into records
