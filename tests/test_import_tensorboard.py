@@ -373,12 +373,27 @@ def test_a_damaged_record_ends_its_file_as_in_tensorboard(cli: Any, tmp_path: Pa
     assert 0 < len(expected) < 10
 
 
+def test_a_right_checksum_over_something_else_is_damage(tmp_path: Path, lake_dir: Path) -> None:
+    from google_crc32c import value as crc
+
+    logs = tmp_path / "logs"
+    file = write(logs, {"x": [(1.0, 0, 2.0)]})
+    head, data = struct.pack("<Q", 5), b"\xff" * 5
+    good = file.stat().st_size
+    with file.open("ab") as stream:
+        stream.write(head + struct.pack("<I", reader.masked(crc(head))) + data)
+        stream.write(struct.pack("<I", reader.masked(crc(data))))
+    (told,) = take(logs, lake_dir)
+    assert told.total == 1
+    assert f"21 bytes from byte {good} on" in told.damage[0]
+
+
 def test_a_length_without_end_asks_for_no_memory(tmp_path: Path, lake_dir: Path) -> None:
     from google_crc32c import value as crc
 
     (tmp_path / "logs").mkdir()
     head = struct.pack("<Q", 1 << 60)
-    (tmp_path / "logs/events.out.tfevents.1").write_bytes(head + struct.pack("<I", reader._masked(crc(head))) + b"x")
+    (tmp_path / "logs/events.out.tfevents.1").write_bytes(head + struct.pack("<I", reader.masked(crc(head))) + b"x")
     (told,) = take(tmp_path / "logs", lake_dir)
     assert (told.total, len(told.damage)) == (0, 1)
 
@@ -468,13 +483,13 @@ def test_a_large_file_takes_little_memory(tmp_path: Path, lake_dir: Path) -> Non
             summary = Summary(value=[Summary.Value(tag=f"t{step % 3}", simple_value=step)])
             data = Event(wall_time=step / 8, step=step, summary=summary).SerializeToString()
             head = struct.pack("<Q", len(data))
-            file.write(head + struct.pack("<I", reader._masked(crc(head))) + data)
-            file.write(struct.pack("<I", reader._masked(crc(data))))
+            file.write(head + struct.pack("<I", reader.masked(crc(head))) + data)
+            file.write(struct.pack("<I", reader.masked(crc(data))))
     code = """
     import resource, sys
     from dreamlake.integrations import tensorboard, intake
     import dreamlake.engine.ondisk, dreamlake.engine.sorting, dreamlake.format.schema, pyarrow.parquet
-    tensorboard._proto()
+    tensorboard.proto()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for run in tensorboard.runs(sys.argv[1]):
         print(intake.take_in(run, sys.argv[2]).points)
@@ -483,3 +498,42 @@ def test_a_large_file_takes_little_memory(tmp_path: Path, lake_dir: Path) -> Non
     points, grown = run_python(code, logs, lake_dir).stdout.split()
     assert int(points) == 300_000
     assert int(grown) < 120, f"{grown} MiB"
+
+
+# ------------------------------------------------------------------------------------------------ the other way
+
+
+def test_tracks_become_an_event_file(cli: Any, tmp_path: Path, lake_dir: Path) -> None:
+    """TensorBoard reads doubles, steps and times as they are; what it writes comes back by an import."""
+    import numpy as np
+    from tensorboard.util.tensor_util import make_ndarray
+
+    points = [
+        {"_ts": 5.0, "step": 3, "value": 0.1, "n": 2**53, "text": "x"},
+        {"_ts": 5.5, "step": 4, "value": math.nan, "flag": True, "list": [1.0]},
+        {"_ts": 7.25, "value": -math.inf, "none": None},
+    ]
+    with Session("run", "w", lake_dir) as session:
+        session.track("a/b").append_batch(points)
+        session.track("plain").append_batch([{"_ts": float(i), "x": i / 7} for i in range(25_000)])
+    out = tmp_path / "events"
+    status, said, err = cli("export", "w/run", "-o", out, "--format", "tensorboard", "--path", lake_dir)
+    assert (status, err) == (0, "")
+    assert "left out, since they are no numbers: a/b/list, a/b/text" in said
+    judge = EventAccumulator(str(out), size_guidance={"tensors": 0})
+    judge.Reload()
+
+    def tensors(tag: str) -> list[tuple[float, int, float]]:
+        return [(e.wall_time, e.step, make_ndarray(e.tensor_proto).item()) for e in judge.Tensors(tag)]
+
+    assert sorted(judge.Tags()["tensors"]) == ["a/b", "a/b/flag", "a/b/n", "plain/x"]
+    assert equal(tensors("a/b"), [(5.0, 3, 0.1), (5.5, 4, math.nan), (7.25, 2, -math.inf)])
+    assert tensors("a/b/n") == [(5.0, 3, float(2**53))]
+    assert np.allclose([value for _, _, value in tensors("plain/x")], np.arange(25_000) / 7, rtol=0, atol=0)
+    assert judge.SummaryMetadata("a/b").plugin_data.plugin_name == "scalars"
+    take(out, lake_dir)
+    for tag in judge.Tags()["tensors"]:
+        assert equal(stored(lake_dir, "events", tag, "events"), tensors(tag))
+    assert cli("export", "w/run", "-o", out, "--format", "tensorboard", "--path", lake_dir)[0] == 2
+    assert cli("export", "w/run", "-o", out, "--format", "tensorboard", "--path", lake_dir, "--force")[0] == 0
+    assert cli("export", "w/run", "-o", "-", "--format", "tensorboard", "--path", lake_dir)[0] == 2

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     Write = Callable[[int, int], None]
 
 FORMATS = ("csv", "parquet", "jsonl")
+#: One file for all tracks: an event file of TensorBoard.
+EVENTS = "tensorboard"
 #: Points that are held at a time, and the bytes that they may take in about the form in which they are stored.
 MOST_POINTS, MOST_BYTES = 100_000, 8 << 20
 STDOUT = "-"
@@ -46,7 +48,7 @@ STDOUT = "-"
 @click.option(
     "--format",
     "kind",
-    type=click.Choice(FORMATS),
+    type=click.Choice((*FORMATS, EVENTS)),
     help="What to write; by default what the name of the file ends in.",
 )
 @click.option(
@@ -78,6 +80,9 @@ def command(
     is absent or None is empty. What csv cannot tell: a None from an absent field, for most readers an empty text from
     both, and a number from a text of digits.
 
+    tensorboard (its extra) writes one event file for all tracks into the folder PLACE: each field of numbers is a tag,
+    track/field, or the track alone for a field named value. The step is the field step, or the index.
+
     \b
     dreamlake export hello/first train -o train.csv
     dreamlake export hello/first -o exported/ --format parquet
@@ -89,6 +94,8 @@ def command(
         find_track(view, name)
     if not names:
         raise Mistake(f"{view.workspace}/{view.name} has no track yet")
+    if kind == EVENTS:
+        return _export_events(view, names, output, start, limit, force)
     places = _places(names, bool(tracks), output, kind)
     for place, _ in places:
         if place != STDOUT and os.path.lexists(place):
@@ -150,6 +157,39 @@ def _export(
         shown.hide()
         points = "1 point" if stop - first == 1 else f"{stop - first:,} points"
         say(clean(f"{name}: {points}, {size_text(os.path.getsize(place))}, in {place}"))
+
+
+def _export_events(view: SessionView, names: list[str], folder: str, start: int, limit: int | None, force: bool) -> int:
+    """Write the numbers of tracks as one event file of TensorBoard."""
+    from datetime import datetime
+
+    from dreamlake.integrations.events import EventFile
+    from dreamlake.view import _range
+
+    if folder == STDOUT or "://" in folder or os.path.isfile(os.path.expanduser(folder)):
+        raise Mistake("an event file goes into a folder of this machine; name one with -o")
+    started = datetime.fromisoformat(view.info["createdAt"]).timestamp()
+    place = os.path.join(os.path.expanduser(folder), f"events.out.tfevents.{int(started):010}.dreamlake")
+    if os.path.lexists(place) and not force:
+        raise Mistake(f"{place} is there already; --force replaces it")
+    left: set[str] = set()
+    try:
+        with bar("exporting", "points") as shown, _file(place, force) as file:
+            events = EventFile(file, started)
+            for name in names:
+                snapshot = view.track(name)._snapshot(described=True, wanted=(start, limit))
+                first, stop = _range(start, limit, snapshot.total)
+                shown.more(stop - first)
+                for begin, end in _windows(snapshot, first, stop):
+                    left |= {f"{name}/{field}" for field in events.add(name, snapshot.table(begin, end), begin)}
+                    shown.advance(end - begin)
+    except ImportError as error:
+        raise OSError(str(error)) from None
+    tracks = "1 track" if len(names) == 1 else f"{len(names):,} tracks"
+    say(clean(f"{tracks}, {size_text(os.path.getsize(place))}, in {place}"))
+    if left:
+        say(clean(f"  left out, since they are no numbers: {', '.join(sorted(left))}"))
+    return 0
 
 
 def _windows(snapshot: Snapshot, start: int, stop: int) -> Iterator[tuple[int, int]]:

