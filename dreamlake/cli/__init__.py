@@ -38,6 +38,7 @@ COMMANDS = {
     "check": "verify every file of runs",
     "repair": "repair damaged runs",
     "compact": "merge small segments",
+    "rm": "remove runs",
 }
 
 

@@ -139,6 +139,27 @@ def _run_named(lake: Lake, name: str) -> SessionView | None:
         return None
 
 
+def find_remains(name: str, path: str, options: dict[str, Any] | None = None) -> SessionView | None:
+    """The rest of a run that was half-removed, which a person calls as `find_run` has it; None where there is none."""
+    from dreamlake.engine.catalog import session_folders
+    from dreamlake.engine.removal import is_remains
+    from dreamlake.lake import SessionView
+    from dreamlake.storage import scheme_of
+
+    if scheme_of(name) is not None or os.path.isdir(os.path.expanduser(name)):
+        try:
+            place = name if scheme_of(name) is not None else os.path.abspath(os.path.expanduser(name))
+            view = _view_at(place, options)
+        except Mistake:
+            return None
+        return view if is_remains(view._store, view._folder) else None
+    store = open_lake(path, options)._store
+    pairs = session_folders(store, sure=False)
+    views = [SessionView(store, *pair) for pair in pairs if name.strip("/") in (f"{pair[0]}/{pair[1]}", pair[1])]
+    views = [view for view in views if is_remains(store, view._folder)]
+    return views[0] if len(views) == 1 else None
+
+
 def find_track(run: SessionView, name: str) -> TrackView:
     """The track that a person calls `name`.
 
