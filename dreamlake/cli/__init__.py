@@ -33,6 +33,7 @@ COMMANDS = {
     "show": "show one run",
     "tail": "show the newest points or log lines, and follow a live run",
     "files": "list the Parquet files of a track",
+    "plot": "draw tracks on the terminal",
     "export": "write tracks as CSV, Parquet or JSON lines",
     "sync": "upload what the replica of a run lacks",
     "check": "verify every file of runs",
