@@ -29,7 +29,7 @@ __all__ = ["main"]
 #: The commands, in the order in which the help lists them, and what each is for.
 COMMANDS = {
     "demo": "train a small model, and look at what the run left",
-    "ls": "list runs",
+    "ls": "list runs, and compare them",
     "show": "show one run",
     "tail": "show the newest points or log lines, and follow a live run",
     "files": "list the Parquet files of a track",
