@@ -26,6 +26,9 @@ from dreamlake.errors import DreamlakeError, SessionNotFoundError, TrackNotFound
 
 __all__ = ["main"]
 
+#: The variable by which the script of a shell asks for completions; see completion.py.
+VARIABLE = "_DREAMLAKE_COMPLETE"
+
 #: The commands, in the order in which the help lists them, and what each is for.
 COMMANDS = {
     "demo": "train a small model, and look at what the run left",
@@ -40,6 +43,7 @@ COMMANDS = {
     "repair": "repair damaged runs",
     "compact": "merge small segments",
     "rm": "remove runs",
+    "completion": "print the completion script of a shell",
 }
 
 
@@ -106,6 +110,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         The arguments; those of the process by default.
     """
     _print_anything()
+    if VARIABLE in os.environ:
+        return _complete(os.environ[VARIABLE])
     try:
         status = _run(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()
@@ -126,6 +132,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     finally:
         close_opened()
     return status
+
+
+def _complete(instruction: str) -> int:
+    """Answer the shell, which asks for completions; nothing of this may end in a traceback on somebody's prompt."""
+    from click.shell_completion import shell_complete
+
+    try:
+        return shell_complete(program, {}, "dreamlake", VARIABLE, instruction)
+    except Exception:
+        return 1
+    finally:
+        close_opened()
 
 
 def _run(argv: list[str]) -> int:

@@ -20,6 +20,7 @@ from dreamlake.cli.compare import (
     parse_column,
     parse_columns,
 )
+from dreamlake.cli.completion import complete_folders
 from dreamlake.cli.options import WholeNumber, json_option, storage_options
 from dreamlake.cli.places import DEFAULT_LAKE, Mistake, open_lake, place_of, runs_of, split_url
 from dreamlake.cli.progress import bar
@@ -35,7 +36,7 @@ STATUS_STYLES = {"running": "cyan", "finished": "green", "failed": "red", "lost"
 
 
 @click.command("ls", short_help="list runs, and compare them")
-@click.argument("path", default=DEFAULT_LAKE, metavar="[LAKE]")
+@click.argument("path", default=DEFAULT_LAKE, metavar="[LAKE]", shell_complete=complete_folders)
 @click.option(
     "-c",
     "--columns",

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import click
 
+from dreamlake.cli.completion import complete_runs_and_tracks
 from dreamlake.cli.options import WholeNumber, json_option, lake_options
 from dreamlake.cli.places import Mistake, find_run, find_track
 from dreamlake.cli.text import clean, cut, say, say_json, shows_colours, terminal_columns, terminal_lines, unicode_fits
@@ -40,8 +41,12 @@ class Line(NamedTuple):
 
 
 @click.command("plot", short_help="draw tracks on the terminal")
-@click.argument("what", nargs=-1, required=True, metavar="RUN... [TRACK]")
-@click.option("--track", metavar="TRACK", help="The track, where several runs are drawn in one picture.")
+@click.argument("what", nargs=-1, required=True, metavar="RUN... [TRACK]", shell_complete=complete_runs_and_tracks)
+@click.option(
+    "--track",
+    metavar="TRACK",
+    help="The track, where several runs are drawn in one picture.",
+)
 @click.option(
     "-F",
     "--field",

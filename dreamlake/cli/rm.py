@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from dreamlake.cli.completion import complete_runs
 from dreamlake.cli.options import json_option, lake_options
 from dreamlake.cli.places import Mistake, find_remains, find_run, is_folder
 from dreamlake.cli.progress import bar
@@ -23,7 +24,7 @@ REMAINS = "half-removed"
 
 
 @click.command("rm", short_help="remove runs")
-@click.argument("runs", nargs=-1, required=True, metavar="RUN...")
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...", shell_complete=complete_runs)
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @click.option("--force", is_flag=True, help="Remove a run that is live, too; what still writes to it will fail.")
 @click.option("--dry-run", is_flag=True, help="Only show what would go.")
