@@ -131,10 +131,11 @@ def test_a_live_run_is_refused(cli: Any, lake: Path) -> None:
 def test_a_run_that_another_process_goes_on_to_write_is_refused(cli: Any, lake: Path) -> None:
     run = lake / "w/run1"
     now = os.stat(run / "session.json").st_mtime
-    os.utime(run / ".lock", (now + 30, now + 30))
+    os.utime(run / "tracks/a/data.jsonl", (now + 30, now + 30))
     assert removal.why_live(LocalStore(lake), "w", "run1", now + 40)
     assert removal.why_live(LocalStore(lake), "w", "run1", now + 30 + SILENCE + 1) is None
-    os.utime(run / ".lock", (now + 1, now + 1))
+    os.utime(run / "tracks/a/data.jsonl", (now + 1, now + 1))
+    os.utime(run / ".lock", (now + 30, now + 30))  # a compaction, or an upload
     assert removal.why_live(LocalStore(lake), "w", "run1", now + 40) is None
 
 

@@ -64,7 +64,8 @@ def why_live(store: Store, workspace: str, session: str, now: float | None = Non
         return "it is running"
     written = dict(files_of(store, folder))
     ended = max(now - SILENCE, written.get(layout.SESSION_FILE, (0, 0.0))[1] + CLEARLY)
-    ours = (layout.REPLICA_FILE, layout.REPLICA_LOCK_FILE)  # of uploads, which follow the end of a run
+    # Uploads follow the end of a run, and a compaction that found nothing to do has taken the lock.
+    ours = (layout.REPLICA_FILE, layout.REPLICA_LOCK_FILE, layout.LOCK_FILE)
     if any(modified > ended for path, (_, modified) in written.items() if path not in ours):
         return "something was written to it in the last minute"
     return None
