@@ -2,9 +2,9 @@
 
 The blocks of a page run in order, in one fresh interpreter, in an empty folder, with warnings as errors, and share
 their names. A block of ``text`` right after one is what it prints, ``...`` standing for anything; times and sizes of
-files may differ. A block that cannot run has ``<!-- not run: why -->`` above it. A block of ``bash`` with dreamlake's commands is run where a block of
-``text`` follows. ``s3://my-team`` is a bucket of the tests' own S3 server, empty at first, which
-the environment of the page names.
+files may differ. A block that cannot run has ``<!-- not run: why -->`` above it. A block of ``bash`` with dreamlake's
+commands is run where a block of ``text`` follows. ``s3://my-team`` is a bucket of the tests' own S3 server, empty at
+first, which the environment of the page names.
 """
 
 from __future__ import annotations
