@@ -7,7 +7,6 @@ the tracks, and last the parameters and (in a folder) the lock. Links are remove
 from __future__ import annotations
 
 import os
-import shutil
 import stat
 import time
 from contextlib import ExitStack
@@ -81,14 +80,12 @@ def files_of(store: Store, folder: str) -> list[tuple[str, tuple[int, float]]]:
         return [(entry.name, (entry.size, entry.modified)) for entry in tree(folder)]
     top = store.describe(folder)
     found = []
-    for at, _, names in os.walk(top):
-        for name in names:
-            path = os.path.join(at, name)
-            try:
-                status = os.lstat(path)
-            except OSError:
-                continue  # gone since
-            found.append((os.path.relpath(path, top), (status.st_size, status.st_mtime)))
+    for path in _tree(top)[0]:
+        try:
+            status = os.lstat(path)
+        except OSError:
+            continue  # gone since
+        found.append((path[len(top) + 1 :].replace(os.sep, "/"), (status.st_size, status.st_mtime)))
     return found
 
 
@@ -182,9 +179,25 @@ def _entries(folder: str) -> Iterable[str]:
 def _remove(path: str) -> None:
     """Remove a file, a link, or a folder and what is in it; one that is not there is no error."""
     try:
-        if stat.S_ISDIR(os.lstat(path).st_mode):
-            shutil.rmtree(path)
-        else:
+        if not stat.S_ISDIR(os.lstat(path).st_mode):
             os.unlink(path)
+            return
     except (FileNotFoundError, NotADirectoryError):
         return
+    # Not shutil.rmtree, which goes as deep into the folders of a stranger as a recursion does.
+    files, folders = _tree(path)
+    for each in files:
+        os.unlink(each)
+    for each in reversed(folders):
+        os.rmdir(each)
+
+
+def _tree(top: str) -> tuple[list[str], list[str]]:
+    """All files and links below a folder, and all folders, itself first, each before those in it; no link followed."""
+    files: list[str] = []
+    folders = [top]
+    for folder in folders:  # which grows
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                (folders if entry.is_dir(follow_symlinks=False) else files).append(entry.path)
+    return files, folders
