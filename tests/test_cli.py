@@ -83,6 +83,15 @@ def test_a_misspelt_command_or_option_is_told_what_is_like_it(cli: Any) -> None:
     fails(cli("shwo", "x"), 2, "'show'?")
     fails(cli("zzz"), 2, "'zzz'", "ls, show")
     fails(cli("ls", "--jsn"), 2, "--json")
+    fails(cli("ls", "--columns"), 2, "--columns", "dreamlake ls --help")
+
+
+def test_where_there_is_no_lake_it_says_how_to_name_one(
+    cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    fails(cli("ls"), 2, "no .dreamlake", "ls LAKE")
+    fails(cli("show", "x"), 2, "no .dreamlake", "--path LAKE")
 
 
 def test_a_terminal_gets_colours_unless_it_wants_none(monkeypatch: pytest.MonkeyPatch) -> None:

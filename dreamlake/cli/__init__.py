@@ -110,10 +110,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         The arguments; those of the process by default.
     """
     _print_anything()
+    argv = list(sys.argv[1:] if argv is None else argv)
     if VARIABLE in os.environ:
         return _complete(os.environ[VARIABLE])
     try:
-        status = _run(list(sys.argv[1:] if argv is None else argv))
+        status = _run(argv)
         sys.stdout.flush()
     except BrokenPipeError:
         # The interpreter flushes once more at exit, and would complain.
@@ -124,7 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except click.exceptions.Exit as end:
         return end.exit_code
     except click.UsageError as error:
-        return _misused(error)
+        return _misused(error, argv)
     except (Mistake, SessionNotFoundError, TrackNotFoundError) as error:
         return _fail(2, str(error))
     except (DreamlakeError, OSError, ValueError) as error:
@@ -156,8 +157,10 @@ def _run(argv: list[str]) -> int:
         return int(status)
 
 
-def _misused(error: click.UsageError) -> int:
+def _misused(error: click.UsageError, argv: Sequence[str]) -> int:
     program = "dreamlake" if error.ctx is None else error.ctx.command_path
+    if error.ctx is None and argv and argv[0] in COMMANDS:  # older parsers do not tell
+        program = f"dreamlake {argv[0]}"
     said = error.format_message().rstrip(".")
     return _fail(2, f"{said[:1].lower()}{said[1:]} (see {program} --help)", program)
 

@@ -52,6 +52,9 @@ def open_lake(path: str, options: dict[str, Any] | None = None) -> Lake:
     if isinstance(lake._store, RemoteStore):
         _opened.append(lake._store)
     elif scheme_of(path) is None and not os.path.isdir(os.path.expanduser(path)):
+        if path == DEFAULT_LAKE and not os.path.lexists(path):
+            hint = "go to where the runs were written, or name their lake: dreamlake ls LAKE, or --path LAKE"
+            raise Mistake(f"there is no {path} in this folder; {hint} (a folder or URL)")
         what = "is no folder" if os.path.exists(path) else "does not exist"
         raise Mistake(f"{path} {what}; name the folder that holds the workspaces")
     return lake

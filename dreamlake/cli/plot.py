@@ -64,7 +64,7 @@ class Line(NamedTuple):
 )
 @click.option("--log", is_flag=True, help="A logarithmic vertical axis; values that are not above 0 are left out.")
 @click.option(
-    "--points", type=WholeNumber(2), metavar="N", help="The most points of a line; as many as can be seen by default."
+    "--points", type=WholeNumber(10), metavar="N", help="The most points of a line; as many as can be seen by default."
 )
 @lake_options
 @json_option
@@ -159,7 +159,7 @@ def downsampled(track: TrackView, count: int, fields: Sequence[str], x: str) -> 
     import polars as pl
 
     frame = track.scan().select(list(dict.fromkeys((x, *fields)))).collect()
-    stretches = max(1, count // (2 * len(fields)))
+    stretches = max(1, (count - 2) // (2 * len(fields)))
     if len(frame) <= count:
         return frame
     places = pl.int_range(pl.len(), dtype=pl.Int64)
@@ -168,8 +168,8 @@ def downsampled(track: TrackView, count: int, fields: Sequence[str], x: str) -> 
             for field in fields
             for name, end in (("low", pl.col(field).arg_min()), ("high", pl.col(field).arg_max()))]  # fmt: skip
     kept = numbered.group_by("_stretch").agg(ends).drop("_stretch")
-    chosen = sorted({place for column in kept for places in column for place in places if place is not None})
-    return frame[chosen]
+    chosen = {place for column in kept for places in column for place in places if place is not None}
+    return frame[sorted({0, *chosen, len(frame) - 1})]
 
 
 def _line(name: str, frame: pl.DataFrame, x: str, field: str, log: bool) -> Line:
@@ -250,7 +250,7 @@ def _label_axes(plotext: Any, lines: Sequence[Line], height: int, log: bool, x: 
 
 def _mark(value: float, span: float, x: str) -> str:
     if x != "_ts" or value < 1e8:
-        return f"{value:.6g}"
+        return f"{value:,.0f}" if 1e4 <= abs(value) < 1e12 else f"{value:.6g}"
     try:
         return datetime.fromtimestamp(value).strftime("%H:%M:%S" if span < 86_400 else "%Y-%m-%d")
     except (ValueError, OverflowError, OSError):
