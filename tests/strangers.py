@@ -16,6 +16,7 @@ import fsspec
 
 from dreamlake import Lake, Session
 from dreamlake.cli import main
+from dreamlake.cli.export import FORMATS
 from dreamlake.engine import away
 from dreamlake.engine.replica.sync import sync_folder
 from dreamlake.format.layout import SegmentName
@@ -242,6 +243,15 @@ def command_line(root: Path) -> list[list[str]]:
         ["show", "w/s", "--path", lake, "--json"],
         ["show", f"{lake}/w/s"],
         ["files", "w/s", "loss", "--path", lake, "--long"],
+        ["ls", lake, "-c", "tracks,loss:value.min", "--where", "name = 's'", "--json"],
+        ["tail", "w/s", "--path", lake],
+        ["tail", "w/s", "loss", "-n", "1000000", "--json", "--path", lake],
+        ["tail", "w/s", "--log", "--path", lake],
+        ["plot", "w/s", "loss", "--json", "--path", lake],
+        ["plot", "w/s", "loss", "--x", "_ts", "--path", lake],
+        *(["export", "w/s", "loss", "--path", lake, "-o", f"{lake}-loss.{form}", "--force"] for form in FORMATS),
+        ["export", "w/s", "--path", lake, "-o", f"{lake}-all/", "--format", "jsonl", "--force"],
+        ["rm", "w/s", "--dry-run", "--path", lake],
         ["check", lake],
         ["check", f"{lake}/w/s", "--json"],
         ["repair", f"{lake}/w/s", "--dry-run"],

@@ -109,4 +109,3 @@ def test_what_is_said_to_be_missing_is_missing() -> None:
     missing = README.partition("## What is not there yet")[2].partition("\n## ")[0]
     assert "`session.files()`" in missing
     assert not hasattr(Session, "files")
-    assert "rm" not in COMMANDS
