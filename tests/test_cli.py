@@ -90,8 +90,8 @@ def test_where_there_is_no_lake_it_says_how_to_name_one(
     cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    fails(cli("ls"), 2, "no .dreamlake", "ls LAKE")
-    fails(cli("show", "x"), 2, "no .dreamlake", "--path LAKE")
+    fails(cli("ls"), 2, ".dreamlake does not exist", "ls LAKE")
+    fails(cli("show", "x"), 2, ".dreamlake does not exist", "--path LAKE")
 
 
 def test_a_terminal_gets_colours_unless_it_wants_none(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -116,7 +116,7 @@ def test_where_one_name_is_wrong_nothing_goes(cli: Any, lake: Path) -> None:
     refused(cli("rm", lake, "--yes"), 2)
     refused(cli("rm", lake / "w", "--yes"), 2)
     refused(cli("rm", "--yes"), 2, "RUN")
-    refused(cli("rm", "../w", "--yes", "--path", lake), 2, "no run")
+    refused(cli("rm", "../w", "--yes", "--path", lake), 2)
     assert files(lake) == before
 
 

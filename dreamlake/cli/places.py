@@ -54,7 +54,7 @@ def open_lake(path: str, options: dict[str, Any] | None = None) -> Lake:
     elif scheme_of(path) is None and not os.path.isdir(os.path.expanduser(path)):
         if path == DEFAULT_LAKE and not os.path.lexists(path):
             hint = "go to where the runs were written, or name their lake: dreamlake ls LAKE, or --path LAKE"
-            raise Mistake(f"there is no {path} in this folder; {hint} (a folder or URL)")
+            raise Mistake(f"{path} does not exist in this folder; {hint} (a folder or URL)")
         what = "is no folder" if os.path.exists(path) else "does not exist"
         raise Mistake(f"{path} {what}; name the folder that holds the workspaces")
     return lake
@@ -112,6 +112,8 @@ def find_run(name: str, path: str, options: dict[str, Any] | None = None) -> Ses
     folder = os.path.expanduser(name)
     if os.path.isfile(os.path.join(folder, SESSION_FILE)):
         return _run_in_folder(folder)
+    if name.startswith(("/", "./", "../", "~")) and not os.path.exists(folder):
+        raise Mistake(f"{name} does not exist; name a run as workspace/session, or its folder or URL")
     lake = open_lake(path, options)
     if is_remote(lake) and (named := _run_named(lake, name.strip("/"))):
         return named
