@@ -64,6 +64,8 @@ class Writer:
         self.opener = os.getpid()
         #: Whether anything was written to the session by this process.
         self.wrote = False
+        #: Whether what crashes left of uploaded files was looked for.
+        self.swept_files = False
         self._pending_bytes = 0
         self._dropped = 0
         self._dropped_told = 0

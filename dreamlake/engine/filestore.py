@@ -1,0 +1,283 @@
+"""Uploaded files on their way into a session's folder, and out of it again.
+
+1. The bytes are written to ``files/.tmp-…``, their SHA-256 is taken on the way, and they are fsynced: on the caller's
+   thread and under no lock, since that may take minutes.
+2. Under the session's lock they get their name, in a folder of their own (the id), and the folders are fsynced.
+3. ``.files_metadata.json`` is replaced by one with the record. **This is the commit.**
+4. The bytes of the record that was replaced, or of the one that was deleted, are removed. Who has them open reads on.
+
+A crash after 1 or 2 leaves bytes that no record names, after 3 those of the older record. The first upload or deletion
+of a later process removes them, an hour later. Where the replica has bytes, they need not be here.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import dreamlake.storage.local as local
+from dreamlake.engine.fileread import CHUNK, all_records, find, read_records
+from dreamlake.engine.runfile import iso_now
+from dreamlake.format import filerecord, layout
+from dreamlake.notices import log
+from dreamlake.storage.local import LocalStore
+
+if TYPE_CHECKING:
+    from dreamlake.engine.writer import Writer
+    from dreamlake.types import FileRecord
+
+#: Seconds that bytes stay which no record names: another process may be writing them.
+GRACE = 3600.0
+
+
+class FileStore:
+    """The uploaded files in the folder of a session that is open for writing.
+
+    Parameters
+    ----------
+    writer
+        The session's writer.
+    """
+
+    def __init__(self, writer: Writer) -> None:
+        self.writer = writer
+        self.local = LocalStore(writer.folder)
+        self.folder = os.path.join(writer.folder, layout.FILES_DIR)
+
+    # -- in --------------------------------------------------------------------------------------------------------
+
+    def add(self, source: BinaryIO, about: dict[str, Any], *, stands_still: bool) -> FileRecord:
+        """Store what a file object gives, and return its record.
+
+        Parameters
+        ----------
+        source
+            Is read from where it stands to its end.
+        about
+            The fields of the record that the caller knows: path, filename, description, tags, contentType, metadata.
+        stands_still
+            As of `Intake`.
+
+        Raises
+        ------
+        OSError
+            The source or the disk failed, or the source changed while it was read. Nothing is stored then.
+        """
+        local.check_inside(self.writer.folder, self.folder)
+        local.make_dirs(self.folder, fsync=True)
+        intake = Intake(source, stands_still)
+        beside = local.stream_beside(self.folder, intake)
+        try:
+            now = iso_now()
+            told = {
+                "id": layout.new_file_id(uuid.uuid4().hex),
+                **about,
+                "sizeBytes": intake.size,
+                "checksum": intake.digest.hexdigest(),
+                "uploadedAt": now,
+                "updatedAt": now,
+                "deletedAt": None,
+            }
+            record = filerecord.in_order(told)
+            return self.writer.under_lock(lambda: self._commit(record, beside))
+        finally:
+            local.remove_quietly(beside)
+
+    def _commit(self, record: FileRecord, beside: str) -> FileRecord:
+        records = self._records()
+        before = records.get(filerecord.key(record))
+        at = filerecord.later_than(record["updatedAt"], before)
+        record["uploadedAt"] = record["updatedAt"] = at
+        below = filerecord.stored_path(record)
+        self._place(below, beside, records)
+        try:
+            self._say({**records, filerecord.key(record): record})
+        except BaseException:
+            self._take_back(record)
+            raise
+        self._remove_old(before, record)
+        self._sweep_once()
+        return record
+
+    def _place(self, below: str, beside: str, records: dict[tuple[str, str], FileRecord]) -> None:
+        """Give the bytes their name."""
+        stored = {filerecord.stored_path(each) for each in records.values() if filerecord.is_live(each)}
+        above = below
+        while above := above.rpartition("/")[0]:
+            if above in stored:
+                raise ValueError(f"the path of the file leads through {above}, which is a file itself")
+        full = self.local.describe(below)
+        folder = os.path.dirname(full)
+        local.check_inside(self.writer.folder, folder)
+        local.make_dirs(folder, fsync=True)
+        try:
+            local.os_.replace(beside, full)
+            local.fsync_dir(folder)
+        except BaseException as error:
+            self._remove(below)
+            if isinstance(error, FileNotFoundError):
+                said = f"what was copied has gone from {self.folder} before it got its name; upload it again"
+                raise OSError(errno.ENOENT, said, full) from error
+            raise
+
+    def _take_back(self, record: FileRecord) -> None:
+        """Remove bytes whose record could not be written; should it be there all the same, they stay."""
+        with suppress(Exception):
+            there = self._records().get(filerecord.key(record))
+            if there is None or there["id"] != record["id"]:
+                self._remove(filerecord.stored_path(record))
+
+    # -- out -------------------------------------------------------------------------------------------------------
+
+    def delete(self, wanted: str) -> FileRecord:
+        """Delete a file, by its id or its path and name, and return its record.
+
+        Raises
+        ------
+        StoredFileNotFoundError
+            There is no such file.
+        OSError
+            The disk failed.
+        """
+
+        def work() -> FileRecord:
+            records = self._records()
+            before = find(list(records.values()), wanted)
+            at = filerecord.later_than(iso_now(), before)
+            record: FileRecord = {**before, "updatedAt": at, "deletedAt": at}
+            self._say({**records, filerecord.key(record): record})
+            self._remove_old(before, record)
+            self._sweep_once()
+            return record
+
+        return self.writer.under_lock(work)
+
+    def _remove_old(self, before: FileRecord | None, record: FileRecord) -> None:
+        if before is not None and (record["deletedAt"] is not None or before["id"] != record["id"]):
+            self._remove(filerecord.stored_path(before))
+
+    def _remove(self, below: str) -> None:
+        remove_bytes(self.local, below)
+
+    # -- records ---------------------------------------------------------------------------------------------------
+
+    def _records(self) -> dict[tuple[str, str], FileRecord]:
+        found = filerecord.merged(read_records(self.local, layout.FILES_METADATA_FILE))
+        return {filerecord.key(record): record for record in found}
+
+    def _say(self, records: dict[tuple[str, str], FileRecord]) -> None:
+        data = filerecord.encode(filerecord.merged(records.values()))
+        if len(data) > filerecord.MAX_BYTES:
+            said = f"the records of all files would be over {filerecord.MAX_BYTES} bytes long; pack files together"
+            raise OSError(errno.EFBIG, said, self.local.describe(layout.FILES_METADATA_FILE))
+        self.writer.footing.secure(self.writer.folder)
+        local.atomic_write(self.local.describe(layout.FILES_METADATA_FILE), data, fsync=True)
+
+    def _sweep_once(self) -> None:
+        if self.writer.swept_files:
+            return
+        self.writer.swept_files = True
+        try:
+            sweep(self.local)
+        except (OSError, ValueError) as error:  # of other machines' records, perhaps: what was asked for is done
+            log().warning("%s is not swept of what crashes left: %s", self.folder, error)
+
+
+def remove_bytes(here: LocalStore, below: str) -> None:
+    """Remove the bytes of a file from the session's folder `here`, and folders that are empty then; quietly."""
+    try:
+        here.delete(below)
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as error:  # open in another program, on some systems: the sweep takes care of it
+        log().warning("%s is not needed any more, and cannot be removed: %s", here.describe(below), error)
+        return
+    folder = below.rpartition("/")[0]
+    while folder != layout.FILES_DIR:
+        try:
+            local.os_.rmdir(here.describe(folder))
+        except OSError:
+            return  # something else is in it
+        folder = folder.rpartition("/")[0]
+
+
+def sweep(here: LocalStore, now: float | None = None) -> None:
+    """Remove what crashes left: bytes of files that no record names, for longer than the grace. The lock is held.
+
+    Only what has a path that dreamlake makes is looked at; what people put into the folder stays.
+    """
+    now = time.time() if now is None else now
+    local.check_inside(here.root, here.describe(layout.FILES_DIR))
+    local.sweep_tmp(here.describe(layout.FILES_DIR), GRACE)
+    named = named_paths(here)
+    for path in here.walk(layout.FILES_DIR):
+        if layout.is_made_file(path) and path not in named and _is_older(here.describe(path), now - GRACE):
+            remove_bytes(here, path)
+
+
+def named_paths(here: LocalStore) -> set[str]:
+    """Where the bytes are, or would be, of the files that records in the session's folder `here` name."""
+    return {filerecord.stored_path(record) for record in all_records(here, "") if filerecord.is_live(record)}
+
+
+def _is_older(path: str, when: float) -> bool:
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return False
+    return max(status.st_mtime, status.st_ctime) < when
+
+
+# ------------------------------------------------------------------------------------------------ what is taken in
+
+
+class Intake:
+    """The bytes of a source in pieces, with their number and SHA-256; iterated once.
+
+    Parameters
+    ----------
+    source
+        A file object, opened in binary.
+    stands_still
+        Whether it is a plain file, read from its beginning, that must not change meanwhile.
+    """
+
+    def __init__(self, source: BinaryIO, stands_still: bool) -> None:
+        self.source = source
+        self.stands_still = stands_still
+        self.size = 0
+        self.digest = sha256()
+
+    def __iter__(self) -> Iterator[memoryview]:
+        before = self._stand()
+        for piece in self._pieces():
+            self.digest.update(piece)
+            self.size += len(piece)
+            yield piece
+        if before is not None and (before != self._stand() or before[0] != self.size):
+            said = "it changed while it was copied, so nothing was stored; write it to the end, then upload it"
+            raise OSError(errno.EBUSY, said, self.source.name)
+
+    def _stand(self) -> tuple[int, ...] | None:
+        if not self.stands_still:
+            return None
+        status = os.fstat(self.source.fileno())
+        return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+    def _pieces(self) -> Iterator[memoryview]:
+        readinto: Callable[[Any], int | None] | None = getattr(self.source, "readinto", None)
+        if readinto is not None:
+            buffer = memoryview(bytearray(CHUNK))
+            while count := readinto(buffer):
+                yield buffer[:count]
+            return
+        while data := self.source.read(CHUNK):
+            if not isinstance(data, bytes | bytearray | memoryview):
+                raise TypeError(f"a file object gives bytes, not {type(data).__name__}: open it in binary, mode 'rb'")
+            yield memoryview(data).cast("B")
