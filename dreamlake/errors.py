@@ -8,7 +8,7 @@
     ├── StoredFileNotFoundError (FileNotFoundError)   no such uploaded file, or its bytes are not here
     ├── PointsDroppedError      (OSError)             a disk that stayed dead until memory was full
     ├── CorruptTrackError       (ValueError)          damage found in a stored file
-    │   └── CorruptFileError                          an uploaded file is not what was uploaded
+    │   └── CorruptFileError    (ValueError)          an uploaded file is not what was uploaded
     ├── LockTimeoutError        (TimeoutError)        another process holds the session's lock
     ├── LocksUnsupportedError   (OSError)             a filesystem without locks
     └── RemoteConflictError     (OSError)             two machines wrote one track of one replica

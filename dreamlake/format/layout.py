@@ -296,11 +296,10 @@ def new_file_id(random: str) -> str:
 
 def is_made_file(path: str) -> bool:
     """Whether ``path``, from the session's folder on, is where dreamlake puts the bytes of an uploaded file."""
-    top, *folders = path.split("/")[:-1]
-    folder = folders[-1] if folders else ""
+    folder = path.rpartition("/")[0].rpartition("/")[2]
     digits = folder.removeprefix(_ID_PREFIX)
     made = folder != digits and len(digits) == _ID_DIGITS and not digits.strip("0123456789abcdef")
-    return top == FILES_DIR and made
+    return made and path.startswith(f"{FILES_DIR}/")
 
 
 # ------------------------------------------------------------------------------------------------ files of a track
