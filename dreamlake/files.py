@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     Wanted = str | FileRecord
     Made = TypeVar("Made")
 
+_PACKED = {"gzip": "application/gzip", "bzip2": "application/x-bzip2", "xz": "application/x-xz"}
+
 #: Looks at the records, while what they name is replaced just then.
 LOOKS = 5
 
@@ -284,9 +286,11 @@ def _described(
 
 def _type_of(name: str, content_type: str | None) -> str:
     if content_type is None:
-        import mimetypes
+        from mimetypes import MimeTypes
 
-        return mimetypes.guess_type(name, strict=False)[0] or "application/octet-stream"
+        # Not by what this machine's own files say of types: the record is read on others.
+        kind, packed = MimeTypes().guess_type(f"file:///{name}")
+        return (_PACKED.get(packed) if packed else kind) or "application/octet-stream"
     if not isinstance(content_type, str):
         raise TypeError(f"content_type is a string such as 'image/png', not {type(content_type).__name__}")
     from dreamlake.format.point import take_value
