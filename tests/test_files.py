@@ -624,6 +624,8 @@ def scene(folder: Folder, acknowledge: Any = lambda expected: None) -> Iterator[
 def test_a_kill_at_any_step_leaves_files_before_or_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(filestore, "CHUNK", 1000)
     monkeypatch.setattr(filestore, "GRACE", -10.0)  # no leftover is too young to go
+    with mock.patch.object(local, "os_", Dying(1 << 30)):
+        plan = [{}, *scene(Folder(tmp_path / "plan"))]
     for last in range(1, 1000):
         folder = Folder(tmp_path / str(last))
         states: list[dict[str, bytes]] = [{}]
@@ -635,9 +637,8 @@ def test_a_kill_at_any_step_leaves_files_before_or_after(tmp_path: Path, monkeyp
         except Killed:
             pass
         finally:
-            monkeypatch.setattr(local, "os_", os)
+            monkeypatch.setattr(local, "os_", Dying(1 << 30))
         alive = dying.left > 0
-        plan = [{}, *scene(Folder(tmp_path / f"{last}-plan"))]
         done = len(states) - 1
         found = folder.held()  # verifies each by its SHA-256
         assert found in plan[done : done + 2], last
