@@ -542,7 +542,7 @@ def test_a_kill_in_the_middle_of_a_file(tmp_path: Path, s3_server: S3Server, s3_
 def test_a_close_ends_in_time_and_sync_finishes(
     tmp_path: Path, s3_server: S3Server, s3_proxy: Proxy, s3_url: str, quick: None
 ) -> None:
-    options = s3_server.options(s3_proxy.endpoint)
+    options = {**s3_server.options(s3_proxy.endpoint), "config_kwargs": {"read_timeout": 1}}
     session = Session("s", "w", tmp_path / "one", remote=s3_url, storage_options=options, sync_interval=3600.0).open()
     session.files().upload(bytes(20 << 20), filename="big")
     s3_proxy.plan = lambda request: Fault.HANG if "partNumber" in request.target else None

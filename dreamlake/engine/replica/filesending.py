@@ -12,10 +12,9 @@ import errno
 import os
 import threading
 from collections.abc import Callable, Iterable
-from hashlib import file_digest
 from typing import TYPE_CHECKING
 
-from dreamlake.engine.fileread import all_records, read_records
+from dreamlake.engine.fileread import all_records, hash_stored, read_records
 from dreamlake.engine.filestore import named_paths
 from dreamlake.engine.process import side_by_side
 from dreamlake.engine.replica.sending import make_last
@@ -163,16 +162,10 @@ class FileSender:
     def _send(self, path: str, record: FileRecord) -> None:
         full = self.local.describe(path)
         try:
-            with self.local.open(path) as file:
-                sha = file_digest(file, "sha256").hexdigest()
-                size = file.tell()
-            if sha != record["checksum"]:
-                self._damaged.append(path)
-                said = f"its SHA-256 is {sha}, and of what was uploaded {record['checksum']}"
-                raise CorruptFileError(full, "its bytes", detail=said)
+            self._check(path, record)
             make_last(self.local, path, self.own.seen)
-            with self.sender.segments.of(min(size, IN_FLIGHT)):
-                version = self.sender.send_file(f"{self.own.there}/{path}", full, size)
+            with self.sender.segments.of(min(record["sizeBytes"], IN_FLIGHT)):
+                version = self.sender.send_file(f"{self.own.there}/{path}", full, record["sizeBytes"])
         except FileNotFoundError as error:
             if error.filename != full:
                 raise
@@ -180,8 +173,16 @@ class FileSender:
             self.sender.expect(-1, -record["sizeBytes"])
             return
         with self.sender.ledger:
-            self.known.file(path).is_sent(version, sha)
+            self.known.file(path).is_sent(version, record["checksum"])
         self.sender.ledger.breathe()
+
+    def _check(self, path: str, record: FileRecord) -> None:
+        """Read the bytes, and raise CorruptFileError where they are not those that were uploaded."""
+        try:
+            hash_stored(self.local, "", record)
+        except CorruptFileError:
+            self._damaged.append(path)
+            raise
 
     # -- records ---------------------------------------------------------------------------------------------------
 
