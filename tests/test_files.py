@@ -710,7 +710,14 @@ def test_leftovers_go_after_a_grace_and_nothing_else_does(folder: Folder, monkey
     orphan = files / "m" / "f-00000000000000aa"
     orphan.mkdir()
     (orphan / "x").write_bytes(b"orphan")
+    stored = filerecord.stored_path(record)
+    (files / ".tmp-of-1").write_text(json.dumps(["files/m/f-00000000000000aa/x", stored, "../../../x", 7]))
+    (files / ".tmp-of-2").write_text(json.dumps(["files/m/f-00000000000000aa/x", stored, "files/../session.json"]))
+    (files / ".tmp-of-3").write_bytes(b"[" * 100_000)
     (files / ".tmp-1-1").write_bytes(b"beside")
+    unnamed = files / "m" / "f-00000000000000bb" / "x"
+    unnamed.parent.mkdir()
+    unnamed.write_bytes(b"its record was lost")
     (files / "notes.txt").write_bytes(b"by hand")
     (files / "m" / "by-hand").mkdir()
     (files / "m" / "by-hand" / "y").write_bytes(b"by hand")
@@ -724,6 +731,7 @@ def test_leftovers_go_after_a_grace_and_nothing_else_does(folder: Folder, monkey
         layout.FILES_METADATA_FILE,
         "files/notes.txt",
         "files/m/by-hand/y",
+        "files/m/f-00000000000000bb/x",
     }
     assert not orphan.exists()
 

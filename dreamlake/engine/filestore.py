@@ -2,22 +2,25 @@
 
 1. The bytes are written to ``files/.tmp-…``, their SHA-256 is taken on the way, and they are fsynced: on the caller's
    thread and under no lock, since that may take minutes.
-2. Under the session's lock they get their name, in a folder of their own (the id), and the folders are fsynced.
-3. ``.files_metadata.json`` is replaced by one with the record. **This is the commit.**
-4. The bytes of the record that was replaced, or of the one that was deleted, are removed. Who has them open reads on.
+2. Under the session's lock, a note ``files/.tmp-of-…`` says which bytes a crash may leave: these, and those of the file
+   that is replaced or deleted.
+3. The bytes get their name, in a folder of their own (the id), and the folders are fsynced.
+4. ``.files_metadata.json`` is replaced by one with the record. **This is the commit.**
+5. The bytes of the record that was replaced, or of the one that was deleted, are removed, and then the note. Who has
+   them open reads on.
 
-A crash after 1 or 2 leaves bytes that no record names, after 3 those of the older record. The first upload or deletion
-of a later process removes them, an hour later. Where the replica has bytes, they need not be here.
+A crash leaves a copy without a name, or a note and bytes that no record names. The first upload or deletion of a later
+process removes them, an hour later: what is noted, and nothing else. Bytes that the replica has need not be here.
 """
 
 from __future__ import annotations
 
 import errno
+import json
 import os
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -32,8 +35,10 @@ if TYPE_CHECKING:
     from dreamlake.engine.writer import Writer
     from dreamlake.types import FileRecord
 
-#: Seconds that bytes stay which no record names: another process may be writing them.
+#: Seconds that leftovers stay: another process may be writing them.
 GRACE = 3600.0
+#: Names of notes; they begin as those of all files that do not count.
+NOTE_PREFIX = f"{layout.TMP_PREFIX}of-"
 
 
 class FileStore:
@@ -95,43 +100,35 @@ class FileStore:
         at = filerecord.later_than(record["updatedAt"], before)
         record["uploadedAt"] = record["updatedAt"] = at
         below = filerecord.stored_path(record)
-        self._place(below, beside, records)
+        self._refuse_path(below, records)
+        note = note_leftovers(self.local, [below, *_stored(before)])
         try:
+            self._place(below, beside)
             self._say({**records, filerecord.key(record): record})
-        except BaseException:
-            self._take_back(record)
-            raise
-        self._remove_old(before, record)
+        finally:
+            settle_leftovers(self.local, note)
         self._sweep_once()
         return record
 
-    def _place(self, below: str, beside: str, records: dict[tuple[str, str], FileRecord]) -> None:
-        """Give the bytes their name."""
+    def _refuse_path(self, below: str, records: dict[tuple[str, str], FileRecord]) -> None:
         stored = {filerecord.stored_path(each) for each in records.values() if filerecord.is_live(each)}
         above = below
         while above := above.rpartition("/")[0]:
             if above in stored:
                 raise ValueError(f"the path of the file leads through {above}, which is a file itself")
+
+    def _place(self, below: str, beside: str) -> None:
+        """Give the bytes their name."""
         full = self.local.describe(below)
         folder = os.path.dirname(full)
         local.check_inside(self.writer.folder, folder)
         local.make_dirs(folder, fsync=True)
         try:
             local.os_.replace(beside, full)
-            local.fsync_dir(folder)
-        except BaseException as error:
-            self._remove(below)
-            if isinstance(error, FileNotFoundError):
-                said = f"what was copied has gone from {self.folder} before it got its name; upload it again"
-                raise OSError(errno.ENOENT, said, full) from error
-            raise
-
-    def _take_back(self, record: FileRecord) -> None:
-        """Remove bytes whose record could not be written; should it be there all the same, they stay."""
-        with suppress(Exception):
-            there = self._records().get(filerecord.key(record))
-            if there is None or there["id"] != record["id"]:
-                self._remove(filerecord.stored_path(record))
+        except FileNotFoundError as error:
+            said = f"what was copied has gone from {self.folder} before it got its name; upload it again"
+            raise OSError(errno.ENOENT, said, full) from error
+        local.fsync_dir(folder)
 
     # -- out -------------------------------------------------------------------------------------------------------
 
@@ -151,19 +148,15 @@ class FileStore:
             before = find(list(records.values()), wanted)
             at = filerecord.later_than(iso_now(), before)
             record: FileRecord = {**before, "updatedAt": at, "deletedAt": at}
-            self._say({**records, filerecord.key(record): record})
-            self._remove_old(before, record)
+            note = note_leftovers(self.local, _stored(before))
+            try:
+                self._say({**records, filerecord.key(record): record})
+            finally:
+                settle_leftovers(self.local, note)
             self._sweep_once()
             return record
 
         return self.writer.under_lock(work)
-
-    def _remove_old(self, before: FileRecord | None, record: FileRecord) -> None:
-        if before is not None and (record["deletedAt"] is not None or before["id"] != record["id"]):
-            self._remove(filerecord.stored_path(before))
-
-    def _remove(self, below: str) -> None:
-        remove_bytes(self.local, below)
 
     # -- records ---------------------------------------------------------------------------------------------------
 
@@ -207,31 +200,52 @@ def remove_bytes(here: LocalStore, below: str) -> None:
         folder = folder.rpartition("/")[0]
 
 
-def sweep(here: LocalStore, now: float | None = None) -> None:
-    """Remove what crashes left: bytes of files that no record names, for longer than the grace. The lock is held.
+# ------------------------------------------------------------------------------------------------ what a crash leaves
 
-    Only what has a path that dreamlake makes is looked at; what people put into the folder stays.
-    """
-    now = time.time() if now is None else now
-    local.check_inside(here.root, here.describe(layout.FILES_DIR))
-    local.sweep_tmp(here.describe(layout.FILES_DIR), GRACE)
-    named = named_paths(here)
-    for path in here.walk(layout.FILES_DIR):
-        if layout.is_made_file(path) and path not in named and _is_older(here.describe(path), now - GRACE):
+
+def _stored(record: FileRecord | None) -> list[str]:
+    return [] if record is None else [filerecord.stored_path(record)]
+
+
+def note_leftovers(here: LocalStore, paths: list[str]) -> str:
+    """Note on the disk which bytes may soon be named by no record; for `settle_leftovers`."""
+    note = here.describe(f"{layout.FILES_DIR}/{NOTE_PREFIX}{uuid.uuid4().hex[:16]}")
+    local.atomic_write(note, json.dumps(paths).encode(), fsync=False)
+    return note
+
+
+def settle_leftovers(here: LocalStore, note: str) -> None:
+    """Remove the bytes of a note that no record names, and then the note; what fails is left to the sweep."""
+    try:
+        paths = json.loads(local.read_if_there(note, most=layout.MAX_SMALL_BYTES) or b"[]")
+        named = named_paths(here)
+        unnamed = [path for path in paths if layout.is_made_file(path) and path not in named]
+        for path in unnamed:
             remove_bytes(here, path)
+        if not any(os.path.lexists(here.describe(path)) for path in unnamed):
+            local.remove_quietly(note)
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        log().warning("%s is not settled: %s", note, error)
+
+
+def sweep(here: LocalStore, now: float | None = None) -> None:
+    """Remove what crashes left, once it is older than the grace: what notes name, and copies without a name.
+
+    The lock is held. Bytes that no note names stay, also if no record names them: somebody may have lost the records.
+    """
+    when = (time.time() if now is None else now) - GRACE
+    folder = here.describe(layout.FILES_DIR)
+    local.check_inside(here.root, folder)
+    for name in here.names(layout.FILES_DIR):
+        note = os.path.join(folder, name)
+        if name.startswith(NOTE_PREFIX) and os.lstat(note).st_mtime < when:
+            settle_leftovers(here, note)
+    local.sweep_tmp(folder, GRACE)
 
 
 def named_paths(here: LocalStore) -> set[str]:
     """Where the bytes are, or would be, of the files that records in the session's folder `here` name."""
     return {filerecord.stored_path(record) for record in all_records(here, "") if filerecord.is_live(record)}
-
-
-def _is_older(path: str, when: float) -> bool:
-    try:
-        status = os.lstat(path)
-    except OSError:
-        return False
-    return max(status.st_mtime, status.st_ctime) < when
 
 
 # ------------------------------------------------------------------------------------------------ what is taken in

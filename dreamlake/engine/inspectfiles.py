@@ -31,6 +31,12 @@ def look_at_files(store: Store, session: str) -> list[Finding]:
         finding = _look_at_bytes(store, session, record, away)
         if finding is not None:
             found.append(finding)
+    named = {filerecord.stored_path(record) for record in all_records(store, session) if filerecord.is_live(record)}
+    for path in store.walk(f"{session}/{layout.FILES_DIR}"):
+        below = path.removeprefix(f"{session}/")
+        if layout.is_made_file(below) and below not in named:
+            said = "no record names it: a crash has left it, or the record was lost"
+            found.append(Finding(store.describe(path), "its place", said, note=True))
     return found
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import dreamlake.storage.local as local
 from dreamlake.engine.fileread import read_records
-from dreamlake.engine.filestore import remove_bytes
+from dreamlake.engine.filestore import note_leftovers, settle_leftovers
 from dreamlake.engine.process import side_by_side
 from dreamlake.engine.replica import check
 from dreamlake.engine.replica.state import RemoteState, digest
@@ -135,9 +135,8 @@ def _read(remote: RemoteStore, path: str) -> tuple[list[FileRecord], str]:
 def _write(here: LocalStore, mine: list[FileRecord], merged: list[FileRecord]) -> None:
     local.check_inside(here.root, here.describe(layout.FILES_DIR))
     local.make_dirs(here.describe(layout.FILES_DIR), fsync=True)
+    named = {filerecord.stored_path(record) for record in merged if filerecord.is_live(record)}
+    note = note_leftovers(here, [path for path in map(filerecord.stored_path, mine) if path not in named])
     data = filerecord.encode(merged)
     local.atomic_write(here.describe(layout.FILES_METADATA_FILE), data, fsync=True)
-    named = {filerecord.stored_path(record) for record in merged if filerecord.is_live(record)}
-    for record in mine:
-        if filerecord.stored_path(record) not in named:
-            remove_bytes(here, filerecord.stored_path(record))
+    settle_leftovers(here, note)
