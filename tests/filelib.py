@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from dreamlake.engine.footing import Footing
@@ -29,6 +30,12 @@ class Folder:
             folder = str(self.path)
             footing = Footing(str(self.path))
             swept_files = False
+            known_files: Any = (None, {})
+            session_lock = SimpleNamespace(tail_epoch=0)
+
+            @staticmethod
+            def admit() -> None:
+                return
 
             @staticmethod
             def under_lock(work: Callable[[], Any]) -> Any:

@@ -905,6 +905,66 @@ def refuse_all(folder: Folder) -> None:
     assert main(["check", str(folder.root)]) == 1
 
 
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | PARTS | st.sampled_from(["f-0123456789abcdef", "0" * 64]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(PARTS, inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(changes=st.dictionaries(st.sampled_from(sorted(FileRecord.__annotations__)), JSON | PATHS, max_size=3))
+def test_whatever_a_record_says_it_is_refused_or_stays_inside(changes: dict[str, Any]) -> None:
+    data = json.dumps({"files": [a_record(**changes)]}).encode()
+    try:
+        (record,) = filerecord.decode(data)
+    except ValueError:
+        return
+    stored = filerecord.stored_path(record)
+    assert stored.startswith("files/")
+    assert not {"", ".", ".."} & set(stored.split("/"))
+    assert filerecord.decode(filerecord.encode([record])) == [record] or "NaN" in repr(record).replace("nan", "NaN")
+    assert filerecord.merged([record, record]) == [record] or "nan" in repr(record)
+
+
+@given(st.binary(max_size=60) | JSON.map(lambda value: json.dumps(value).encode()))
+def test_whatever_the_bytes_are_they_are_refused_or_read(data: bytes) -> None:
+    try:
+        filerecord.decode(data)
+    except ValueError:
+        return
+
+
+def test_a_record_that_is_given_out_is_a_copy(session: Session) -> None:
+    record = session.files().upload(b"1", filename="x", metadata={"k": [1]}, tags=["a"])
+    record["metadata"]["k"].append(2)
+    record["tags"].append("b")
+    record["sizeBytes"] = 7
+    session.files().upload(b"2", filename="y")
+    found = session.files().get("x")
+    assert (found["metadata"], found["tags"], found["sizeBytes"]) == ({"k": [1]}, ["a"], 1)
+
+
+def test_an_upload_that_outlasts_its_session_is_refused(tmp_path: Path) -> None:
+    session = Session("s", "w", tmp_path / "lake").open()
+
+    class Closing:
+        """A source that ends after its session was closed."""
+
+        def __init__(self) -> None:
+            self.left = [b"1", b"2"]
+
+        def read(self, size: int) -> bytes:
+            if not self.left:
+                session.close()
+                return b""
+            return self.left.pop()
+
+    with pytest.raises(SessionClosedError):
+        session.files().upload(Closing(), filename="x")  # type: ignore[arg-type]
+    assert files_of(tmp_path).list() == []
+    assert [path.name for path in (tmp_path / "lake/w/s/files").rglob("*")] == []
+
+
 def test_records_of_others_with_more_and_with_less_are_read(folder: Folder) -> None:
     least = {key: value for key, value in a_record().items() if key not in ("description", "tags", "metadata")}
     stored = folder.path / filerecord.stored_path(a_record())

@@ -21,6 +21,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -90,11 +91,12 @@ class FileStore:
                 "deletedAt": None,
             }
             record = filerecord.in_order(told)
-            return self.writer.under_lock(lambda: self._commit(record, beside))
+            return deepcopy(self.writer.under_lock(lambda: self._commit(record, beside)))
         finally:
             local.remove_quietly(beside)
 
     def _commit(self, record: FileRecord, beside: str) -> FileRecord:
+        self.writer.admit()
         records = self._records()
         before = records.get(filerecord.key(record))
         at = filerecord.later_than(record["updatedAt"], before)
@@ -105,9 +107,10 @@ class FileStore:
         try:
             self._place(below, beside)
             self._say({**records, filerecord.key(record): record})
-        finally:
+        except BaseException:
             settle_leftovers(self.local, note)
-        self._sweep_once()
+            raise
+        self._settle(note, before)
         return record
 
     def _refuse_path(self, below: str, records: dict[tuple[str, str], FileRecord]) -> None:
@@ -144,6 +147,7 @@ class FileStore:
         """
 
         def work() -> FileRecord:
+            self.writer.admit()
             records = self._records()
             before = find(list(records.values()), wanted)
             at = filerecord.later_than(iso_now(), before)
@@ -151,18 +155,40 @@ class FileStore:
             note = note_leftovers(self.local, _stored(before))
             try:
                 self._say({**records, filerecord.key(record): record})
-            finally:
+            except BaseException:
                 settle_leftovers(self.local, note)
-            self._sweep_once()
+                raise
+            self._settle(note, before)
             return record
 
-        return self.writer.under_lock(work)
+        return deepcopy(self.writer.under_lock(work))
 
     # -- records ---------------------------------------------------------------------------------------------------
 
+    def _settle(self, note: str, before: FileRecord | None) -> None:
+        """Remove the bytes of a record that was replaced, and the note that says so."""
+        for path in _stored(before):
+            remove_bytes(self.local, path)
+        if not any(os.path.lexists(self.local.describe(path)) for path in _stored(before)):
+            local.remove_quietly(note)
+        self._sweep_once()
+
     def _records(self) -> dict[tuple[str, str], FileRecord]:
+        known, records = self.writer.known_files
+        if known is not None and known == self._stand():
+            return records
         found = filerecord.merged(read_records(self.local, layout.FILES_METADATA_FILE))
         return {filerecord.key(record): record for record in found}
+
+    def _stand(self) -> tuple[int, ...] | None:
+        """What is another once somebody else has replaced the records."""
+        try:
+            status = os.lstat(self.local.describe(layout.FILES_METADATA_FILE))
+        except OSError:
+            return None
+        # The epoch tells of other processes for sure, the rest of what this one took over from a replica.
+        epoch = self.writer.session_lock.tail_epoch
+        return epoch, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
     def _say(self, records: dict[tuple[str, str], FileRecord]) -> None:
         data = filerecord.encode(filerecord.merged(records.values()))
@@ -170,7 +196,9 @@ class FileStore:
             said = f"the records of all files would be over {filerecord.MAX_BYTES} bytes long; pack files together"
             raise OSError(errno.EFBIG, said, self.local.describe(layout.FILES_METADATA_FILE))
         self.writer.footing.secure(self.writer.folder)
+        self.writer.known_files = None, {}
         local.atomic_write(self.local.describe(layout.FILES_METADATA_FILE), data, fsync=True)
+        self.writer.known_files = self._stand(), records
 
     def _sweep_once(self) -> None:
         if self.writer.swept_files:

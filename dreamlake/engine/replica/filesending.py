@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from dreamlake.engine.fileread import all_records, hash_stored, read_records
+from dreamlake.engine.fileread import hash_stored, read_records, record_paths
 from dreamlake.engine.filestore import named_paths
 from dreamlake.engine.process import side_by_side
 from dreamlake.engine.replica.sending import make_last
@@ -81,7 +81,8 @@ class FileSender:
         stands = stand(self.local.describe(layout.FILES_METADATA_FILE))
         for look in range(LOOKS):
             mine = read_records(self.local, layout.FILES_METADATA_FILE)  # before the bytes that they name
-            records = filerecord.merged([*mine, *all_records(self.local, "")])
+            others = [read_records(self.local, path) for path in record_paths(self.local, "")[1:]]
+            records = filerecord.merged([*mine, *(record for each in others for record in each)])
             self._absent, self._damaged, self._failed = [], [], []
             self._send_all(records)
             if not self._absent or look == LOOKS - 1 or self._are_lost():
