@@ -39,7 +39,7 @@ CONNECT_TIMEOUT, READ_TIMEOUT = 4.0, 15.0
 #: Bytes a second below which an upload counts as stuck.
 SLOWEST = 50_000
 #: Bytes up to which a file is sent by one PUT, and of the parts of a larger one; and parts on their way at once.
-PIECE, PARTS_AT_ONCE = 8 << 20, 3
+PIECE, PARTS_AT_ONCE = 8 << 20, 2
 #: Parts that an object has at most.
 MOST_PARTS = 10_000
 #: Attempts at one request; from the third on, none begins later than PATIENCE seconds after the first.

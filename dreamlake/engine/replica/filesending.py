@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 #: Looks at the records in one pass, while what they name is replaced before it is sent.
 LOOKS = 5
-#: Bytes of one file that are on their way at once, at most.
-IN_FLIGHT = 24 << 20
+#: Bytes that one file holds while it is sent, at most: two parts of it, and each once more on its connection.
+IN_FLIGHT = 32 << 20
 #: Bytes to send from which on the tracks are not kept waiting for them.
 MUCH = 64 << 20
 
@@ -165,7 +165,7 @@ class FileSender:
         try:
             self._check(path, record)
             make_last(self.local, path, self.own.seen)
-            with self.sender.segments.of(min(record["sizeBytes"], IN_FLIGHT)):
+            with self.sender.segments.of(min(2 * record["sizeBytes"], IN_FLIGHT)):
                 version = self.sender.send_file(f"{self.own.there}/{path}", full, record["sizeBytes"])
         except FileNotFoundError as error:
             if error.filename != full:

@@ -221,7 +221,7 @@ class OwnFiles:
         if sent.version is None or sent.sha != sha:
             make_last(self.local, path, self.seen)
             self.sender.expect(1, size)
-            with self.sender.segments.of(min(size, IN_FLIGHT)):
+            with self.sender.segments.of(min(2 * size, IN_FLIGHT)):
                 version = self.sender.send_file(f"{self.there}/{path}", full, size)
             with self.sender.ledger:
                 sent.is_sent(version, sha)
