@@ -10,6 +10,7 @@ from dreamlake.engine.catalog import is_session, session_folders, session_info, 
 from dreamlake.engine.process import check_polars, reading_width, side_by_side
 from dreamlake.engine.reader import TrackReader
 from dreamlake.errors import CorruptTrackError, SessionNotFoundError, TrackNotFoundError
+from dreamlake.files import FilesView
 from dreamlake.format import layout
 from dreamlake.logs import read_logs
 from dreamlake.parameters import ParametersView
@@ -303,6 +304,10 @@ class SessionView:
     def parameters(self) -> ParametersView:
         """The parameters of the session."""
         return ParametersView(self._store, self._folder)
+
+    def files(self) -> FilesView:
+        """The uploaded files of the session, those of all machines that write it."""
+        return FilesView(lambda: self._store, self._folder)
 
     def logs(self, level: Level | None = None, *, errors: Errors = "raise") -> pl.DataFrame:
         """The log, oldest first: ``sequenceNumber``, ``timestamp``, ``level``, ``message``, ``metadata`` (JSON text).
