@@ -65,10 +65,7 @@ class Lake:
 
     def _repr_html_(self) -> str:
         """The runs, as a notebook shows them."""
-        check_polars()
-        from dreamlake.pictures.html import sessions_html
-
-        return sessions_html(self._store.describe(), self.sessions())
+        return self.sessions()._repr_html_()
 
     def workspaces(self) -> list[str]:
         """The workspaces that hold a session, sorted."""
