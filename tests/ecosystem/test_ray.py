@@ -30,7 +30,9 @@ def cluster() -> Iterator[None]:
     ray.shutdown()
 
 
-def test_a_thousand_segments_on_s3(cluster: None, s3_server: S3Server, s3_url: str, tmp_path: Path) -> None:
+def test_a_thousand_segments_on_s3(
+    cluster: None, s3_server: S3Server, s3_url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     files = thousand.make(tmp_path, s3_url, s3_server)
     s3 = pyarrow.fs.S3FileSystem(
         access_key=KEY, secret_key=SECRET, endpoint_override=s3_server.endpoint, region="us-east-1"
@@ -39,6 +41,7 @@ def test_a_thousand_segments_on_s3(cluster: None, s3_server: S3Server, s3_url: s
     data = ray.data.read_parquet(files, filesystem=s3, include_paths=True).select_columns(["loss", "step", "path"])
     assert data.count() == thousand.TOTAL
     assert data.sum("loss") == thousand.loss_of_all()
-    print(f"ray: count and sum of {len(files)} segments in {time.monotonic() - begun:.1f} s")
+    with capsys.disabled():
+        print("", f"ray: count and sum of {len(files)} segments in {time.monotonic() - begun:.1f} s", sep="\n")
     last = data.filter(expr=col("step") == 79_999).take_all()
     assert sorted(row["path"].split("/")[-4] for row in last) == [f"run-{run}" for run in range(thousand.RUNS)]
