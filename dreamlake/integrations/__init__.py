@@ -1,0 +1,1 @@
+"""Other tools, and how runs come from them and go to them."""

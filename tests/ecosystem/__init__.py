@@ -1,0 +1,1 @@
+"""Tests against the real libraries of others, in environments of their own."""
