@@ -182,8 +182,21 @@ def test_a_run_in_progress_counts_once_its_segments_stay(
         monkeypatch.setattr(iceberg, "USUAL_POINTS", 1)  # so that 100 points are as wide as it gets
         assert registered().points == 200
         monkeypatch.undo()
-        assert registered().removed == 2
+        assert (registered().removed, registered().points) == (0, 200)
     assert registered().points == 200
+
+
+def test_a_run_that_goes_on_keeps_what_the_table_has_of_it(lake_dir: Path, run: Any, registered: Any) -> None:
+    run("a")
+    assert registered(copy=True).points == 250
+    with Session("a", "w", lake_dir, segment_points=100) as session:
+        for i in range(250, 400):
+            session.track("train").append(loss=i * 0.5, step=i)
+        session.flush()
+        done = registered(copy=True)  # without the copied points, which are in a segment now
+        assert (done.points, done.left_out) == (200, 200)
+        assert rows(done.table, "loss", "step") == expected(["a"], 200)
+    assert rows(registered(copy=True).table, "loss", "step") == expected(["a"], 400)
 
 
 def test_a_track_without_points_makes_an_empty_table(lake_dir: Path, registered: Any) -> None:

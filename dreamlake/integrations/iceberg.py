@@ -55,7 +55,8 @@ from dreamlake.lake import Lake
 from dreamlake.storage import scheme_of
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Iterable, Mapping
+    from collections.abc import Set as AbstractSet
 
     from pyiceberg.manifest import DataFile
 
@@ -171,7 +172,8 @@ def register(
     the lake since is taken out of the table; all of it is one snapshot of the table, or none where nothing is new.
 
     Of a run that has ended all segments are registered; of one in progress those that are not merged by themselves any
-    more, of 1,000,000 points. Points in data.jsonl are not in the table: ``left_out`` counts them.
+    more, of 1,000,000 points, and those that the table has already. Points in data.jsonl are not in the table:
+    ``left_out`` counts them.
 
     Parameters
     ----------
@@ -276,7 +278,7 @@ class _Registration:
     def run(self, table: pyiceberg.table.Table) -> Registered:
         """Bring the table up to date, by one commit at most; FileNotFoundError where a segment vanished meanwhile."""
         have = self._registered(table)
-        parts, total = self._parts(f"{_location(table.location())}/{COPIES}", have)
+        parts, total = self._parts(f"{_location(table.location())}/{COPIES}", have.keys())
         new = [part for part in parts if not have.keys() & self._paths(part)]
         for part, footer in zip(new, side_by_side(_footer, new, self.width), strict=True):
             part.footer = footer
@@ -291,7 +293,7 @@ class _Registration:
 
     # ---------------------------------------------------------------------------------------------- what is there
 
-    def _parts(self, copies: str, have: Collection[str]) -> tuple[list[_Part], int]:
+    def _parts(self, copies: str, have: AbstractSet[str]) -> tuple[list[_Part], int]:
         """What the table is to hold, and how many points there are in all."""
         runs = self.lake._chosen(self.workspace, self.sessions)
         looked = side_by_side(lambda run: self._look(run, copies, have), runs, self.width)
@@ -302,7 +304,7 @@ class _Registration:
             )
         return [part for parts, _ in found for part in parts], sum(total for _, total in found)
 
-    def _look(self, run: Run, copies: str, have: Collection[str]) -> tuple[list[_Part], int] | None:
+    def _look(self, run: Run, copies: str, have: AbstractSet[str]) -> tuple[list[_Part], int] | None:
         """The parts of a run, and its points; None where it does not have the track."""
         folder = f"{layout.session_dir(*run)}/{layout.track_dir(self.track)}"
         # Before the track: what was written until a run said that it has ended is then there.
@@ -313,9 +315,11 @@ class _Registration:
         runs_on = info["status"] == "running"
         copies = f"{copies}/{layout.session_dir(*run)}"
         parts = [
-            _Part(run, name, name.start, name.stop, path, f"{copies}/{name.filename}", snapshot.files)
+            part
             for name, path in zip(snapshot.live, map(_location, snapshot.segment_paths()), strict=True)
-            if not runs_on or _is_settled(snapshot.files, name)
+            for part in [_Part(run, name, name.start, name.stop, path, f"{copies}/{name.filename}", snapshot.files)]
+            # What the table has of a run that goes on again stays in it, for as long as it counts.
+            if not runs_on or have & self._paths(part) or _is_settled(snapshot.files, name)
         ]
         hot = snapshot.hot
         if self.copy and hot and not runs_on:
