@@ -5,8 +5,10 @@
     ├── SessionExistsError      (FileExistsError)     resume="never" and the session is there
     ├── SessionNotFoundError    (FileNotFoundError)   resume="must", or a lake without that session
     ├── TrackNotFoundError      (KeyError)            a read of a track that has no point
+    ├── StoredFileNotFoundError (FileNotFoundError)   no such uploaded file, or its bytes are not here
     ├── PointsDroppedError      (OSError)             a disk that stayed dead until memory was full
     ├── CorruptTrackError       (ValueError)          damage found in a stored file
+    │   └── CorruptFileError    (ValueError)          an uploaded file is not what was uploaded
     ├── LockTimeoutError        (TimeoutError)        another process holds the session's lock
     ├── LocksUnsupportedError   (OSError)             a filesystem without locks
     └── RemoteConflictError     (OSError)             two machines wrote one track of one replica
@@ -18,6 +20,7 @@ Each is also the built-in error that a caller would catch who has never heard of
 from __future__ import annotations
 
 __all__ = [
+    "CorruptFileError",
     "CorruptTrackError",
     "DreamlakeError",
     "LockTimeoutError",
@@ -27,6 +30,7 @@ __all__ = [
     "SessionClosedError",
     "SessionExistsError",
     "SessionNotFoundError",
+    "StoredFileNotFoundError",
     "TrackNotFoundError",
 ]
 
@@ -53,6 +57,10 @@ class TrackNotFoundError(DreamlakeError, KeyError):
     def __str__(self) -> str:
         # KeyError shows the repr of its argument; a message is a sentence and needs no quotes.
         return Exception.__str__(self)
+
+
+class StoredFileNotFoundError(DreamlakeError, FileNotFoundError):
+    """There is no such uploaded file, or its bytes are not on this machine."""
 
 
 class PointsDroppedError(DreamlakeError, OSError):
@@ -102,6 +110,10 @@ class CorruptTrackError(DreamlakeError, ValueError):
 
     def __reduce__(self) -> tuple[type[CorruptTrackError], tuple[str, str, int | None, int | None, str]]:
         return type(self), (self.path, self.place, self.start, self.stop, self.detail)
+
+
+class CorruptFileError(CorruptTrackError):
+    """The bytes of an uploaded file are missing, or not those whose SHA-256 was taken when it was uploaded."""
 
 
 class LockTimeoutError(DreamlakeError, TimeoutError):

@@ -10,6 +10,7 @@ from dreamlake.engine.catalog import is_session, session_folders, session_info, 
 from dreamlake.engine.process import check_polars, reading_width, side_by_side
 from dreamlake.engine.reader import TrackReader
 from dreamlake.errors import CorruptTrackError, SessionNotFoundError, TrackNotFoundError
+from dreamlake.files import FilesView
 from dreamlake.format import layout
 from dreamlake.logs import read_logs
 from dreamlake.parameters import ParametersView
@@ -64,10 +65,7 @@ class Lake:
 
     def _repr_html_(self) -> str:
         """The runs, as a notebook shows them."""
-        check_polars()
-        from dreamlake.pictures.html import sessions_html
-
-        return sessions_html(self._store.describe(), self.sessions())
+        return self.sessions()._repr_html_()
 
     def workspaces(self) -> list[str]:
         """The workspaces that hold a session, sorted."""
@@ -303,6 +301,10 @@ class SessionView:
     def parameters(self) -> ParametersView:
         """The parameters of the session."""
         return ParametersView(self._store, self._folder)
+
+    def files(self) -> FilesView:
+        """The uploaded files of the session, those of all machines that write it."""
+        return FilesView(lambda: self._store, self._folder)
 
     def logs(self, level: Level | None = None, *, errors: Errors = "raise") -> pl.DataFrame:
         """The log, oldest first: ``sequenceNumber``, ``timestamp``, ``level``, ``message``, ``metadata`` (JSON text).

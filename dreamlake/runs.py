@@ -28,6 +28,13 @@ class Sessions(list[SessionInfo]):
         super().__init__(infos)
         self._store = store
 
+    def _repr_html_(self) -> str:
+        """The runs, as a notebook shows them."""
+        check_polars()
+        from dreamlake.pictures.html import sessions_html
+
+        return sessions_html(self._store.describe(), self)
+
     def to_polars(self, *, errors: Errors = "raise") -> pl.DataFrame:
         """Return a row a session: what it says of itself, then its parameters.
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from dreamlake.engine.writer import Writer
+    from dreamlake.files import Files
     from dreamlake.logs import Level
     from dreamlake.parameters import Parameters
     from dreamlake.storage.store import Store
@@ -355,17 +356,23 @@ class Session:
 
         return OverlayStore(LocalStore(self._root), remote.store)
 
-    # -- parameters and log ----------------------------------------------------------------------------------------
+    # -- parameters, files and log ------------------------------------------------------------------------------
 
     def parameters(self) -> Parameters:
         """Return the parameters of the session, to set and to get."""
         from dreamlake.parameters import Parameters
 
-        def open_writer() -> Writer:
-            self.open_if_needed()
-            return self.writer
+        return Parameters(self.store(), self.folder, self._open_writer)
 
-        return Parameters(self.store(), self.folder, open_writer)
+    def _open_writer(self) -> Writer:
+        self.open_if_needed()
+        return self.writer
+
+    def files(self) -> Files:
+        """Return the files of the session: models, plots and the like, to upload, list, download and delete."""
+        from dreamlake.files import Files
+
+        return Files(self.store, self.folder, self._open_writer)
 
     def log(self, message: str, level: Level = "info", metadata: dict[str, Any] | None = None) -> None:
         """Add a record to the session's log; it is written with the next flush, off this thread.

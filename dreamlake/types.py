@@ -88,3 +88,24 @@ class PlotOptions(TypedDict, total=False):
     width: int
     height: int
     errors: Literal["raise", "skip"]
+
+
+class FileRecord(TypedDict):
+    """What is said of one uploaded file.
+
+    ``path`` is the folder in the session's files (``"/models"``) and ``filename`` the name in it; ``checksum`` is the
+    SHA-256 of its bytes in hex. Times are ISO 8601 text in UTC; ``deletedAt`` is None unless it was deleted.
+    """
+
+    id: str
+    path: str
+    filename: str
+    description: str | None
+    tags: list[str]
+    contentType: str
+    sizeBytes: int
+    checksum: str
+    metadata: dict[str, Any]
+    uploadedAt: str
+    updatedAt: str
+    deletedAt: str | None

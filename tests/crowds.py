@@ -256,10 +256,21 @@ def _points(url: str, spec: Spec) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
+#: What imports Polars, or may, and no episode needs.
+WITH_POLARS = (
+    "dreamlake.analysis",
+    "dreamlake.cli",
+    "dreamlake.engine.logread",
+    "dreamlake.engine.scan",
+    "dreamlake.integrations",
+    "dreamlake.pictures",
+)
+
+
 def get_ready() -> None:
     """Make this process one that can direct: everything imported that its forks need, and orphans adopted (Linux)."""
     for module in pkgutil.walk_packages(dreamlake.__path__, "dreamlake."):
-        if not module.name.startswith(("dreamlake.cli", "dreamlake.engine.scan", "dreamlake.engine.logread")):
+        if not module.name.startswith(WITH_POLARS):
             importlib.import_module(module.name)
     # Polars works in a forked process only where that has imported it itself.
     assert "polars" not in sys.modules, "a process that has imported Polars cannot direct"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
+import json
 import os
 import signal
 import socket
@@ -16,6 +18,7 @@ import fsspec
 
 from dreamlake import Lake, Session
 from dreamlake.cli import main
+from dreamlake.cli.export import FORMATS
 from dreamlake.engine import away
 from dreamlake.engine.replica.sync import sync_folder
 from dreamlake.format.layout import SegmentName
@@ -37,7 +40,9 @@ FILES = [
     "hosts/abc/session.json",
     "hosts/abc/parameters.json",
     "hosts/abc/logs/logs.jsonl",
+    "hosts/abc/files/.files_metadata.json",
     "files/notes.txt",
+    "files/a/f-00000000000000aa/plot.txt",
     "files/.files_metadata.json",
     f"{TRACK}/metadata.json",
     f"{TRACK}/data.jsonl",
@@ -46,7 +51,23 @@ FILES = [
     f"{TRACK}/{SEGMENTS[0].filename}",
     f"{TRACK}/{SEGMENTS[1].filename}",
 ]
-FOLDERS = ["tracks", TRACK, "logs", "hosts", "hosts/abc", "files"]
+FOLDERS = ["tracks", TRACK, "logs", "hosts", "hosts/abc", "files", "files/a", "files/a/f-00000000000000aa"]
+
+#: What is said of the one file that was uploaded.
+RECORD = {
+    "id": "f-00000000000000aa",
+    "path": "/a",
+    "filename": "plot.txt",
+    "description": None,
+    "tags": [],
+    "contentType": "text/plain",
+    "sizeBytes": 4,
+    "checksum": hashlib.sha256(b"plot").hexdigest(),
+    "metadata": {},
+    "uploadedAt": "2026-01-01T00:00:00+00:00",
+    "updatedAt": "2026-01-01T00:00:00+00:00",
+    "deletedAt": None,
+}
 
 
 class Hung(BaseException):
@@ -84,9 +105,13 @@ def make_run(root: Path) -> Path:
     (host / "logs").mkdir(parents=True)
     for name in ("session.json", "parameters.json", "logs/logs.jsonl"):
         (host / name).write_bytes((folder / name).read_bytes())
-    (folder / "files").mkdir()
+    uploaded = folder / "files/a/f-00000000000000aa/plot.txt"
+    uploaded.parent.mkdir(parents=True)
+    uploaded.write_bytes(b"plot")
     (folder / "files" / "notes.txt").write_bytes(b"notes")
-    (folder / "files" / ".files_metadata.json").write_bytes(b'{"files": []}')
+    (folder / "files" / ".files_metadata.json").write_text(json.dumps({"files": [RECORD]}))
+    (host / "files").mkdir()
+    (host / "files" / ".files_metadata.json").write_text(json.dumps({"files": [RECORD]}))
     # A segment that is here as well as away, as a crash may leave it, and a row that waits.
     away.write(str(folder / TRACK), [away.Away(SEGMENTS[0], 9, SegmentBounds(0, 4, 0, 100.0, 103.0, True))])
     (folder / TRACK / ".late.jsonl").write_bytes(b'{"index":0,"data":{"late":1,"_ts":101.0}}\n')
@@ -181,6 +206,8 @@ def read_all(root: Path, errors: Any = "raise") -> Iterator[Callable[[], Any]]:
     yield lambda: run.parameters().get()
     yield lambda: run.logs(errors=errors).to_dicts()
     yield run.tracks.list
+    yield run.files().list
+    yield lambda: run.files().open("/a/plot.txt").read()
     yield lambda: track.read(errors=errors)
     yield lambda: track.read_by_time(errors=errors)
     yield lambda: track.to_polars(errors=errors).to_dicts()
@@ -202,6 +229,10 @@ def write_all(root: Path) -> Iterator[Callable[[], Any]]:
     yield lambda: session.track("other").append(value=1.0).flush()
     yield lambda: session.parameters().set(lr=0.2)
     yield lambda: session.log("again")
+    yield lambda: session.files().upload(b"another", path="/a", filename="another.txt")
+    yield lambda: session.files().upload(b"a later one", path="/a", filename="plot.txt")
+    yield lambda: session.files().open("/a/plot.txt").read()
+    yield lambda: session.files().delete("/a/plot.txt")
     yield session.flush
     yield track.read
     yield lambda: session.logs().to_dicts()
@@ -242,6 +273,15 @@ def command_line(root: Path) -> list[list[str]]:
         ["show", "w/s", "--path", lake, "--json"],
         ["show", f"{lake}/w/s"],
         ["files", "w/s", "loss", "--path", lake, "--long"],
+        ["ls", lake, "-c", "tracks,loss:value.min", "--where", "name = 's'", "--json"],
+        ["tail", "w/s", "--path", lake],
+        ["tail", "w/s", "loss", "-n", "1000000", "--json", "--path", lake],
+        ["tail", "w/s", "--log", "--path", lake],
+        ["plot", "w/s", "loss", "--json", "--path", lake],
+        ["plot", "w/s", "loss", "--x", "_ts", "--path", lake],
+        *(["export", "w/s", "loss", "--path", lake, "-o", f"{lake}-loss.{form}", "--force"] for form in FORMATS),
+        ["export", "w/s", "--path", lake, "-o", f"{lake}-all/", "--format", "jsonl", "--force"],
+        ["rm", "w/s", "--dry-run", "--path", lake],
         ["check", lake],
         ["check", f"{lake}/w/s", "--json"],
         ["repair", f"{lake}/w/s", "--dry-run"],

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import errno
 import logging
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
+from types import CodeType, FrameType
 from typing import Any
 
 import numpy as np
@@ -342,3 +345,30 @@ def test_whoever_asked_for_short_segments_gets_them(lake_dir: Path, asked: int) 
     with Session("short", "w", lake_dir, flush_interval=HOUR, segment_points=asked) as session:
         session.track("t").append_batch({"step": range(12 * asked)})
         assert widths(session.track("t")) == [asked] * 12 + [0]
+
+
+def test_threads_that_write_segments_side_by_side_do_not_mix_their_files(lake_dir: Path) -> None:
+    """Two of them are held where each has written its file and is about to say which one it was."""
+    both = threading.Barrier(2)
+    code = next(
+        const
+        for const in roll.write_all.__code__.co_consts
+        if isinstance(const, CodeType) and const.co_name == "write_beside"
+    )
+    last = max(line for _, _, line in code.co_lines() if line is not None)
+
+    def hold(frame: FrameType, event: str, arg: object) -> Any:
+        if frame.f_code is not code:
+            return None
+        if event == "line" and frame.f_lineno == last:
+            with suppress(threading.BrokenBarrierError):
+                both.wait(timeout=5)
+        return hold
+
+    threading.settrace(hold)
+    try:
+        with Session("s", "w", lake_dir, flush_interval=HOUR, segment_points=10) as session:
+            session.track("t").append_batch({"x": list(range(40))})
+            assert session.track("t").to_polars()["x"].to_list() == list(range(40))
+    finally:
+        threading.settrace(None)  # type: ignore[arg-type]

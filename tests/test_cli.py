@@ -13,7 +13,6 @@ import pytest
 from support import python_environment, run_python
 
 from dreamlake import Lake, Session
-from dreamlake.cli.plot import bucket_means, line_plot
 from dreamlake.cli.text import clean, columns_of, cut, size_text, table, time_text, value_text
 
 
@@ -84,6 +83,15 @@ def test_a_misspelt_command_or_option_is_told_what_is_like_it(cli: Any) -> None:
     fails(cli("shwo", "x"), 2, "'show'?")
     fails(cli("zzz"), 2, "'zzz'", "ls, show")
     fails(cli("ls", "--jsn"), 2, "--json")
+    fails(cli("ls", "--columns"), 2, "--columns", "dreamlake ls --help")
+
+
+def test_where_there_is_no_lake_it_says_how_to_name_one(
+    cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    fails(cli("ls"), 2, ".dreamlake does not exist", "ls LAKE")
+    fails(cli("show", "x"), 2, ".dreamlake does not exist", "--path LAKE")
 
 
 def test_a_terminal_gets_colours_unless_it_wants_none(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -447,46 +455,3 @@ def test_values_and_times_of_any_kind_become_text() -> None:
     assert time_text(None) == ""
     assert time_text("yesterday") == "yesterday"
     assert len(time_text("2026-01-02T03:04:05.678901+00:00")) == 19
-
-
-# ------------------------------------------------------------------------------------------------ plot
-
-
-def test_the_plot_of_a_falling_line_falls() -> None:
-    assert line_plot([4, 3, 2, 1], 4, 4, dots=False) == [
-        "4 |*",
-        "  | *",
-        "2 |  *",
-        "1 |   *",
-        "  +----",
-    ]
-
-
-def test_a_steep_line_has_no_gaps() -> None:
-    rows = line_plot([0, 0, 9, 9], 4, 5, dots=False)[:-1]
-    assert all("*" in row for row in rows)
-
-
-def test_braille_dots_show_eight_values_a_character() -> None:
-    (row, floor) = line_plot([1, 1], 1, 1)
-    assert row == "1 ┤⠉"
-    assert floor == "  └─"
-
-
-def test_means_are_over_stretches_and_leave_out_what_cannot_be_shown() -> None:
-    assert bucket_means([1, 3, 5, 7], 2) == [2, 6]
-    assert bucket_means([1.0, float("nan"), float("inf"), float("-inf")], 2) == [1, None]
-    assert bucket_means([-1.0, 0.0, 5.0, 5.0], 2, positive=True) == [None, 5]
-    assert bucket_means([1, 2], 10) == [1, 2]
-    assert bucket_means([], 10) == []
-
-
-@pytest.mark.parametrize("values", [[], [float("nan")], [-1.0]])
-def test_a_plot_of_nothing(values: list[float]) -> None:
-    assert line_plot(values, 10, 4, log=True) == ["(nothing to plot)"]
-
-
-def test_the_labels_are_those_of_the_axis() -> None:
-    rows = line_plot([100.0, 10.0, 1.0], 3, 3, log=True, dots=False)
-    assert [row.split("|")[0].strip() for row in rows[:3]] == ["100", "10", "1"]
-    assert [row.find("*") for row in rows[:3]] == [5, 6, 7]

@@ -102,10 +102,12 @@ def test_it_shows_the_tracks_and_the_loss(ran: tuple[Path, str]) -> None:
     rows = {line.split()[0]: line.split()[1:] for line in section(ran[1], "The run demo/digits")}
     assert rows["train/step"][:2] == [f"{STEPS:,}", "1"]
     plot = section(ran[1], "Loss over 10,050 steps")
-    assert len(plot) == 13
-    # It starts at the top left and ends at the bottom right.
-    assert plot[0].partition("┤")[2].strip()
-    assert len(plot[0]) < len(plot[-2])
+    assert len(plot) == 15
+    assert plot[-1].strip() == "_index"
+    # It starts at the top left and goes down.
+    inside = [row.partition("┤")[2] or row.partition("│")[2] for row in plot[1:-3]]
+    assert inside[0].rstrip("│ ")
+    assert not inside[-1][: len(inside[-1]) // 10].strip()
 
 
 def test_it_reads_across_the_end_of_the_segment(ran: tuple[Path, str]) -> None:
@@ -200,6 +202,17 @@ def test_without_its_extra_it_says_how_to_get_it(
     assert out == ""
     assert err == 'dreamlake: the demo needs NumPy and scikit-learn: pip install "dreamlake[demo]"\n'
     assert os.listdir(lake_dir) == []
+
+
+def test_without_plotext_only_the_plot_is_missing(
+    lake_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("sklearn")
+    monkeypatch.setitem(sys.modules, "plotext", None)
+    assert main(["demo", "--path", str(lake_dir), "--steps", "5"]) == 0
+    out = capsys.readouterr().out
+    assert section(out, "Loss over 5 steps") == ['plots need plotext: pip install "dreamlake[plot]"']
+    assert section(out, "The files")
 
 
 def test_a_place_that_cannot_be_written_is_one_line(lake_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -554,6 +554,43 @@ def test_a_torn_tail_that_cannot_be_cut_at_first(lake_dir: Path, faulty: Faulty)
 # -- the clock ----------------------------------------------------------------------------------------------------
 
 
+def test_a_hot_file_that_somebody_else_added_to_without_a_lock_is_read_anew(lake_dir: Path) -> None:
+    with session(lake_dir) as it:
+        track = it.track(crashlib.TRACK).append(i=0)
+        track.flush()
+        with open(track_folder(lake_dir) / "data.jsonl", "ab") as file:
+            file.write(b'{"index":1,"data":{"i":1,"_ts":1.0}}\n')
+        track.append(i=2).flush()
+        assert numbers(lake_dir) == [0, 1, 2]
+
+
+def test_rows_that_were_written_but_not_taken_in_are_not_written_again(
+    lake_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory ran out between the two: what the file holds is learnt from the file."""
+    from dreamlake.engine.ondisk import TrackOnDisk
+
+    with session(lake_dir) as it:
+        track = it.track(crashlib.TRACK).append(i=0)
+        track.flush()
+        real = TrackOnDisk._keep
+        failures = iter([MemoryError("no memory")])
+
+        def keep(self: TrackOnDisk, batch: Any) -> None:
+            for failure in failures:
+                raise failure
+            real(self, batch)
+
+        monkeypatch.setattr(TrackOnDisk, "_keep", keep)
+        track.append(i=1).append(i=2)
+        with pytest.raises((MemoryError, OSError)):
+            track.flush()
+        track.append(i=3).flush()
+        assert numbers(lake_dir) == [0, 1, 2, 3]
+        track.append_batch([{"i": i} for i in range(4, 25)])
+    assert numbers(lake_dir) == list(range(25))
+
+
 def test_the_stored_clock_covers_points_appended_while_the_lock_was_awaited(lake_dir: Path, faulty: Faulty) -> None:
     """The process dies after the flush; the next one starts with a clock that was set back."""
     opened = session(lake_dir).open()

@@ -236,6 +236,7 @@ def test_a_track_shows_its_fields(lake: Lake) -> None:
 
 
 def test_a_lake_shows_its_runs(lake: Lake) -> None:
+    assert lake._repr_html_() == lake.sessions()._repr_html_()
     rows = cells(lake._repr_html_())
     assert [row[:2] for row in rows] == [[f"sweep/run{run}", "finished"] for run in range(3)]
 

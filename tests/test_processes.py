@@ -15,7 +15,7 @@ from typing import Any
 import crashlib
 import pytest
 from crashlib import TRACK, session, track_folder
-from support import start_python
+from support import ROOT, run_python, start_python
 
 from dreamlake import Lake, Session
 from dreamlake.errors import LockTimeoutError
@@ -226,6 +226,24 @@ def test_four_processes_add_fields_to_the_same_points(lake_dir: Path, tmp_path: 
     by_ts = {point.pop("_ts"): point for point in found}
     wanted = {1000.0 + i: {f"f{me}": i for me in range(4) if i < counts[me]} for i in range(max(counts))}
     assert by_ts == wanted
+
+
+def test_a_segment_that_another_process_wrote_past_an_empty_hot_file_is_learnt(lake_dir: Path) -> None:
+    """The hot file is empty before and after, so that only the counter of rewrites can tell that there is more."""
+    with session(lake_dir, segment_points=10) as mine:
+        track = mine.track(TRACK)
+        track.append_batch([{"i": i} for i in range(10)])
+        code = """
+            import sys
+            import crashlib
+            with crashlib.session(sys.argv[1], segment_points=10) as theirs:
+                theirs.track(crashlib.TRACK).append_batch([{"i": i} for i in range(10, 20)])
+        """
+        run_python(code, lake_dir, PYTHONPATH=f"{ROOT}{os.pathsep}{ROOT / 'tests'}")
+        hot = track_folder(lake_dir) / "data.jsonl"
+        assert not hot.exists() or hot.stat().st_size == 0
+        track.append(i=20).flush()
+    assert [point["i"] for point in points(lake_dir)] == list(range(21))
 
 
 def test_kills_among_writers(lake_dir: Path, crowd: Crowd) -> None:

@@ -12,6 +12,7 @@ from support import run_python
 
 import dreamlake
 from dreamlake import Lake, Session, dreamlake_session, errors
+from dreamlake.files import Files, FilesView
 from dreamlake.lake import SessionView, TracksView
 from dreamlake.parameters import Parameters, ParametersView
 from dreamlake.session import Tracks
@@ -57,9 +58,18 @@ SIGNATURES = {
     Session.close: "(timeout=None)",
     Session.flush: "()",
     Session.parameters: "()",
+    Session.files: "()",
     Session.logs: "(level=None, *, errors='raise')",
     Session.align: ("(*tracks, how='exact', tolerance=None, start_time=None, end_time=None, errors='raise')"),
     Session.plot: "(tracks, y=None, x=None, **options)",
+    Files.upload: (
+        "(file, /, path='/', *, description=None, tags=None, metadata=None, filename=None, content_type=None)"
+    ),
+    Files.list: "(path=None, tags=None, *, deleted=False)",
+    Files.get: "(file, /)",
+    Files.open: "(file, /)",
+    Files.download: "(file, /, to=None)",
+    Files.delete: "(file, /)",
     Track.append: "(**fields)",
     Track.append_batch: "(points)",
     Track.flush: "()",
@@ -97,9 +107,11 @@ def test_signatures_stay(function: Any) -> None:
 def test_writing_and_reading_sides_have_one_reading_api() -> None:
     assert issubclass(Track, TrackView)
     assert issubclass(Parameters, ParametersView)
+    assert issubclass(Files, FilesView)
     assert {"append", "append_batch", "compact", "flush"} == public(Track) - public(TrackView)
+    assert {"upload", "delete"} == public(Files) - public(FilesView)
     assert {"list"} <= public(TracksView) <= public(Tracks)
-    assert {"info", "track", "tracks", "parameters", "logs", "name", "workspace"} <= public(SessionView) | {
+    assert {"info", "track", "tracks", "parameters", "files", "logs", "name", "workspace"} <= public(SessionView) | {
         "name",
         "workspace",
     }
@@ -112,7 +124,10 @@ def test_writing_and_reading_sides_have_one_reading_api() -> None:
         assert hasattr(Session, dunder)
 
 
-@pytest.mark.parametrize("kind", [Session, Track, TrackView, Tracks, Parameters, ParametersView, Lake, SessionView])
+EVERY = [Session, Track, TrackView, Tracks, Parameters, ParametersView, Files, FilesView, Lake, SessionView]
+
+
+@pytest.mark.parametrize("kind", EVERY)
 def test_everything_public_says_what_it_does(kind: type) -> None:
     assert kind.__doc__
     for name in public(kind):
@@ -130,9 +145,11 @@ def test_results_are_plain_dicts_with_fixed_keys(tmp_path: Path) -> None:
         assert set(track.read()) == set(types.ReadResult.__annotations__)
         assert set(track.read()["data"][0]) == set(types.Point.__annotations__)
         assert set(track.stats()) == set(types.TrackStats.__annotations__)
+        record = session.files().upload(b"1", filename="x")
+        assert set(record) == set(types.FileRecord.__annotations__)
         (info,) = Lake(tmp_path).sessions()
         assert set(types.SessionInfo.__annotations__) <= set(info)
-        assert {type(value) for value in (result, track.read(), track.stats(), info)} == {dict}
+        assert {type(value) for value in (result, track.read(), track.stats(), info, record)} == {dict}
 
 
 def test_importing_the_package_imports_nothing_heavy() -> None:

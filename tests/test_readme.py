@@ -101,12 +101,3 @@ def test_links_lead_to_files() -> None:
     targets = [target for target in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in target]
     assert targets
     assert [target for target in targets if not (ROOT / target).is_file()] == []
-
-
-def test_what_is_said_to_be_missing_is_missing() -> None:
-    from dreamlake import Session
-
-    missing = README.partition("## What is not there yet")[2].partition("\n## ")[0]
-    assert "`session.files()`" in missing
-    assert not hasattr(Session, "files")
-    assert not COMMANDS.keys() & {"tail", "export", "rm"}

@@ -28,7 +28,7 @@ from dreamlake.engine.replica import ownfiles, sending, stand, state, tracks
 from dreamlake.engine.replica.looking import TrackHere
 from dreamlake.engine.replica.push import Outcome, Progress, push
 from dreamlake.errors import CorruptTrackError
-from dreamlake.format import layout
+from dreamlake.format import filerecord, layout
 from dreamlake.format.layout import SegmentName
 from dreamlake.storage import s3
 from dreamlake.storage.lock import FileLock
@@ -60,8 +60,8 @@ class Watched(RemoteStore):
     def replace_if(self, path: str, data: bytes, version: str | None) -> str:
         return self._told("put", path, lambda: super(Watched, self).replace_if(path, data, version))  # type: ignore[no-any-return]
 
-    def put_file(self, path: str, local_path: str | os.PathLike[str]) -> str:
-        return self._told("put", path, lambda: super(Watched, self).put_file(path, local_path))  # type: ignore[no-any-return]
+    def put_file(self, path: str, local_path: str | os.PathLike[str], *rest: Any) -> str:
+        return self._told("put", path, lambda: super(Watched, self).put_file(path, local_path, *rest))  # type: ignore[no-any-return]
 
     def read(self, path: str) -> tuple[bytes, str]:
         return self._told("read", path, lambda: super(Watched, self).read(path))  # type: ignore[no-any-return]
@@ -321,7 +321,7 @@ def test_files_that_were_not_touched_are_not_read_again(
             session.track(name).append(v=1.0)
         session.log("hello")
         session.flush()
-        always = {"session.json", "parameters.json", "files/.files_metadata.json"}
+        always = {"session.json", "parameters.json"}
         read: list[str] = []
         real = tracks.LocalStore.get
         monkeypatch.setattr(
@@ -971,10 +971,11 @@ def test_files_go_before_what_is_said_of_them(tmp_path: Path, memory: Watched) -
         (files / f"model/{number}").mkdir(parents=True)
         (files / f"model/{number}/weights.bin").write_bytes(bytes([number]) * 1000)
     (files / ".tmp-1-1").write_bytes(b"beside")
-    (files / ".files_metadata.json").write_text('{"files": []}')
+    with one.session() as session:
+        uploaded = filerecord.stored_path(session.files().upload(b"x", filename="x"))
     complete(send(one))
     puts = [path for path in memory.puts() if path.startswith("files/")]
-    assert sorted(puts[:-1]) == [f"files/model/{number}/weights.bin" for number in range(3)]
+    assert sorted(puts[:-1]) == sorted([uploaded, *(f"files/model/{number}/weights.bin" for number in range(3))])
     assert puts[-1] == "files/.files_metadata.json"
     assert memory.get(f"{SESSION}/files/model/2/weights.bin") == b"\2" * 1000
     assert complete(send(one)).objects == 0
@@ -985,17 +986,16 @@ def test_files_go_before_what_is_said_of_them(tmp_path: Path, memory: Watched) -
 
 def test_what_is_said_of_files_waits_for_them(tmp_path: Path, memory: Watched) -> None:
     one = Machine(tmp_path / "one", memory).write(points(0, 1))
-    (one.folder / "files/a").mkdir(parents=True)
-    (one.folder / "files/a/x").write_bytes(b"1")
-    (one.folder / "files/.files_metadata.json").write_text('{"files": ["x"]}')
+    with one.session() as session:
+        path = filerecord.stored_path(session.files().upload(b"1", path="/a", filename="x"))
 
     def refuse(method: str, path: str) -> None:
-        if path.endswith("files/a/x"):
+        if path.endswith("/x"):
             raise PermissionError(13, "no", path)
 
     memory.before = refuse
     outcome = send(one)
-    assert [place for place, _ in outcome.failures] == ["files/a/x"]
+    assert [place for place, _ in outcome.failures] == [path]
     assert not [path for path in memory.walk() if path.endswith(".files_metadata.json")]
     memory.before = nothing
     complete(send(one))

@@ -27,13 +27,17 @@ from dreamlake.errors import DreamlakeError, SessionNotFoundError, TrackNotFound
 
 __all__ = ["main"]
 
+#: The variable by which the script of a shell asks for completions; see completion.py.
+VARIABLE = "_DREAMLAKE_COMPLETE"
+
 #: The commands, in the order in which the help lists them, and what each is for.
 COMMANDS = {
     "demo": "train a small model, and look at what the run left",
-    "ls": "list runs",
+    "ls": "list runs, and compare them",
     "show": "show one run",
     "tail": "show the newest points or log lines, and follow a live run",
     "files": "list the Parquet files of a track",
+    "plot": "draw tracks on the terminal",
     "export": "write tracks as CSV, Parquet or JSON lines",
     "import": "bring in runs of other tools, and tables",
     "report": "write runs compared as a page",
@@ -41,6 +45,8 @@ COMMANDS = {
     "check": "verify every file of runs",
     "repair": "repair damaged runs",
     "compact": "merge small segments",
+    "rm": "remove runs",
+    "completion": "print the completion script of a shell",
 }
 
 
@@ -108,8 +114,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         The arguments; those of the process by default.
     """
     _print_anything()
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if VARIABLE in os.environ:
+        return _complete(os.environ[VARIABLE])
     try:
-        status = _run(list(sys.argv[1:] if argv is None else argv))
+        status = _run(argv)
         sys.stdout.flush()
     except BrokenPipeError:
         # The interpreter flushes once more at exit, and would complain.
@@ -120,7 +129,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except click.exceptions.Exit as end:
         return end.exit_code
     except click.UsageError as error:
-        return _misused(error)
+        return _misused(error, argv)
     except (Mistake, SessionNotFoundError, TrackNotFoundError) as error:
         return _fail(2, str(error))
     except (DreamlakeError, OSError, ValueError) as error:
@@ -128,6 +137,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     finally:
         close_opened()
     return status
+
+
+def _complete(instruction: str) -> int:
+    """Answer the shell, which asks for completions; nothing of this may end in a traceback on somebody's prompt."""
+    from click.shell_completion import shell_complete
+
+    try:
+        return shell_complete(program, {}, "dreamlake", VARIABLE, instruction)
+    except Exception:
+        return 1
+    finally:
+        close_opened()
 
 
 def _run(argv: list[str]) -> int:
@@ -140,8 +161,10 @@ def _run(argv: list[str]) -> int:
         return int(status)
 
 
-def _misused(error: click.UsageError) -> int:
+def _misused(error: click.UsageError, argv: Sequence[str]) -> int:
     program = "dreamlake" if error.ctx is None else error.ctx.command_path
+    if error.ctx is None and argv and argv[0] in COMMANDS:  # older parsers do not tell
+        program = f"dreamlake {argv[0]}"
     said = error.format_message().rstrip(".")
     return _fail(2, f"{said[:1].lower()}{said[1:]} (see {program} --help)", program)
 

@@ -8,6 +8,7 @@ import click
 
 from dreamlake.cli.options import json_option, target
 from dreamlake.cli.places import chosen_runs
+from dreamlake.cli.progress import bar
 from dreamlake.cli.text import clean, say, say_json
 
 TYPE_CHECKING = False
@@ -41,22 +42,25 @@ def command(
     runs, only = chosen_runs(what, track, path, storage_options)
     rows = []
     damaged = 0
-    for view in runs:
-        tracks = None if only is None else [only]
-        findings = told(view._store, view._folder, tracks)
-        damaged += is_damaged(findings)
-        name = f"{view.workspace}/{view.name}"
-        rows.append(
-            {
-                "run": name,
-                "damage": [_row(finding) for finding in findings if not finding.note],
-                "notes": [_row(finding) for finding in findings if finding.note],
-            }
-        )
-        if not as_json:
-            say(f"{clean(name)}: {'damaged' if is_damaged(findings) else 'no damage'}")
-            for finding in findings:
-                say_finding(finding)
+    with bar("checking", "runs", len(runs)) as shown:
+        for view in runs:
+            tracks = None if only is None else [only]
+            findings = told(view._store, view._folder, tracks)
+            damaged += is_damaged(findings)
+            name = f"{view.workspace}/{view.name}"
+            rows.append(
+                {
+                    "run": name,
+                    "damage": [_row(finding) for finding in findings if not finding.note],
+                    "notes": [_row(finding) for finding in findings if finding.note],
+                }
+            )
+            if not as_json:
+                shown.hide()
+                say(f"{clean(name)}: {'damaged' if is_damaged(findings) else 'no damage'}")
+                for finding in findings:
+                    say_finding(finding)
+            shown.advance()
     if as_json:
         say_json(rows)
     elif not runs:

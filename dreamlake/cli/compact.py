@@ -6,6 +6,7 @@ import click
 
 from dreamlake.cli.options import json_option, target
 from dreamlake.cli.places import Mistake, chosen_runs, is_folder
+from dreamlake.cli.progress import bar
 from dreamlake.cli.text import clean, complain, say, say_json
 
 TYPE_CHECKING = False
@@ -35,20 +36,23 @@ def command(
         raise Mistake("compact works on folders of this machine; of a replica, compact the run and sync it")
     rows: list[dict[str, Any]] = []
     failed = merged = 0
-    for view in runs:
-        name = f"{view.workspace}/{view.name}"
-        tracks = view.tracks.list() if only is None else [only]
-        for of, done in compact_session(view._store.describe(view._folder), tracks):
-            if isinstance(done, Exception):
-                failed += 1
-                rows.append({"run": name, "track": of, "error": str(done)})
-                complain(f"{name}: {of}: {done}")
-                continue
-            rows.append({"run": name, "track": of, **done})
-            merged += done["merged"]
-            if done["merged"] and not as_json:
-                became = "1 segment" if done["into"] == 1 else f"{done['into']} segments"
-                say(clean(f"{name}: {of}: {done['merged']} segments became {became}"))
+    with bar("compacting", "runs", len(runs)) as shown:
+        for view in runs:
+            name = f"{view.workspace}/{view.name}"
+            tracks = view.tracks.list() if only is None else [only]
+            for of, done in compact_session(view._store.describe(view._folder), tracks):
+                shown.hide()
+                if isinstance(done, Exception):
+                    failed += 1
+                    rows.append({"run": name, "track": of, "error": str(done)})
+                    complain(f"{name}: {of}: {done}")
+                    continue
+                rows.append({"run": name, "track": of, **done})
+                merged += done["merged"]
+                if done["merged"] and not as_json:
+                    became = "1 segment" if done["into"] == 1 else f"{done['into']} segments"
+                    say(clean(f"{name}: {of}: {done['merged']} segments became {became}"))
+            shown.advance()
     if as_json:
         say_json(rows)
     elif not merged and not failed:

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 
 import click
 
+from dreamlake.cli.completion import complete_files, complete_tracks
 from dreamlake.cli.options import WholeNumber, lake_options, run_argument
 from dreamlake.cli.places import Mistake, find_run, find_track
 from dreamlake.cli.progress import Bar, bar
@@ -36,12 +37,13 @@ STDOUT = "-"
 
 @click.command("export", short_help="write tracks as CSV, Parquet or JSON lines")
 @run_argument
-@click.argument("tracks", nargs=-1, metavar="[TRACK]...")
+@click.argument("tracks", nargs=-1, metavar="[TRACK]...", shell_complete=complete_tracks)
 @click.option(
     "-o",
     "--output",
     required=True,
     metavar="PLACE",
+    shell_complete=complete_files,
     help="A file for one track, a folder (one that is there, or with a / at its end) for several, or - for "
     "standard output.",
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from dreamlake.cli.completion import complete_tracks
 from dreamlake.cli.options import json_option, lake_options, run_argument
 from dreamlake.cli.places import find_run, find_track
 from dreamlake.cli.text import complain, say, say_json, size_text, table
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 @click.command("files", short_help="list the Parquet files of a track")
 @run_argument
-@click.argument("track", metavar="TRACK")
+@click.argument("track", metavar="TRACK", shell_complete=complete_tracks)
 @click.option("-l", "--long", is_flag=True, help="With points and sizes, and the newest points' file.")
 @lake_options
 @json_option

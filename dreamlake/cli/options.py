@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from dreamlake.arguments import LONGEST_WAIT
+from dreamlake.cli.completion import complete_folders, complete_runs, complete_tracks
 from dreamlake.cli.places import DEFAULT_LAKE
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -98,6 +99,8 @@ def lake_options(function: Function) -> Function:
         default=DEFAULT_LAKE,
         metavar="LAKE",
         show_default=True,
+        is_eager=True,  # known when the names of its runs are completed
+        shell_complete=complete_folders,
         help="The folder or URL of the workspaces.",
     )
     return path(storage_options(function))
@@ -105,13 +108,13 @@ def lake_options(function: Function) -> Function:
 
 def run_argument(function: Function) -> Function:
     """Add the argument that names a run: workspace/session, a session's name, or a session's folder or URL."""
-    return click.argument("run", metavar="RUN")(function)
+    return click.argument("run", metavar="RUN", shell_complete=complete_runs)(function)
 
 
 def target(function: Function) -> Function:
     """Add the arguments that name what is to be looked at, and the options that name its lake."""
-    what = click.argument("what", required=False, metavar="[WHAT]")
-    track = click.argument("track", required=False, metavar="[TRACK]")
+    what = click.argument("what", required=False, metavar="[WHAT]", shell_complete=complete_runs)
+    track = click.argument("track", required=False, metavar="[TRACK]", shell_complete=complete_tracks)
     return what(track(lake_options(function)))
 
 

@@ -52,6 +52,9 @@ def open_lake(path: str, options: dict[str, Any] | None = None) -> Lake:
     if isinstance(lake._store, RemoteStore):
         _opened.append(lake._store)
     elif scheme_of(path) is None and not os.path.isdir(os.path.expanduser(path)):
+        if path == DEFAULT_LAKE and not os.path.lexists(path):
+            hint = "go to where the runs were written, or name their lake: dreamlake ls LAKE, or --path LAKE"
+            raise Mistake(f"{path} does not exist in this folder; {hint} (a folder or URL)")
         what = "is no folder" if os.path.exists(path) else "does not exist"
         raise Mistake(f"{path} {what}; name the folder that holds the workspaces")
     return lake
@@ -109,6 +112,8 @@ def find_run(name: str, path: str, options: dict[str, Any] | None = None) -> Ses
     folder = os.path.expanduser(name)
     if os.path.isfile(os.path.join(folder, SESSION_FILE)):
         return _run_in_folder(folder)
+    if name.startswith(("/", "./", "../", "~")) and not os.path.exists(folder):
+        raise Mistake(f"{name} does not exist; name a run as workspace/session, or its folder or URL")
     lake = open_lake(path, options)
     if is_remote(lake) and (named := _run_named(lake, name.strip("/"))):
         return named
@@ -137,6 +142,27 @@ def _run_named(lake: Lake, name: str) -> SessionView | None:
         return lake.session(session, workspace)
     except (SessionNotFoundError, ValueError):
         return None
+
+
+def find_remains(name: str, path: str, options: dict[str, Any] | None = None) -> SessionView | None:
+    """The rest of a run that was half-removed, which a person calls as `find_run` has it; None where there is none."""
+    from dreamlake.engine.catalog import session_folders
+    from dreamlake.engine.removal import is_remains
+    from dreamlake.lake import SessionView
+    from dreamlake.storage import scheme_of
+
+    if scheme_of(name) is not None or os.path.isdir(os.path.expanduser(name)):
+        try:
+            place = name if scheme_of(name) is not None else os.path.abspath(os.path.expanduser(name))
+            view = _view_at(place, options)
+        except Mistake:
+            return None
+        return view if is_remains(view._store, view._folder) else None
+    store = open_lake(path, options)._store
+    pairs = session_folders(store, sure=False)
+    views = [SessionView(store, *pair) for pair in pairs if name.strip("/") in (f"{pair[0]}/{pair[1]}", pair[1])]
+    views = [view for view in views if is_remains(store, view._folder)]
+    return views[0] if len(views) == 1 else None
 
 
 def find_track(run: SessionView, name: str) -> TrackView:

@@ -1,96 +1,239 @@
-"""A line drawn on a terminal: in braille dots, two by four a character, or in plain ASCII."""
+"""``dreamlake plot``: fields of a track, of one run or of several, drawn on the terminal."""
 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
 
-#: The bit of a dot in a braille character, by row and column within it.
-_DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
+import click
+
+from dreamlake.cli.completion import complete_runs_and_tracks
+from dreamlake.cli.options import WholeNumber, json_option, lake_options
+from dreamlake.cli.places import Mistake, find_run, find_track
+from dreamlake.cli.text import clean, cut, say, say_json, shows_colours, terminal_columns, terminal_lines, unicode_fits
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import polars as pl
+
+    from dreamlake.lake import SessionView
+    from dreamlake.view import TrackView
+
+MISSING = 'plots need plotext: pip install "dreamlake[plot]"'
+#: The largest picture that is drawn unasked, in characters, and the least.
+MOST_COLUMNS, LEAST_COLUMNS, MOST_LINES, LEAST_LINES = 120, 20, 24, 6
+COLOURS = ("blue", "red", "green", "magenta", "orange", "cyan", "yellow", "gray")
+#: What tells lines apart where there are no colours.
+MARKS = "*o+x#@%&"
+#: Frames, ticks and corners of plotext, and what stands for them on a terminal without them.
+PLAIN = str.maketrans("┌┐└┘─│┤├┬┴┼", "++++-||||++")
 
 
-def line_plot(values: Sequence[float], width: int, height: int, *, log: bool = False, dots: bool = True) -> list[str]:
-    """The lines of a plot of `values` over their positions.
+class Line(NamedTuple):
+    """A line of a picture: what it is called, and its points."""
 
-    Each column shows the mean of the values that fall into it; values that are not finite (or, with `log`, not above
-    0) are left out.
+    name: str
+    xs: Sequence[float]
+    ys: Sequence[float]
 
-    Parameters
-    ----------
-    values
-        At any number.
-    width, height
-        Of the plot in characters, the labels to its left not counted.
-    log
-        Whether the vertical axis is logarithmic.
-    dots
-        Whether the terminal can show braille; asterisks otherwise.
+
+@click.command("plot", short_help="draw tracks on the terminal")
+@click.argument("what", nargs=-1, required=True, metavar="RUN... [TRACK]", shell_complete=complete_runs_and_tracks)
+@click.option(
+    "--track",
+    metavar="TRACK",
+    help="The track, where several runs are drawn in one picture.",
+)
+@click.option(
+    "-F",
+    "--field",
+    "fields",
+    multiple=True,
+    metavar="FIELD",
+    help="What to draw; may be given again. The first field of numbers by default.",
+)
+@click.option(
+    "--x",
+    default="_index",
+    show_default=True,
+    metavar="FIELD",
+    help="What goes from left to right: _index, _ts or a field.",
+)
+@click.option("--log", is_flag=True, help="A logarithmic vertical axis; values that are not above 0 are left out.")
+@click.option(
+    "--points", type=WholeNumber(10), metavar="N", help="The most points of a line; as many as can be seen by default."
+)
+@lake_options
+@json_option
+def command(
+    what: tuple[str, ...],
+    track: str | None,
+    fields: tuple[str, ...],
+    x: str,
+    log: bool,
+    points: int | None,
+    path: str,
+    storage_options: dict[str, Any] | None,
+    as_json: bool,
+) -> int:
+    """Draw fields of a track on the terminal: RUN TRACK, or several runs in one picture: RUN RUN... --track TRACK.
+
+    Long tracks are drawn from a part of their points that keeps the extremes. Values that are not finite are left out.
+    With --json the points are printed that would be drawn. It needs an extra: pip install "dreamlake[plot]".
+
+    \b
+    dreamlake plot hello/first train
+    dreamlake plot hello/first train --field loss --x step --log
+    dreamlake plot sweep/1 sweep/2 --track eval --field val_loss
     """
-    across, down = (2, 4) if dots else (1, 1)
-    means = [_scaled(mean, log) for mean in bucket_means(values, width * across, log)]
-    known = [mean for mean in means if mean is not None]
-    if not known:
-        return ["(nothing to plot)"]
-    low, high = min(known), max(known)
-    span = (high - low) or 1.0
-    rows = [None if mean is None else round((high - mean) / span * (height * down - 1)) for mean in means]
-    cells = [[0] * width for _ in range(height)]
-    for x, above, below in _strokes(rows):
-        for y in range(above, below + 1):
-            cells[y // down][x // across] |= _DOTS[y % down][x % across] if dots else 1
-    return _labelled(cells, low, high, log, dots)
-
-
-def bucket_means(values: Sequence[float], buckets: int, positive: bool = False) -> list[float | None]:
-    """The mean of each of so many stretches of `values`; None for a stretch without a finite (`positive`) one."""
-    count = len(values)
-    buckets = min(buckets, count)
-    means: list[float | None] = []
-    for number in range(buckets):
-        part = values[number * count // buckets : (number + 1) * count // buckets]
-        kept = [value for value in part if math.isfinite(value) and (value > 0 or not positive)]
-        means.append(math.fsum(kept) / len(kept) if kept else None)
-    return means
-
-
-def _scaled(value: float | None, log: bool) -> float | None:
-    return math.log10(value) if log and value is not None else value
-
-
-def _strokes(rows: Sequence[int | None]) -> list[tuple[int, int, int]]:
-    """For each column with a value the rows to fill, so that the line has no gaps where it is steep."""
-    strokes = []
-    before: int | None = None
-    for x, y in enumerate(rows):
-        if y is None:
-            before = None
-            continue
-        if before is None or before == y:
-            strokes.append((x, y, y))
-        else:
-            strokes.append((x, before + 1, y) if before < y else (x, y, before - 1))
-        before = y
-    return strokes
-
-
-def _labelled(cells: list[list[int]], low: float, high: float, log: bool, dots: bool) -> list[str]:
-    at = {
-        0: high,
-        len(cells) // 2: high + (low - high) * (len(cells) // 2) / max(1, len(cells) - 1),
-        len(cells) - 1: low,
-    }
-    labels = [f"{10 ** at[row] if log else at[row]:.3g}" if row in at else "" for row in range(len(cells))]
-    margin = max(map(len, labels))
-    edge, corner, floor = ("┤", "└", "─") if dots else ("|", "+", "-")
+    if not as_json:
+        _plotext()  # before anything is read
+    tracks = _tracks(what, track, path, storage_options)
+    columns = max(LEAST_COLUMNS, min(terminal_columns(), MOST_COLUMNS))
     lines = []
-    for label, row in zip(labels, cells, strict=True):
-        drawn = "".join(_cell(bits, dots) for bits in row).rstrip()
-        lines.append(f"{label:>{margin}} {edge}{drawn}")
-    lines.append(" " * (margin + 1) + corner + floor * len(cells[0]))
-    return lines
+    others: set[str] = set()
+    for view, found in tracks:
+        chosen, more = _fields(found, fields, x)
+        others |= set(more)
+        frame = found.downsample(max(points or 4 * columns, 2 + 2 * len(chosen)), chosen, x)
+        for field in chosen:
+            run = f"{view.workspace}/{view.name} " if len(tracks) > 1 else ""
+            lines.append(_line(f"{run}{field}", frame, x, field, log))
+    if as_json:
+        say_json([{"name": line.name, "x": list(line.xs), "y": list(line.ys)} for line in lines])
+        return 0
+    name = tracks[0][1].name
+    run = f" of {tracks[0][0].workspace}/{tracks[0][0].name}" if len(tracks) == 1 else ""
+    say(clean(f"{name}{run}" + (f": {lines[0].name}" if len(lines) == 1 else "")))
+    height = max(LEAST_LINES, min(terminal_lines() - 3, MOST_LINES))
+    say(picture(lines, columns, height, log=log, x=x))
+    if others and not fields:
+        say(clean(f"--field draws others: {', '.join(sorted(others))}"))
+    return 0
 
 
-def _cell(bits: int, dots: bool) -> str:
-    if not bits:
-        return " "
-    return chr(0x2800 + bits) if dots else "*"
+def _tracks(
+    what: tuple[str, ...], track: str | None, path: str, options: dict[str, Any] | None
+) -> list[tuple[SessionView, TrackView]]:
+    runs = list(what)
+    if track is None and len(runs) == 2:
+        runs, track = runs[:1], runs[1]
+    if track is None and len(runs) > 2:
+        raise Mistake("with several runs the track is named by --track")
+    views = [find_run(name, path, options) for name in dict.fromkeys(runs)]
+    if track is None:
+        names = views[0].tracks.list()
+        if len(names) != 1:
+            has = f"name one of its tracks: {', '.join(names[:9])}" if names else "it has no track yet"
+            raise Mistake(f"which track of {views[0].workspace}/{views[0].name}? {has}")
+        (track,) = names
+    return [(view, find_track(view, track)) for view in views]
+
+
+def _fields(track: TrackView, asked: tuple[str, ...], x: str) -> tuple[list[str], list[str]]:
+    """The fields that are drawn, and which others could be."""
+    there = track.stats()["fields"]
+    numbers = [name for name, kind in there.items() if _is_number(kind)]
+    for name in (*asked, x):
+        if name not in there and (name not in ("_index", "_ts") or name in asked):
+            has = ", ".join(numbers) or "none"
+            raise Mistake(f"no field {name!r} in the track {track.name!r}; its fields of numbers: {has}")
+        if name in there and name not in numbers:
+            raise Mistake(f"the field {name!r} of the track {track.name!r} is {there[name]}, and no number")
+    left = [name for name in numbers if name != x]
+    if not asked and not left:
+        raise Mistake(f"the track {track.name!r} has no field of numbers to draw")
+    chosen = list(dict.fromkeys(asked)) or left[:1]
+    return chosen, [name for name in left if name not in chosen]
+
+
+def _is_number(kind: str) -> bool:
+    return kind.startswith(("int", "uint", "double", "float", "bool"))
+
+
+def _line(name: str, frame: pl.DataFrame, x: str, field: str, log: bool) -> Line:
+    """The points of a line that can be drawn."""
+    pairs = [
+        (float(at), float(value))
+        for at, value in zip(frame[x], frame[field], strict=True)
+        if at is not None
+        and value is not None
+        and math.isfinite(at)
+        and math.isfinite(value)
+        and (value > 0 or not log)
+    ]
+    return Line(name, [at for at, _ in pairs], [value for _, value in pairs])
+
+
+# ------------------------------------------------------------------------------------------------ drawing
+
+
+def _plotext() -> Any:
+    try:
+        import plotext
+    except ImportError:
+        raise OSError(MISSING) from None
+    return plotext
+
+
+def picture(lines: Sequence[Line], width: int, height: int, *, log: bool = False, x: str = "_index") -> str:
+    """The lines of a picture `width` characters wide and `height` high, frame and labels included.
+
+    Raises
+    ------
+    OSError
+        plotext is not installed.
+    """
+    plotext = _plotext()
+    lines = [line for line in lines if line.xs]
+    if not lines:
+        return "(nothing to plot)"
+    coloured = shows_colours(sys.stdout)
+    plotext.clear_figure()
+    plotext.limit_size(False, False)
+    plotext.plotsize(width, height)
+    plotext.theme("clear")
+    for place, line in enumerate(lines):
+        plain = "braille" if unicode_fits() and (coloured or len(lines) == 1) else MARKS[place % len(MARKS)]
+        plotext.plot(
+            line.xs,
+            line.ys,
+            marker=plain,
+            color=COLOURS[place % len(COLOURS)] if coloured else None,
+            label=cut(clean(line.name), width // 2) if len(lines) > 1 else None,
+        )
+    if log:
+        plotext.yscale("log")
+    _label_axes(plotext, lines, height, log, x)
+    drawn: str = plotext.build()
+    plotext.clear_figure()
+    rows = [row.rstrip() for row in (drawn if coloured else plotext.uncolorize(drawn)).splitlines()]
+    text = "\n".join(row for row in rows if row)
+    return text if unicode_fits() else text.translate(PLAIN)
+
+
+def _label_axes(plotext: Any, lines: Sequence[Line], height: int, log: bool, x: str) -> None:
+    """Put ticks with few digits at both axes."""
+    ys = [y for line in lines for y in line.ys]
+    low, high = (math.log10(min(ys)), math.log10(max(ys))) if log else (min(ys), max(ys))
+    steps = max(2, min(7, height // 3))
+    ticks = [low + (high - low) * step / (steps - 1) for step in range(steps)] if high > low else [low]
+    values = [10**tick if log else tick for tick in ticks]
+    plotext.yticks(values, [f"{value:.4g}" for value in values])
+    xs = [at for line in lines for at in line.xs]
+    first, last = min(xs), max(xs)
+    marks = [first + (last - first) * step / 4 for step in range(5)] if last > first else [first]
+    plotext.xticks(marks, [_mark(mark, last - first, x) for mark in marks])
+    plotext.xlabel(clean(x))
+
+
+def _mark(value: float, span: float, x: str) -> str:
+    if x != "_ts" or value < 1e8:
+        return f"{value:,.0f}" if 1e4 <= abs(value) < 1e12 else f"{value:.6g}"
+    try:
+        return datetime.fromtimestamp(value).strftime("%H:%M:%S" if span < 86_400 else "%Y-%m-%d")
+    except (ValueError, OverflowError, OSError):
+        return f"{value:.6g}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ UNSHOWN, STEP = 2.0, 0.1
 
 
 class Bar:
-    """How far some work is; made by `bar`."""
+    """How far some work is; made by `bar`, and told from any thread."""
 
     def __init__(self, label: str, unit: str, total: int) -> None:
         self._label = label
@@ -23,6 +24,7 @@ class Bar:
         self._unit = unit
         self._done = 0
         self._shown: Any = None
+        self._lock = threading.Lock()
         self._due = time.monotonic() + UNSHOWN if sys.stderr is not None and sys.stderr.isatty() else None
 
     def more(self, total: int) -> None:
@@ -31,10 +33,11 @@ class Bar:
 
     def advance(self, count: int = 1) -> None:
         """Note that so much more is done."""
-        self._done += count
-        if self._due is not None and time.monotonic() >= self._due:
-            self._due = time.monotonic() + STEP
-            self._show()
+        with self._lock:
+            self._done += count
+            if self._due is not None and time.monotonic() >= self._due:
+                self._due = time.monotonic() + STEP
+                self._show()
 
     def say(self, text: str) -> None:
         """Write a line to standard output, which the bar is not left in the middle of."""

@@ -7,6 +7,7 @@ import click
 from dreamlake.cli.check import say_finding
 from dreamlake.cli.options import json_option, target
 from dreamlake.cli.places import Mistake, chosen_runs, is_folder, open_remote
+from dreamlake.cli.progress import bar
 from dreamlake.cli.text import clean, complain, say, say_json
 
 TYPE_CHECKING = False
@@ -62,22 +63,25 @@ def command(
     store = open_remote(remote, storage_options) if remote else None
     rows = []
     clean_runs = 0
-    for view in runs:
-        report = repair_session(
-            view._store.describe(),
-            view._folder,
-            None if only is None else [only],
-            remote=store,
-            give_up_lost=give_up_lost,
-            dry_run=dry_run,
-        )
-        clean_runs += report.is_clean
-        name = f"{view.workspace}/{view.name}"
-        rows.append(_row(name, report))
-        if not as_json:
-            say_report(name, report, dry_run)
-        for place, error in report.failures:
-            complain(f"{place}: {error}")
+    with bar("repairing", "runs", len(runs)) as shown:
+        for view in runs:
+            report = repair_session(
+                view._store.describe(),
+                view._folder,
+                None if only is None else [only],
+                remote=store,
+                give_up_lost=give_up_lost,
+                dry_run=dry_run,
+            )
+            shown.hide()
+            clean_runs += report.is_clean
+            name = f"{view.workspace}/{view.name}"
+            rows.append(_row(name, report))
+            if not as_json:
+                say_report(name, report, dry_run)
+            for place, error in report.failures:
+                complain(f"{place}: {error}")
+            shown.advance()
     if as_json:
         say_json(rows)
     return 0 if clean_runs == len(runs) else 1

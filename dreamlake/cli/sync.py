@@ -6,6 +6,7 @@ import threading
 
 import click
 
+from dreamlake.cli.completion import complete_folders
 from dreamlake.cli.options import storage_options
 from dreamlake.cli.places import Mistake, open_remote, place_of
 from dreamlake.cli.text import clean, complain, say, size_text
@@ -24,7 +25,7 @@ IN_A_ROW = 2
 
 
 @click.command("sync", short_help="upload what the replica of a run lacks")
-@click.argument("local", metavar="LOCAL")
+@click.argument("local", metavar="LOCAL", shell_complete=complete_folders)
 @click.argument("remote", metavar="REMOTE")
 @storage_options
 def command(local: str, remote: str, storage_options: dict[str, Any] | None) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from dreamlake.cli.completion import complete_tracks
 from dreamlake.cli.options import Seconds, WholeNumber, json_option, lake_options, run_argument
 from dreamlake.cli.places import Mistake, find_run, find_track
 from dreamlake.cli.text import clean, complain, painted, say, time_text, unicode_fits, value_text
@@ -34,7 +35,7 @@ LEVEL_STYLES = {"debug": "dim", "warn": "yellow", "error": "red", "fatal": "bold
 
 @click.command("tail", short_help="show the newest points or log lines, and follow a live run")
 @run_argument
-@click.argument("tracks", nargs=-1, metavar="[TRACK]...")
+@click.argument("tracks", nargs=-1, metavar="[TRACK]...", shell_complete=complete_tracks)
 @click.option("-f", "--follow", is_flag=True, help="Go on with what comes, until the run has ended or Ctrl-C.")
 @click.option(
     "-n",

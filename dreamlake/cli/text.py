@@ -96,6 +96,11 @@ def terminal_columns() -> int:
     return shutil.get_terminal_size((80, 24)).columns
 
 
+def terminal_lines() -> int:
+    """The height of the terminal, 24 where there is none."""
+    return shutil.get_terminal_size((80, 24)).lines
+
+
 def unicode_fits() -> bool:
     """Whether standard output can show more than ASCII and Latin letters."""
     try:

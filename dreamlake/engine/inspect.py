@@ -10,6 +10,7 @@ import msgspec
 from dreamlake.engine.catalog import track_names
 from dreamlake.engine.findings import MOST_FINDINGS, Finding, is_damaged, look_at_object, why
 from dreamlake.engine.hosts import host_files, host_paths, read_parameters
+from dreamlake.engine.inspectfiles import look_at_files
 from dreamlake.engine.inspecttrack import TrackLook, look_at_track
 from dreamlake.engine.replica.state import decode_state
 from dreamlake.errors import CorruptTrackError
@@ -59,6 +60,7 @@ def _look_at_own_files(store: Store, session: str) -> list[Finding]:
             read_parameters(store, path)
         except CorruptTrackError as error:
             found.append(Finding.of(error, lost="the parameters"))
+    found += look_at_files(store, session)
     for folder in [session, *host_files(store, session)]:
         for entry in store.list(f"{folder}/{layout.LOGS_DIR}"):
             path = f"{folder}/{layout.LOGS_DIR}/{entry.name}"

@@ -46,6 +46,10 @@ class OverlayStore:
     def __repr__(self) -> str:
         return f"OverlayStore({self.root!r})"
 
+    def remote(self) -> Store:
+        """The lake's root with the replica."""
+        return self._remote()
+
     @property
     def width(self) -> int:
         """How many files are best read side by side; 0, which leaves it to the reader, while none is away."""

@@ -141,8 +141,9 @@ def write_all(folder: str, drafts: Sequence[Draft], commit: Callable[[Draft, str
 
     def write_beside(draft: Draft) -> str:
         data = segment.encode(draft.batch, draft.info)
-        written.append(local.write_beside(os.path.join(folder, draft.name.filename), data))
-        return written[-1]
+        tmp = local.write_beside(os.path.join(folder, draft.name.filename), data)
+        written.append(tmp)  # not the last of `written` any more, as soon as another thread has appended its own
+        return tmp
 
     try:
         beside = side_by_side(write_beside, drafts, 2 * local_width())

@@ -159,6 +159,11 @@ class SegmentFiles:
         kept = self._kept(name)
         return kept.info if kept is not None else self._open_info(name, size)
 
+    def footer(self, name: SegmentName) -> Footer:
+        """The footer of segment `name`; as `info`."""
+        self.info(name, None)
+        return self._kept(name) or self._open(name, None, None).footer
+
     def columns(self, name: SegmentName) -> Collection[str]:
         """The names of all columns of segment `name`; as `info`."""
         self.info(name, None)

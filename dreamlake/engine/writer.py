@@ -28,6 +28,7 @@ from dreamlake.notices import Notices
 
 if TYPE_CHECKING:
     from dreamlake.engine.replica.replicator import Replicator
+    from dreamlake.types import FileRecord
 
 T = TypeVar("T")
 
@@ -64,6 +65,10 @@ class Writer:
         self.opener = os.getpid()
         #: Whether anything was written to the session by this process.
         self.wrote = False
+        #: Whether what crashes left of uploaded files was looked for.
+        self.swept_files = False
+        #: The records of uploaded files as this process wrote them last, and how their file stands then.
+        self.known_files: tuple[tuple[int, ...] | None, dict[tuple[str, str], FileRecord]] = (None, {})
         self._pending_bytes = 0
         self._dropped = 0
         self._dropped_told = 0
@@ -127,7 +132,7 @@ class Writer:
         return self._encoding
 
     def admit(self) -> None:
-        """Raise SessionClosedError when no more points are taken."""
+        """Raise SessionClosedError when no more points and files are taken."""
         if self.closed:
             raise SessionClosedError("the session is closed; open it again to append")
 

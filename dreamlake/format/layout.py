@@ -3,6 +3,8 @@
 Paths are relative POSIX strings, the same on every filesystem:
 
     <workspace>/<session>/session.json  parameters.json  .lock  logs/…  files/…
+    <workspace>/<session>/files/.files_metadata.json            what is said of uploaded files
+                          files/<path>/<id>/<filename>           one of them
     <workspace>/<session>/tracks/<track name>/metadata.json
                                               data.jsonl                              hot file
                                               000000000000-000000010000.parquet       segment [0, 10000)
@@ -19,7 +21,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Literal, Self
 
-    Kind = Literal["track", "session", "workspace"]
+    Kind = Literal["track", "session", "workspace", "file"]
 
 FORMAT_VERSION = 1
 
@@ -34,6 +36,7 @@ TRACKS_DIR = "tracks"
 LOGS_DIR = "logs"
 LOGS_FILE = "logs/logs.jsonl"
 FILES_DIR = "files"
+FILES_METADATA_FILE = "files/.files_metadata.json"
 METADATA_FILE = "metadata.json"
 HOT_FILE = "data.jsonl"
 TMP_PREFIX = ".tmp-"
@@ -140,8 +143,9 @@ def _broken_rule(kind: Kind, name: str) -> str:
         broken = _broken_component(kind, part)
         if broken:
             return broken
-    # Only a track name makes folders; in other names "/" is a character like any other, stored as %2F.
-    stored = [encode_component(part) for part in parts] if kind == "track" else [encode_component(name)]
+    # Only names of tracks and files make folders; in others "/" is a character like any other, stored as %2F.
+    makes_folders = kind in ("track", "file")
+    stored = [encode_component(part) for part in parts] if makes_folders else [encode_component(name)]
     longest = max(len(component.encode()) for component in stored)
     if longest > MAX_COMPONENT_BYTES:
         return f"a component takes {longest} bytes when encoded, more than the {MAX_COMPONENT_BYTES} of a file name"
@@ -234,7 +238,72 @@ def track_name(path: str) -> str:
     return name
 
 
-# ------------------------------------------------------------------------------------------------ files
+# ------------------------------------------------------------------------------------------------ uploaded files
+
+_ID_PREFIX, _ID_DIGITS = "f-", 16
+
+
+def check_file(path: str, filename: str) -> str:
+    """Refuse a place for an uploaded file that cannot be stored, and return its path as records have it.
+
+    Parameters
+    ----------
+    path
+        The folder in the session's files: ``"/"``, ``"/models"``; the ``/`` at the front and one at the end may be
+        left out.
+    filename
+        The name in it.
+
+    Raises
+    ------
+    TypeError
+        One of them is not a string.
+    ValueError
+        The message says which rule is broken.
+    """
+    if not isinstance(path, str):
+        raise TypeError(f"the path of a file is a string such as '/models', not {type(path).__name__}")
+    if not isinstance(filename, str):
+        raise TypeError(f"a file's name is a string, not {type(filename).__name__}")
+    if not path:
+        raise ValueError("the path of a file cannot be empty: '/' is the top")
+    if not filename or "/" in filename:
+        why = "it holds '/'; give the folder as path=" if filename else "it is empty"
+        raise ValueError(f"file name {_shown(filename)} cannot be stored: {why}")
+    below = path.removeprefix("/").removesuffix("/") if path != "/" else ""
+    check_name("file", f"{below}/{filename}" if below or len(path) > 1 else filename)
+    return f"/{below}"
+
+
+def file_path(path: str, file_id: str, filename: str) -> str:
+    """Where the bytes of an uploaded file are, from the session's folder on: ``"files/models/f-…/weights.pt"``."""
+    folders = check_file(path, filename).split("/")[1:]
+    check_file_id(file_id)
+    return "/".join(
+        [FILES_DIR, *(encode_component(part) for part in folders if part), file_id, encode_component(filename)]
+    )
+
+
+def check_file_id(file_id: str) -> None:
+    """Refuse what cannot be the id of an uploaded file, which is the name of its folder as it stands."""
+    if not isinstance(file_id, str) or _broken_rule("session", file_id) or encode_component(file_id) != file_id:
+        raise ValueError(f"{file_id!a:.80} is not the id of a file")
+
+
+def new_file_id(random: str) -> str:
+    """An id made from the hex digits of a random number."""
+    return _ID_PREFIX + random[:_ID_DIGITS]
+
+
+def is_made_file(path: str) -> bool:
+    """Whether ``path``, from the session's folder on, is where dreamlake puts the bytes of an uploaded file."""
+    folder = path.rpartition("/")[0].rpartition("/")[2]
+    digits = folder.removeprefix(_ID_PREFIX)
+    made = folder != digits and len(digits) == _ID_DIGITS and not digits.strip("0123456789abcdef")
+    return made and path.startswith(f"{FILES_DIR}/")
+
+
+# ------------------------------------------------------------------------------------------------ files of a track
 
 
 class SegmentName(tuple[int, int, int]):

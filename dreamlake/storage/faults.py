@@ -65,6 +65,10 @@ class Refused(Exception):
         super().__init__(f"found version {version!r}")
 
 
+class Cancelled(Exception):
+    """An upload was given up half-way, since the one who watches it said so."""
+
+
 class Secrets:
     """What must not be shown: all texts in storage options, user-info and query of a URL, the environment's keys."""
 

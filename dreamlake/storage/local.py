@@ -24,6 +24,8 @@ except ImportError:  # Windows
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import builtins
+    from collections.abc import Iterable
+    from io import FileIO
 
     from typing_extensions import Buffer
 
@@ -113,6 +115,26 @@ def write_new(path: str, data: Buffer) -> None:
 def write_beside(path: str, data: Buffer) -> str:
     """Write what `commit_new` will give the name ``path`` to a file beside it, fsynced, and return that file's path."""
     return _write_tmp(path, data, fsync=True)
+
+
+def stream_beside(folder: str, pieces: Iterable[Buffer]) -> str:
+    """Write pieces, one after the other, to a new file in a folder, fsynced, and return its path: ``.tmp-…``.
+
+    When it fails, in writing or in `pieces`, nothing is left.
+    """
+    tmp, fd = _open_tmp(folder)
+    try:
+        try:
+            written = 0
+            for piece in pieces:
+                written += _write_all(fd, piece, tmp, written)
+            _fsync(fd, tmp)
+        finally:
+            os_.close(fd)
+    except BaseException:
+        remove_quietly(tmp)
+        raise
+    return tmp
 
 
 def commit_new(tmp: str, path: str) -> None:
@@ -270,16 +292,18 @@ def _parent(path: str) -> str:
     return os.path.dirname(path) or "."
 
 
-def _write_tmp(path: str, data: Buffer, fsync: bool) -> str:
-    folder = _parent(path)
+def _open_tmp(folder: str) -> tuple[str, int]:
     while True:
         # Two containers on one volume can both be process 1, so the name may be taken: try the next number.
         tmp = os.path.join(folder, f"{TMP_PREFIX}{os.getpid()}-{next(_tmp_numbers)}")
         try:
-            fd = os_.open(tmp, os.O_CREAT | os.O_EXCL | os.O_WRONLY | _CLOEXEC, 0o666)
-            break
+            return tmp, os_.open(tmp, os.O_CREAT | os.O_EXCL | os.O_WRONLY | _CLOEXEC, 0o666)
         except FileExistsError:
             continue
+
+
+def _write_tmp(path: str, data: Buffer, fsync: bool) -> str:
+    tmp, fd = _open_tmp(_parent(path))
     try:
         try:
             _write_all(fd, data, tmp, 0)
@@ -490,6 +514,10 @@ class LocalStore:
             return _read_range(fd, self.describe(path), start, size if stop is None else min(stop, size))
         finally:
             os.close(fd)
+
+    def open(self, path: str) -> FileIO:
+        """A file, opened for reading: what is removed or replaced meanwhile is read to its end. Raises as `get`."""
+        return os.fdopen(self._open(path), "rb", buffering=0)
 
     def size(self, path: str) -> int:
         """The length of a file in bytes."""

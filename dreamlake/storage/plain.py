@@ -11,12 +11,14 @@ import os
 import threading
 import uuid
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from dreamlake.storage.faults import Refused
+from fsspec.callbacks import Callback
+
+from dreamlake.storage.faults import Cancelled, Refused
 from dreamlake.storage.local import LocalStore, check_inside
 from dreamlake.storage.store import Entry, Stat
 
@@ -148,16 +150,19 @@ class PlainFiles:
                 self._do(self._fs.pipe_file, full, data)
             return self.stat(path).version
 
-    def put_file(self, path: str, local_path: str) -> str:
+    def put_file(self, path: str, local_path: str, watch: Callable[[int], bool]) -> str:
         """Write a file of any size from one on this machine, piece by piece; its version."""
         full = self._writable(path)
         with open(local_path, "rb") as file:
-            if os.fstat(file.fileno()).st_size <= PIECE:
-                return self.put(path, file.read())
+            size = os.fstat(file.fileno()).st_size
+            if size <= PIECE:
+                version = self.put(path, file.read())
+                watch(size)
+                return version
         # Not under the lock of the writes: it may take hours, and asks nothing of what is there.
         beside = f"{full.rpartition('/')[0]}/.tmp-{os.getpid()}-{uuid.uuid4().hex}" if self._renames else full
         try:
-            self._do(self._fs.put_file, local_path, beside)
+            self._do(self._fs.put_file, local_path, beside, callback=_Watch(watch, self._renames or self._is_async))
             if self._renames:
                 self._do(self._fs.mv, beside, full)
         except BaseException:
@@ -263,6 +268,31 @@ class PlainFiles:
             self._do(self._fs.rm_file, full)
         except Exception:  # the first error counts, and a leftover is swept
             return
+
+
+class _Watch(Callback):  # type: ignore[misc]
+    """What fsspec tells of a transfer, on its way to the one who watches it.
+
+    Parameters
+    ----------
+    may_end
+        Whether the transfer can be ended half-way; some filesystems would keep what has come by then.
+    """
+
+    def __init__(self, watch: Callable[[int], bool], may_end: bool) -> None:
+        super().__init__()
+        self._watch = watch
+        self._may_end = may_end
+
+    def relative_update(self, inc: int = 1) -> None:
+        """So many bytes have gone."""
+        if not self._watch(inc) and self._may_end:
+            raise Cancelled
+
+    def absolute_update(self, value: int) -> None:
+        """So many bytes have gone in all."""
+        self.value, before = value, self.value
+        self.relative_update(value - before)
 
 
 def entry_of(info: dict[str, Any], name: str) -> Entry:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+from dreamlake.storage.faults import Cancelled as Cancelled
 from dreamlake.storage.faults import Refused, Secrets, translated
 
 if TYPE_CHECKING:
@@ -210,8 +211,16 @@ class RemoteStore:
         _file(path)
         self._do(path, lambda files: files.put(path, data))
 
-    def put_file(self, path: str, local_path: str | os.PathLike[str]) -> str:
+    def put_file(
+        self, path: str, local_path: str | os.PathLike[str], watch: Callable[[int], bool] = lambda nbytes: True
+    ) -> str:
         """Write a file of any size from one on this machine, in the place of an older one, in bounded memory.
+
+        Parameters
+        ----------
+        watch
+            Is told how many bytes have gone since the last call, from any thread, and returns whether to go on. How
+            often, depends on the filesystem.
 
         Returns
         -------
@@ -222,12 +231,14 @@ class RemoteStore:
         ------
         OSError
             Of the local file, with its path as file name; or of the remote one.
+        Cancelled
+            `watch` said so. What was there before is untouched.
         """
         _file(path)
         source = os.fspath(local_path)
         with open(source, "rb"):  # what is wrong with it is told as it is, not as trouble with the URL
             pass
-        return self._do(path, lambda files: files.put_file(path, source))
+        return self._do(path, lambda files: files.put_file(path, source, watch))
 
     def create(self, path: str, data: bytes) -> None:
         """Write a file that must be new.
@@ -290,7 +301,7 @@ class RemoteStore:
         """What `work` makes of the filesystem; its errors translated, without the original in their context."""
         try:
             return work(self._files)
-        except Refused:
+        except (Refused, Cancelled):
             raise
         except Exception as error:
             failure = translated(error, self.describe(path), self._secrets)

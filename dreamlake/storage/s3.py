@@ -25,7 +25,7 @@ import botocore.utils
 from aiobotocore.config import AioConfig
 from fsspec.asyn import sync
 
-from dreamlake.storage.faults import Refused, response_of
+from dreamlake.storage.faults import Cancelled, Refused, response_of
 from dreamlake.storage.store import Entry, Stat
 
 Made = TypeVar("Made")
@@ -39,7 +39,7 @@ CONNECT_TIMEOUT, READ_TIMEOUT = 4.0, 15.0
 #: Bytes a second below which an upload counts as stuck.
 SLOWEST = 50_000
 #: Bytes up to which a file is sent by one PUT, and of the parts of a larger one; and parts on their way at once.
-PIECE, PARTS_AT_ONCE = 16 << 20, 3
+PIECE, PARTS_AT_ONCE = 8 << 20, 2
 #: Parts that an object has at most.
 MOST_PARTS = 10_000
 #: Attempts at one request; from the third on, none begins later than PATIENCE seconds after the first.
@@ -176,13 +176,15 @@ class S3Objects:
         """Write an object, whatever is there; the ETag."""
         return self._wait(self._put, path, data)
 
-    def put_file(self, path: str, local_path: str) -> str:
+    def put_file(self, path: str, local_path: str, watch: Callable[[int], bool]) -> str:
         """Write an object of any size from a file: one PUT, or one request a part and two more; the ETag."""
         with open(local_path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
-            if size <= PIECE:
-                return self.put(path, file.read())
-            return self._wait(self._put_parts, path, file, size)
+            if size > PIECE:
+                return self._wait(self._put_parts, path, file, size, watch)
+            version = self.put(path, file.read())
+        watch(size)
+        return version
 
     def put_if(self, path: str, data: bytes, version: str | None) -> str:
         """Write an object in the place of that ETag, or (None) where there is none; raises ``Refused``."""
@@ -305,7 +307,7 @@ class S3Objects:
         reply = await self._call("put_object", Key=self._key(path), Body=data, **condition)
         return _etag(reply)
 
-    async def _put_parts(self, path: str, file: BinaryIO, size: int) -> str:
+    async def _put_parts(self, path: str, file: BinaryIO, size: int, watch: Callable[[int], bool]) -> str:
         key = self._key(path)
         piece = max(PIECE, -(-size // MOST_PARTS))
         upload = (await self._call("create_multipart_upload", Key=key))["UploadId"]
@@ -313,8 +315,11 @@ class S3Objects:
 
         async def send(number: int) -> dict[str, object]:
             async with gate:
+                if not watch(0):
+                    raise Cancelled
                 body = _read_at(file, number * piece, min(piece, size - number * piece))
                 sent = await self._call("upload_part", Key=key, UploadId=upload, PartNumber=number + 1, Body=body)
+                watch(len(body))
                 return {"PartNumber": number + 1, "ETag": _etag(sent)}
 
         tasks = [asyncio.ensure_future(send(number)) for number in range(-(-size // piece))]

@@ -152,12 +152,14 @@ class Sftp(SSHFileSystem):  # type: ignore[misc]
             await _fsync(file)
 
     @_asking
-    async def _put_file(self, lpath: str, rpath: str, **_: Any) -> None:
+    async def _put_file(self, lpath: str, rpath: str, callback: Any = None, **_: Any) -> None:
         with open(lpath, "rb") as source:
             size = os.fstat(source.fileno()).st_size
             async with self._pool.get(size) as sftp, sftp.open(rpath, "wb") as file:
                 while piece := source.read(PIECE):
                     await file.write(piece)
+                    if callback is not None:
+                        callback.relative_update(len(piece))
                 await _fsync(file)
 
     @_asking

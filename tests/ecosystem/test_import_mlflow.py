@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import run_python
+from support import python_environment, run_python
 
 from dreamlake import Lake, Session
 
 pytestmark = pytest.mark.skipif(
-    find_spec("mlflow") is None or find_spec("sqlalchemy") is None, reason="needs MLflow: python -m ecosystem importers"
+    find_spec("mlflow") is None or find_spec("sqlalchemy") is None, reason="needs MLflow: tests/ecosystem/run importers"
 )
 
 BEGIN = """
@@ -109,7 +109,7 @@ def said_by_mlflow(uri: str, cwd: Path) -> dict[str, dict[str, Any]]:
 
 def take(source: object, lake: Path, *options: str, status: int = 0) -> list[dict[str, Any]]:
     command = [sys.executable, "-m", "dreamlake.cli", "import", "mlflow", str(source), "--path", str(lake), "--json"]
-    done = subprocess.run([*command, *options], capture_output=True, text=True, cwd=lake)
+    done = subprocess.run([*command, *options], capture_output=True, text=True, cwd=lake, env=python_environment())
     assert done.returncode == status, done
     told: list[dict[str, Any]] = json.loads(done.stdout) if done.stdout else [{"error": done.stderr}]
     return told

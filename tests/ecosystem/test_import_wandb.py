@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import run_python, start_python
+from support import python_environment, run_python, start_python
 
 from dreamlake import Lake, Session
 
-pytestmark = pytest.mark.skipif(find_spec("wandb") is None, reason="needs wandb: python -m ecosystem importers")
+pytestmark = pytest.mark.skipif(find_spec("wandb") is None, reason="needs wandb: tests/ecosystem/run importers")
 
 WRITE = """
 import os, sys, warnings
@@ -84,7 +84,7 @@ def rows_by_wandb(file: Path) -> list[dict[str, Any]]:
 def take(source: Path, lake: Path, *options: str, status: int = 0) -> list[dict[str, Any]]:
     """Import in a process of its own, as a person does."""
     command = [sys.executable, "-m", "dreamlake.cli", "import", "wandb", str(source), "--path", str(lake), "--json"]
-    done = subprocess.run([*command, *options], capture_output=True, text=True)
+    done = subprocess.run([*command, *options], capture_output=True, text=True, env=python_environment())
     assert done.returncode == status, done
     told: list[dict[str, Any]] = json.loads(done.stdout) if done.stdout else [{"error": done.stderr}]
     return told

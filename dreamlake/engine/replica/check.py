@@ -27,7 +27,7 @@ WIDTH = 16
 #: Bytes of a segment that are read at once to be compared.
 CHUNK = 8 << 20
 #: Files that the machine which made the session writes under these names, every other below ``hosts/``.
-_OWN = (layout.SESSION_FILE, layout.PARAMETERS_FILE)
+_OWN = (layout.SESSION_FILE, layout.PARAMETERS_FILE, layout.FILES_METADATA_FILE)
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,19 @@ class LocalSide:
 
         self._writer.call(work)
 
+    def drop_files(self, paths: Sequence[str]) -> None:
+        """Drop the bytes at these paths below the session, which are on the replica."""
+        from dreamlake.engine.filestore import remove_bytes
+        from dreamlake.storage.local import LocalStore
+
+        def work() -> None:
+            with self._locked():
+                for path in paths:
+                    remove_bytes(LocalStore(self.folder), path)
+
+        if paths:
+            self._writer.call(work)
+
     def waiting(self) -> list[TrackWriter]:
         """The tracks with late fields that wait for segments which are, or were, only on the replica."""
         from dreamlake.engine.late import tracks_that_wait

@@ -18,6 +18,7 @@ from typing import Any
 
 from dreamlake.engine import hosts
 from dreamlake.engine.process import side_by_side
+from dreamlake.engine.replica.filesending import IN_FLIGHT, Attempt, FileSender
 from dreamlake.engine.replica.meeting import created
 from dreamlake.engine.replica.sending import Foreign, Gone, Sender, make_last
 from dreamlake.engine.replica.stand import Stand, stand
@@ -28,8 +29,6 @@ from dreamlake.format import layout
 from dreamlake.storage.local import LocalStore
 from dreamlake.storage.lock import FileLock
 
-#: What is written about all files, after these.
-FILES_ABOUT = f"{layout.FILES_DIR}/.files_metadata.json"
 #: Seconds to wait for a writer of this process to let go of the session's lock.
 LOCK_PATIENCE = 5.0
 #: Times that the names may change in one pass.
@@ -72,8 +71,10 @@ class OwnFiles:
         self.state = state
         self.known = known
         self.sender = sender
-        self._seen = seen
+        self.seen = seen
         self._last_ts = last_ts
+        #: Whether what other machines say of files may be sent from here, too.
+        self._guests_too = False
 
     # -- session.json ----------------------------------------------------------------------------------------------
 
@@ -107,13 +108,13 @@ class OwnFiles:
             self._again(self._conclude)
 
     def _conclude(self) -> None:
-        self._send(layout.SESSION_FILE, self._session())
+        self.send(layout.SESSION_FILE, self._session())
 
     def _meet(self) -> None:
         data = self._session()
         sent = self.known.file(layout.SESSION_FILE)
         path = f"{self.there}/{layout.SESSION_FILE}"
-        make_last(self.local, layout.SESSION_FILE, self._seen)
+        make_last(self.local, layout.SESSION_FILE, self.seen)
         try:
             self._replace(path, data, sent)
         except Foreign as foreign:
@@ -155,16 +156,29 @@ class OwnFiles:
 
     # -- everything else -------------------------------------------------------------------------------------------
 
-    def run(self, attempt: Callable[[str, Callable[[], None]], None]) -> None:
-        """Send logs, parameters, files and, last, session.json; `attempt` does one of them and notes what fails."""
-        self._again(lambda: self._run(attempt))
+    def run(self, attempt: Attempt, meanwhile: Callable[[], None], interval: float) -> None:
+        """Send logs, parameters, files and, last, session.json; `attempt` does one of them and notes what fails.
 
-    def _run(self, attempt: Callable[[str, Callable[[], None]], None]) -> None:
+        Parameters
+        ----------
+        meanwhile
+            Brings the tracks up to date, every `interval` seconds while large files are on their way.
+        """
+
+        def beside() -> None:
+            meanwhile()
+            attempt(layout.LOGS_DIR, self._send_logs)
+            attempt(layout.PARAMETERS_FILE, self._send_parameters)
+
+        self._again(lambda: self._run(attempt, beside, interval))
+
+    def _run(self, attempt: Attempt, beside: Callable[[], None], interval: float) -> None:
         if self.known.file(layout.SESSION_FILE).version is None:
             self._conclude()
         attempt(layout.LOGS_DIR, self._send_logs)
         attempt(layout.PARAMETERS_FILE, self._send_parameters)
-        attempt(layout.FILES_DIR, lambda: self._send_files(attempt))
+        self._guests_too = False
+        attempt(layout.FILES_DIR, lambda: self._send_files(attempt, beside, interval))
         attempt(layout.HOSTS_DIR, self._send_guests)
         attempt(layout.SESSION_FILE, self._conclude)
 
@@ -173,31 +187,26 @@ class OwnFiles:
         for filename in self.local.names(layout.LOGS_DIR):
             path = f"{layout.LOGS_DIR}/{filename}"
             if layout.parse_log_archive(filename) is not None and self.known.file(path).version is None:
-                self._send(path, self.local.get(path))
+                self.send(path, self.local.get(path))
         if current is not None:
             data, stands = current
-            self._send(layout.LOGS_FILE, data[: data.rfind(b"\n") + 1])
-            self._saw(layout.LOGS_FILE, stands)
+            self.send(layout.LOGS_FILE, data[: data.rfind(b"\n") + 1])
+            self.saw(layout.LOGS_FILE, stands)
 
     def _send_parameters(self) -> None:
         data = parameters_to_send(self.local, self.known)
         if data is not None:
-            self._send(layout.PARAMETERS_FILE, data)
+            self.send(layout.PARAMETERS_FILE, data)
 
-    def _send_files(self, attempt: Callable[[str, Callable[[], None]], None]) -> None:
-        """Send what was uploaded before what is said about it."""
-        try:
-            about: bytes | None = self.local.get(FILES_ABOUT)
-        except FileNotFoundError:
-            about = None
-        unsent = [path for path in self.local.walk(layout.FILES_DIR) if path != FILES_ABOUT and self._is_file(path)]
-        before = len(self.sender.outcome.failures)
-        side_by_side(lambda path: attempt(path, lambda: self._send_file(path)), unsent, self.sender.remote.width)
-        if about is not None and len(self.sender.outcome.failures) == before:
-            self._send(FILES_ABOUT, about)
+    def _send_files(self, attempt: Attempt, beside: Callable[[], None], interval: float) -> None:
+        """Send uploaded files, and what people put beside them."""
+        if os.path.lexists(self.local.describe(layout.FILES_DIR)):
+            strays = [path for path in self.local.walk(layout.FILES_DIR) if is_stray(path) and self._is_file(path)]
+            side_by_side(lambda path: attempt(path, lambda: self._send_file(path)), strays, self.sender.remote.width)
+        self._guests_too = FileSender(self, attempt, beside, interval).run()
 
     def _is_file(self, path: str) -> bool:
-        return not path.rpartition("/")[2].startswith(layout.TMP_PREFIX) and not self._saw_already(path)
+        return not path.rpartition("/")[2].startswith(layout.TMP_PREFIX) and not self.saw_already(path)
 
     def _send_file(self, path: str) -> None:
         full = self.local.describe(path)
@@ -210,35 +219,38 @@ class OwnFiles:
             sha = file_digest(file, "sha256").hexdigest()
         sent = self.known.file(path)
         if sent.version is None or sent.sha != sha:
-            make_last(self.local, path, self._seen)
+            make_last(self.local, path, self.seen)
             self.sender.expect(1, size)
-            version = self.sender.ask(lambda: self.sender.remote.put_file(f"{self.there}/{path}", full))
+            with self.sender.segments.of(min(2 * size, IN_FLIGHT)):
+                version = self.sender.send_file(f"{self.there}/{path}", full, size)
             with self.sender.ledger:
                 sent.is_sent(version, sha)
-            self.sender.count(size)
-        self._saw(path, stands)
+        self.saw(path, stands)
 
     def _send_guests(self) -> None:
         """Send what other machines wrote, if this folder is a copy of a whole replica; what they sent stays."""
         own = f"{layout.HOSTS_DIR}/{self.state.machine}/"
         for path in self.local.walk(layout.HOSTS_DIR):
+            says_of_files = path.endswith(f"/{layout.FILES_METADATA_FILE}")
+            if says_of_files and not self._guests_too:
+                continue  # some of the bytes that it may name are not there
             if not path.startswith(own) and is_text(path) and self._is_file(path):
                 stands = stand(self.local.describe(path))
                 data, sent = self.local.get(path), self.known.file(path)
                 with suppress(Foreign):
                     if _is_news(data, sent):
                         self._replace(f"{self.there}/{path}", data, sent)
-                self._saw(path, stands)
+                self.saw(path, stands)
 
     # -- names there -----------------------------------------------------------------------------------------------
 
-    def _send(self, path: str, data: bytes) -> None:
+    def send(self, path: str, data: bytes) -> None:
         """Send one of the files whose names are this machine's own. Raises `Moved` when they turn out not to be."""
         sent = self.known.file(path)
         own = "" if self.known.origin else f"{layout.HOSTS_DIR}/{self.state.machine}/"
         try:
             if _is_news(data, sent):
-                make_last(self.local, path, self._seen)
+                make_last(self.local, path, self.seen)
                 self._replace(f"{self.there}/{own}{path}", data, sent)
         except Foreign:
             with self.sender.ledger:
@@ -272,30 +284,33 @@ class OwnFiles:
             self.state.machine = uuid.uuid4().hex[:16]
         self.known.origin = False
         for path in list(self.known.files):
-            if path == FILES_ABOUT or not path.startswith((f"{layout.FILES_DIR}/", f"{layout.HOSTS_DIR}/")):
+            elsewhere = path.startswith((f"{layout.FILES_DIR}/", f"{layout.HOSTS_DIR}/"))
+            if path == layout.FILES_METADATA_FILE or not elsewhere:
                 self.known.files[path] = Sent()
-                self._seen.pop(path, None)
+                self.seen.pop(path, None)
 
     # -- what was seen ---------------------------------------------------------------------------------------------
 
     def _changed(self, path: str) -> tuple[bytes, Stand | None] | None:
         """The bytes of a file, and how it stood; None where there is none, or the one that was sent already."""
         stands = stand(self.local.describe(path))
-        if self._saw_already(path):
+        if self.saw_already(path):
             return None
         try:
             return self.local.get(path), stands
         except FileNotFoundError:
             return None
 
-    def _saw_already(self, path: str) -> bool:
-        found = self._seen.get(path)
+    def saw_already(self, path: str) -> bool:
+        """Whether a file is the one that an earlier pass saw, when all there was to do with it was done."""
+        found = self.seen.get(path)
         sent = self.known.files.get(path)
         return found is not None and sent is not None and found == (stand(self.local.describe(path)), sent.version)
 
-    def _saw(self, path: str, stands: Stand | None) -> None:
+    def saw(self, path: str, stands: Stand | None) -> None:
+        """Note that all is done with a file that stands so."""
         if stands is not None:
-            self._seen[path] = stands, self.known.file(path).version
+            self.seen[path] = stands, self.known.file(path).version
 
     def _object(self, path: str, data: bytes) -> dict[str, Any]:
         try:
@@ -309,6 +324,11 @@ class OwnFiles:
 
 def _is_news(data: bytes, sent: Sent) -> bool:
     return bool(data) if sent.version is None else sent.sha != digest(data)
+
+
+def is_stray(path: str) -> bool:
+    """Whether a file below ``files/`` is none that dreamlake puts there."""
+    return path != layout.FILES_METADATA_FILE and not layout.is_made_file(path)
 
 
 def is_text(path: str) -> bool:

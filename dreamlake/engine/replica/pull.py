@@ -16,6 +16,7 @@ from dreamlake.engine.process import side_by_side
 from dreamlake.engine.replica import check
 from dreamlake.engine.replica import state as states
 from dreamlake.engine.replica.check import WIDTH
+from dreamlake.engine.replica.filetaking import take_files
 from dreamlake.engine.replica.ownfiles import parameters_to_send
 from dreamlake.engine.replica.sending import Room
 from dreamlake.engine.replica.state import RemoteState, digest
@@ -42,7 +43,7 @@ def pull(
     *,
     fsync: bool = False,
 ) -> float:
-    """Take over tracks in which the replica is ahead, and the parameters of a session that is here already.
+    """Take over tracks in which the replica is ahead, and parameters and records of files of a session that is here.
 
     The lock of the replica and that of the session are held, and a rewrite is announced. What this side holds is
     compared anew, since it may have been written since: a track with points of its own by now stays as it is.
@@ -76,7 +77,9 @@ def pull(
     """
     last = _last_ts(_infos(session, remote, tree))
     # Before the tracks: once these are here, nothing calls for another pull.
-    _merge_parameters(folder, session, remote, state, states.load(folder).machine, tree)
+    machine = states.load(folder).machine
+    _merge_parameters(folder, session, remote, state, machine, tree)
+    take_files(folder, session, remote, state, machine, tree, write=True)
     last = max(last, _take_tracks(folder, session, remote, state, tree, tracks, fsync))
     for below in tracks:
         if state.track(below).conflict is not None:
@@ -120,6 +123,7 @@ def adopt(
     local.make_dirs(folder, fsync)
     known_here = states.load(folder)
     _merge_parameters(folder, session, remote, state, known_here.machine, tree)
+    take_files(folder, session, remote, state, known_here.machine, tree, write=True)
     # Before session.json: a session that is here, of which nothing is known, would be taken for the replica's origin.
     known_here.remotes[remote.describe()] = state
     states.save(folder, known_here)
@@ -179,6 +183,15 @@ def _parameters(session: str, remote: RemoteStore, tree: Mapping[str, Entry]) ->
     width = min(remote.width, WIDTH)
     found = side_by_side(lambda path: hosts.read_parameters(remote, f"{session}/{path}"), paths, width)
     return dict(zip(paths, found, strict=True))
+
+
+def is_behind(
+    folder: str, session: str, remote: RemoteStore, state: RemoteState, machine: str, tree: Mapping[str, Entry]
+) -> bool:
+    """Whether this disk lacks parameters that it had, or what the replica says of files; then `pull` brings it here."""
+    return lost_parameters(folder, session, remote, state, machine, tree) or take_files(
+        folder, session, remote, state, machine, tree, write=False
+    )
 
 
 def lost_parameters(

@@ -27,6 +27,9 @@ WAVE, WAVE_BYTES = 500, 32 << 20
 #: Objects of a track up to which it is not worth a request to find out whether they may go in any order.
 FEW = 4
 
+#: Seconds between looks at the tracks while large files are on their way, unless a session has its own interval.
+INTERVAL = 10.0
+
 _DOWN = ""  # the key in `seen`, beside paths, of whether the last pass ended for trouble
 
 
@@ -41,6 +44,7 @@ def push(
     seen: dict[str, Any] | None = None,
     last_ts: float | None = None,
     now: Callable[[], float] = time.time,
+    interval: float = INTERVAL,
 ) -> Outcome:
     """Bring the replica of a session up to date with its folder.
 
@@ -71,11 +75,14 @@ def push(
         go on above. None: as the session's lock file says.
     now
         The time in seconds since the epoch.
+    interval
+        Seconds between looks at the tracks while large files are on their way.
     """
     ledger = Ledger(folder, state)
     sender = Sender(remote, ledger, progress or Progress(), stop)
     seen = {} if seen is None else seen
     pass_ = _Pass(folder, session, sender, seen, last_ts, now)
+    pass_.interval = interval
     try:
         pass_.run()
     except Stopped:
@@ -110,6 +117,7 @@ class _Pass:
         self.now = now
         state = sender.ledger.state
         self.known = state.remote(sender.remote.describe())
+        self.interval = INTERVAL
         #: What ends this pass that is no failure of it, as Ctrl-C does.
         self.interrupt: BaseException | None = None
         self.own = OwnFiles(self.local, session, state, self.known, sender, seen, last_ts)
@@ -120,18 +128,21 @@ class _Pass:
             self.attempt(layout.SESSION_FILE, self.knock)
         if self.sender.outcome.failures:
             raise Stopped
-        # Those with most to send first: what is sent of one track goes one after the other.
-        tracks = sorted(self.changed_tracks(), key=lambda track: -track.expected)
+        tracks = self.changed_tracks()
         if tracks and tracks[0].expected > FEW and self.own.is_unheard_of():
             self.send_ahead([track for track in tracks if track.expected > FEW])
         self.attempt(layout.SESSION_FILE, self.own.introduce)
         if self.own.is_unknown:  # without it readers do not find the session, and nobody knows whose it is
             raise Stopped
+        self.send_tracks(tracks)
+        self.own.run(self.attempt, lambda: self.send_tracks(self.changed_tracks()), self.interval)
+
+    def send_tracks(self, tracks: list[TrackSender]) -> None:
+        """Bring tracks up to date, many side by side."""
         while tracks:
             wave = self.next_wave(tracks)
             side_by_side(lambda track: self.attempt(track.below, track.run), wave, self.sender.remote.width)
             self.sender.check()
-        self.own.run(self.attempt)
 
     def knock(self) -> None:
         """See that the network is back before anything is noted as sent: only so many such notes are kept."""
@@ -182,7 +193,7 @@ class _Pass:
             raise
 
     def changed_tracks(self) -> list[TrackSender]:
-        """The tracks of which there may be something to send."""
+        """The tracks of which there may be something to send, those with most first: each goes piece by piece."""
         found: list[TrackSender] = []
         left = [layout.TRACKS_DIR]
         while left:
@@ -195,7 +206,7 @@ class _Pass:
                     self.consider(below, names, found)
 
             self.attempt(below, look)
-        return found
+        return sorted(found, key=lambda track: -track.expected)
 
     def consider(self, below: str, names: list[str], found: list[TrackSender]) -> None:
         with self.sender.ledger:

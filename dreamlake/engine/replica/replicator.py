@@ -212,7 +212,7 @@ class Replicator:
             if found.conflicts and not late:
                 raise RemoteConflictError("; ".join(found.conflicts.values()))
             tracks = found.pull
-            lost = pull.lost_parameters(self.folder, self.session, store, mine, known.machine, tree)
+            lost = pull.is_behind(self.folder, self.session, store, mine, known.machine, tree)
 
         def take() -> None:
             take_some = pull.adopt if adopts else partial(pull.pull, tracks=tracks)
@@ -389,6 +389,7 @@ class Replicator:
                 stop=lambda: self._stop,
                 seen=self._seen,
                 last_ts=self.local.last_ts,
+                interval=self.remote.interval,
             )
             if self.trims and not self._stop:
                 self._trim(state.load(self.folder))  # what could not be saved is not known after this pass
@@ -398,10 +399,12 @@ class Replicator:
         return outcome
 
     def _trim(self, known: ReplicaState) -> None:
-        """Drop segments that are on the replica, a few at a time."""
-        from dreamlake.engine.replica.trim import droppable
+        """Drop what is on the replica: segments, a few at a time, and uploaded files."""
+        from dreamlake.engine.replica.trim import droppable, droppable_files
 
-        for track, names in droppable(self.folder, known.remote(self.remote.store().describe())):
+        mine = known.remote(self.remote.store().describe())
+        self.local.drop_files(droppable_files(self.folder, mine))
+        for track, names in droppable(self.folder, mine):
             for place in range(0, len(names), DROPPED_AT_ONCE):
                 self.local.drop(track, names[place : place + DROPPED_AT_ONCE])
 

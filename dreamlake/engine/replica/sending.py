@@ -17,7 +17,7 @@ from dreamlake.engine.replica.progress import Progress
 from dreamlake.engine.replica.state import Sent, digest
 from dreamlake.notices import log
 from dreamlake.storage.local import LocalStore
-from dreamlake.storage.remote import ObjectChanged, RemoteStore
+from dreamlake.storage.remote import Cancelled, ObjectChanged, RemoteStore
 
 Made = TypeVar("Made")
 
@@ -136,24 +136,26 @@ class Sender:
             self._progress.objects_total += objects
             self._progress.bytes_total += nbytes
 
-    def count(self, nbytes: int) -> None:
-        """Count one object of those expected as sent."""
+    def count(self, nbytes: int, told: int = 0) -> None:
+        """Count one object of those expected as sent; `told` of its bytes were shown as progress before."""
         with self._lock:
             self.outcome.left -= 1
             self.outcome.objects += 1
             self.outcome.bytes += nbytes
             self._progress.objects_done += 1
-            self._progress.bytes_done += nbytes
+            self._progress.bytes_done += nbytes - told
 
     def failed(self, place: str, error: Exception) -> None:
         """Note that something could not be sent."""
         with self._lock:
-            self.outcome.failures.append((place, error))
+            if not any(where == place and str(known) == str(error) for where, known in self.outcome.failures):
+                self.outcome.failures.append((place, error))
 
     def conflict(self, sentence: str) -> None:
         """Note that a track was written by another machine."""
         with self._lock:
-            self.outcome.conflicts.append(sentence)
+            if sentence not in self.outcome.conflicts:
+                self.outcome.conflicts.append(sentence)
 
     # -- asking ----------------------------------------------------------------------------------------------------
 
@@ -199,6 +201,32 @@ class Sender:
                     raise Foreign(there, version) from None
                 self.ask(lambda: self.remote.replace_if(path, data, version))
         self.count(len(data))
+
+    def send_file(self, path: str, full: str, size: int) -> str:
+        """Send a file of this machine, whatever is there, in bounded memory; return the version that is there now.
+
+        The pass can end in the middle of it.
+        """
+        gone = 0
+
+        def watch(nbytes: int) -> bool:
+            nonlocal gone
+            with self._lock:
+                gone += nbytes
+                self._progress.bytes_done += nbytes
+            return not (self.outcome.ended or self._stop())
+
+        try:
+            version = self.ask(lambda: self.remote.put_file(path, full, watch))
+        except BaseException as error:
+            with self._lock:
+                self._progress.bytes_done -= gone
+            if isinstance(error, Cancelled):
+                self.end()
+                raise Stopped from None
+            raise
+        self.count(size, gone)
+        return version
 
     def note(self, objects: Iterable[tuple[Sent, str]]) -> int:
         """Note what is going to be sent, each with its SHA-256; the number is for `replace`, of any of these."""

@@ -112,12 +112,20 @@ class RemoteState(msgspec.Struct, omit_defaults=True):
         Every other object, by its path below the session here on this machine.
     base
         The parameters (as JSON) that were taken over from other machines: they are not sent as this one's.
+    told
+        What other machines say of uploaded files, as far as it is known: by the path of each one's bytes below the
+        session, when its record was written. These records are not sent as this machine's, and while they count, the
+        bytes are there.
+    heard
+        The versions of the objects in which they say so, by path below the session.
     """
 
     origin: bool | None = None
     tracks: dict[str, TrackState] = {}
     files: dict[str, Sent] = {}
     base: dict[str, object] = {}
+    told: dict[str, str] = {}
+    heard: dict[str, str] = {}
 
     def track(self, folder: str) -> TrackState:
         """What is known of one track, made where there is nothing yet."""

@@ -68,7 +68,7 @@ def sync_folder(
         tree = check.look(remote, session)
         mine = known.remote(remote.describe())
         found = check.compare(folder, session, remote, mine, tree)
-        lost = pull.lost_parameters(folder, session, remote, mine, known.machine, tree)
+        lost = pull.is_behind(folder, session, remote, mine, known.machine, tree)
         # Described: or their points would stay unsent, as those of a track in which the replica is ahead.
         if found.described or lost:
             lock = SessionLock(os.path.join(folder, layout.LOCK_FILE), single_writer=False)

@@ -1,4 +1,4 @@
-"""Which local segments may be dropped, since the replica holds them: for sessions without a lasting local side."""
+"""Which local segments and files may be dropped, since the replica has them: for sessions without a local side."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from dreamlake.engine import away
 from dreamlake.engine.replica.state import RemoteState
-from dreamlake.format import live
+from dreamlake.format import layout, live
 from dreamlake.format.layout import SegmentName
 
 
@@ -24,6 +24,17 @@ def droppable(folder: str, known: RemoteState) -> Iterator[tuple[str, list[Segme
         names = [name for name in counting[:-1] if name in confirmed and name in set(here)]
         if names and track.conflict is None:
             yield below, names
+
+
+def droppable_files(folder: str, known: RemoteState) -> list[str]:
+    """The paths, below the session in `folder`, of uploaded files whose bytes are here and on the replica."""
+    return [
+        path
+        for path, sent in known.files.items()
+        if sent.version is not None
+        and layout.is_made_file(path)
+        and os.path.isfile(os.path.join(folder, *path.split("/")))
+    ]
 
 
 def _listdir(path: str) -> list[str]:

@@ -1,0 +1,261 @@
+"""What runs are compared by: columns of parameters and of fields of tracks, looked up, filtered and sorted."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, NamedTuple
+
+from dreamlake.cli.places import Mistake
+from dreamlake.errors import CorruptTrackError, SessionNotFoundError, TrackNotFoundError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import polars as pl
+
+    from dreamlake.lake import SessionView
+
+#: What a column may say of a field of a track.
+REDUCERS = ("last", "first", "min", "max", "mean", "count")
+#: What a run says of itself, and where session.json has it.
+OWN = {
+    "run": "run",
+    "workspace": "workspace",
+    "name": "name",
+    "status": "status",
+    "created": "createdAt",
+    "updated": "updatedAt",
+    "description": "description",
+    "tags": "tags",
+    "tracks": "tracks",
+}
+#: The status of a run whose session.json cannot be read.
+DAMAGED = "damaged"
+
+
+class Column(NamedTuple):
+    """A column as it was asked for: a field of a track (`track` is not None), what a run says, or a parameter."""
+
+    text: str
+    track: str | None = None
+    field: str = ""
+    reducer: str = ""
+
+
+class Row(NamedTuple):
+    """A run: what it says of itself, the value of each column, and what of it is damaged."""
+
+    about: dict[str, Any]
+    values: dict[str, Any]
+    parameters: dict[str, Any]
+    tracks: dict[str, list[str]]
+    damage: list[str]
+
+
+def parse_columns(given: Sequence[str]) -> list[Column]:
+    """The columns in texts such as ``lr,eval:loss.min``."""
+    names = dict.fromkeys(name.strip() for text in given for name in text.split(","))
+    return [parse_column(name) for name in names if name]
+
+
+def parse_column(text: str) -> Column:
+    """The column that a person calls `text`."""
+    track, colon, field = text.partition(":")
+    if not colon:
+        return Column(text)
+    name, dot, reducer = field.rpartition(".")
+    if not dot or reducer not in REDUCERS:
+        name, reducer = field, "last"
+    if not track or not name:
+        raise Mistake(f"{text!r} is no column; a field of a track is TRACK:FIELD, or TRACK:FIELD.min, .max, .mean …")
+    return Column(text, track, name, reducer)
+
+
+def columns_in(condition: str) -> list[Column]:
+    """The columns of tracks that a condition names."""
+    outside = re.sub(r"""'(?:[^']|'')*'""", "''", condition)
+    quoted = [name for name in re.findall(r'"([^"]+)"', outside) if ":" in name]
+    found = re.findall(r"[^\s\"'()<>=!,*+]+:[^\s\"'()<>=!,*+]+", re.sub(r'"[^"]*"', '""', outside))
+    return [parse_column(name) for name in dict.fromkeys((*found, *quoted))]
+
+
+# ------------------------------------------------------------------------------------------------ looking up
+
+
+def look(view: SessionView, columns: Sequence[Column], with_parameters: bool) -> Row | None:
+    """What the columns say of a run; None where it was removed since it was listed."""
+    about: dict[str, Any] = {"workspace": view.workspace, "name": view.name}
+    damage: list[str] = []
+    try:
+        about = dict(view.info)
+    except CorruptTrackError as error:
+        about |= {"status": DAMAGED, "detail": str(error)}
+        damage.append(str(error))
+    except SessionNotFoundError:
+        return None
+    about["run"] = f"{view.workspace}/{view.name}"
+    if any(column.text == "tracks" for column in columns):
+        about["tracks"] = len(view.tracks)
+    parameters: dict[str, Any] = {}
+    if with_parameters:
+        try:
+            parameters = view.parameters().get()
+        except CorruptTrackError as error:
+            damage.append(str(error))
+    of_tracks, there = _of_tracks(view, [column for column in columns if column.track is not None], damage)
+    values = {}
+    for column in columns:
+        if column.track is not None:
+            values[column.text] = of_tracks.get(column)
+        elif column.text in parameters:
+            values[column.text] = parameters[column.text]
+        else:
+            values[column.text] = about.get(OWN.get(column.text, ""))
+    return Row(about, values, parameters, there, damage)
+
+
+def _of_tracks(
+    view: SessionView, columns: Sequence[Column], damage: list[str]
+) -> tuple[dict[Column, Any], dict[str, list[str]]]:
+    """The values of columns of tracks, and the fields of each track that is there."""
+    found: dict[Column, Any] = {}
+    there: dict[str, list[str]] = {}
+    for name in dict.fromkeys(column.track for column in columns if column.track is not None):
+        asked = [column for column in columns if column.track == name]
+        try:
+            values, there[name] = _reduced(view, name, asked)
+            found |= values
+        except TrackNotFoundError:
+            continue
+        except ValueError as error:  # damage, or no name of a track
+            damage.append(str(error))
+    return found, there
+
+
+def _reduced(view: SessionView, name: str, columns: Sequence[Column]) -> tuple[dict[Column, Any], list[str]]:
+    import polars as pl
+
+    track = view.track(name)
+    found: dict[Column, Any] = {}
+    if all(column.reducer == "last" for column in columns):
+        newest = track.read(-1, 1)["data"]
+        point = newest[0]["data"] if newest else {}
+        if all(point.get(column.field) is not None for column in columns):
+            return {column: point[column.field] for column in columns}, list(point)
+    frame = track.scan()
+    fields = frame.collect_schema().names()
+    wanted = [column for column in columns if column.field in fields]
+    if wanted:
+        row = frame.select(_reducer(pl.col(c.field), c.reducer).alias(str(at)) for at, c in enumerate(wanted)).collect()
+        found = {column: row[str(at)][0] for at, column in enumerate(wanted)}
+    return found, fields
+
+
+def _reducer(values: pl.Expr, reducer: str) -> pl.Expr:
+    if reducer in ("last", "first"):
+        return getattr(values.drop_nulls(), reducer)()  # type: ignore[no-any-return]
+    return getattr(values, reducer)()  # type: ignore[no-any-return]
+
+
+def check_columns(columns: Sequence[Column], rows: Sequence[Row]) -> None:
+    """Refuse a column that no run has, since it is misspelt; the message names what is like it."""
+    if not rows:
+        return
+    for column in columns:
+        if column.track is None:
+            known = {name for row in rows for name in row.parameters}
+            if column.text not in known and column.text not in OWN:
+                raise Mistake(_unknown(column.text, known))
+            continue
+        fields = {field for row in rows for field in row.tracks.get(column.track, ())}
+        if not any(column.track in row.tracks for row in rows):
+            if any(row.damage for row in rows):
+                continue
+            raise Mistake(f"no run has a track {column.track!r}; dreamlake show RUN shows the tracks of one")
+        if column.field not in fields:
+            close = difflib.get_close_matches(column.field, fields, n=1)
+            has = f"is it {close[0]!r}?" if close else f"it has {', '.join(sorted(fields)[:9])}"
+            raise Mistake(f"the track {column.track!r} has no field {column.field!r} in any run; {has}")
+
+
+def _unknown(name: str, known: Collection[str]) -> str:
+    close = difflib.get_close_matches(name, [*known, *OWN], n=1)
+    has = f"is it {close[0]!r}?" if close else f"there are {', '.join(sorted(known)[:9]) or 'none'}"
+    return f"no run has a parameter {name!r}; {has} (a field of a track is TRACK:FIELD, or TRACK:FIELD.min)"
+
+
+# ------------------------------------------------------------------------------------------------ choosing
+
+
+def chosen(rows: Sequence[Row], condition: str) -> list[Row]:
+    """The rows for which a condition holds, as SQL has it: ``lr > 0.01 AND status = 'finished'``."""
+    import polars as pl
+
+    from dreamlake.runs import _column
+
+    if not rows:
+        return []
+    names = dict.fromkeys([*OWN, *(name for row in rows for name in (*row.parameters, *row.values))])
+    columns = []
+    for name in names:
+        of = [_value(row, name) for row in rows]
+        columns.append(_column(name, of) if any(value is not None for value in of) else pl.Series(name, of))
+    example = "an example: \"lr > 0.01 AND status = 'finished'\""
+    try:
+        holds = pl.sql_expr(_quoted(condition, names))
+        missing = [name for name in holds.meta.root_names() if name not in names]
+        if missing:
+            raise Mistake(f"in --where: {_unknown(missing[0], [name for name in names if name not in OWN])}")
+        mask = pl.DataFrame(columns).select(holds.alias("")).to_series()
+    except (pl.exceptions.PolarsError, TypeError, ValueError) as error:
+        said = str(error).splitlines()[0]
+        raise Mistake(f"--where {condition!r} cannot be understood ({said}); {example}") from None
+    if mask.dtype != pl.Boolean or len(mask) not in (1, len(rows)):
+        raise Mistake(f"--where {condition!r} is no condition; {example}")
+    held = mask.to_list() if len(mask) == len(rows) else mask.to_list() * len(rows)
+    return [row for row, is_so in zip(rows, held, strict=True) if is_so]
+
+
+def _value(row: Row, name: str) -> Any:
+    if name in row.values:
+        return row.values[name]
+    return row.parameters[name] if name in row.parameters else row.about.get(OWN.get(name, ""))
+
+
+def _quoted(condition: str, names: Collection[str]) -> str:
+    """A condition with the names of columns, which may have dots, colons and slashes, in the quotes that SQL wants."""
+    special = sorted((name for name in names if not re.fullmatch(r"[A-Za-z_]\w*", name)), key=len, reverse=True)
+    pattern = "|".join(map(re.escape, special))
+    parts = re.split(r"""('(?:[^']|'')*'|"[^"]*")""", condition)
+    if not pattern:
+        return condition
+    bounded = re.compile(rf"(?<![\w.:/])(?:{pattern})(?![\w:/]|\.\w)")
+    parts[::2] = [bounded.sub(lambda match: '"' + match[0].replace('"', '""') + '"', part) for part in parts[::2]]
+    return "".join(parts)
+
+
+def ordered(rows: Sequence[Row], column: Column, *, reverse: bool) -> list[Row]:
+    """The rows by a column, lowest first (highest, with `reverse`); those without a value, or with NaN, last."""
+    with_value = [row for row in rows if _is_value(row.values[column.text])]
+    key: Callable[[Row], Any] = _key(with_value, column)
+    return sorted(with_value, key=key, reverse=reverse) + [
+        row for row in rows if not _is_value(row.values[column.text])
+    ]
+
+
+def _is_value(value: Any) -> bool:
+    return value is not None and not (isinstance(value, float) and math.isnan(value))
+
+
+def _key(rows: Sequence[Row], column: Column) -> Callable[[Row], Any]:
+    values = [row.values[column.text] for row in rows]
+    if all(isinstance(value, int | float) for value in values) or all(isinstance(value, str) for value in values):
+        return lambda row: row.values[column.text]
+    # Of several types: numbers first, then the rest by its text.
+    return lambda row: (
+        (0, row.values[column.text], "")
+        if isinstance(row.values[column.text], int | float)
+        else (1, 0, str(row.values[column.text]))
+    )

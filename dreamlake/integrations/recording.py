@@ -1,0 +1,147 @@
+"""What the callbacks of training frameworks share: a session that is given or their own, and one point a step."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from dreamlake.engine.lifecycle import status_of
+from dreamlake.format.layout import check_field
+from dreamlake.format.point import take_value
+from dreamlake.notices import log
+from dreamlake.session import Session
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class Recorder:
+    """Where a callback writes to.
+
+    Parameters
+    ----------
+    name, workspace
+        Name a session of the callback's own, which it opens when there is something to write, and closes.
+    session
+        Or a session of the caller's, who opens and closes it.
+    options
+        What else `Session` takes, for one of its own.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Neither names nor a session, or both; and as from `Session`.
+    """
+
+    def __init__(
+        self, name: str | None, workspace: str | None, session: Session | None, options: Mapping[str, Any]
+    ) -> None:
+        if session is not None and (name is not None or workspace is not None or options):
+            raise ValueError("give either session=, which is open, or the name and workspace of one, not both")
+        if session is None and (name is None or workspace is None):
+            raise ValueError("give the name and the workspace of the session, or session=")
+        self._is_own = session is None
+        self._options = {"name": name, "workspace": workspace, **options}
+        self._session = session or Session(**self._options)
+        #: For each track the step of its latest point, and that point's timestamp.
+        self._latest: dict[str, tuple[int, float]] = {}
+        self._left_out: set[str] = set()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a process that is spawned needs to write to the session: its own only, since one is open here only."""
+        if not self._is_own:
+            raise TypeError(
+                "a session of the caller's cannot be sent to another process; give the callback name and workspace"
+            )
+        return {"_options": self._options}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        options = dict(state["_options"])
+        self.__init__(options.pop("name"), options.pop("workspace"), None, options)  # type: ignore[misc]
+
+    @property
+    def name(self) -> str:
+        """The name of the session."""
+        return self._session.name
+
+    @property
+    def workspace(self) -> str:
+        """The workspace of the session."""
+        return self._session.workspace
+
+    @property
+    def session(self) -> Session:
+        """The session, open."""
+        if self._is_own:
+            self._session.open()
+        return self._session
+
+    def step(self, track: str, key: str, step: int, values: Mapping[str, Any]) -> None:
+        """Append the point of a step; values that come for the step of the latest point are put into that one.
+
+        So that what a framework tells of a step in several calls, of training and of validation, is one row.
+
+        Parameters
+        ----------
+        track
+            The name of the track.
+        key
+            The field that tells the step: ``"step"`` or ``"epoch"``.
+        step
+            Which it is.
+        values
+            The fields. One that cannot be stored is left out, and told once to the library's log: a name that begins
+            with an underscore is no reason to end a training.
+        """
+        session = self.session
+        into = session.track(track)
+        at, ts = self._latest.get(track, (None, 0.0))
+        if at != step:
+            writer = session.writer
+            with writer.lock:
+                ts = writer.clock.draw()
+            self._latest[track] = step, ts
+        fields = {key: step} | {name: value for name, value in values.items() if name != key}
+        try:
+            into.append(**fields, _ts=ts)
+        except (TypeError, ValueError):
+            into.append(**{name: value for name, value in fields.items() if self._can_store(name, value)}, _ts=ts)
+
+    def _can_store(self, name: str, value: Any) -> bool:
+        try:
+            check_field(name)
+            if name == "_ts":
+                raise ValueError("_ts is the timestamp of a point")
+            take_value(name, value)
+        except (TypeError, ValueError) as error:
+            if name not in self._left_out:
+                self._left_out.add(name)
+                log().warning("%s is left out of the points of %s: %s", name, self.name, error)
+            return False
+        return True
+
+    def parameters(self, values: Mapping[str, Any]) -> None:
+        """Set parameters of the session; what cannot be stored becomes its text."""
+        try:
+            self.session.parameters().set(**{str(name): _storable(value) for name, value in values.items()})
+        except (TypeError, ValueError) as error:
+            log().warning("parameters of %s are not set: %s", self.name, error)
+
+    def finish(self, status: str | None = None) -> None:
+        """Close a session of the callback's own: with this status, or what the exception tells that is being handled.
+
+        What a replica lacks is told to the log, and what is wrong with the disk is raised.
+        """
+        if self._is_own and self._session.is_open:
+            self._session._close(status or status_of(sys.exc_info()[1]), quiet=True)
+
+
+def _storable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(name): _storable(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_storable(inner) for inner in value]
+    try:
+        return take_value("a parameter", value)[0]
+    except (TypeError, ValueError):
+        return str(value)

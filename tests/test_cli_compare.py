@@ -1,0 +1,168 @@
+"""``dreamlake ls`` as a way to compare runs: columns, conditions, order, here and on S3."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from s3.server import S3Server
+
+from dreamlake import Session
+from dreamlake.cli.compare import _quoted, columns_in, parse_columns
+
+BEST = 13
+
+
+@pytest.fixture
+def lake(lake_dir: Path) -> Path:
+    """Twenty runs of a sweep; ``sweep/13`` has the lowest validation loss, and one has none."""
+    for number in range(20):
+        with Session(str(number), "sweep", lake_dir, tags=["a", "b"]) as session:
+            session.parameters().set(lr=10.0 ** -(number % 4), optimizer={"name": "sgd" if number % 2 else "adam"})
+            for epoch in range(3):
+                loss = 1.0 + abs(number - BEST) / 10 + (epoch - 1) ** 2
+                if number == 5:
+                    loss = math.nan
+                if number != 7:
+                    session.track("eval/val").append(epoch=epoch, val_loss=loss)
+    return lake_dir
+
+
+def ls(cli: Any, *argv: object) -> list[dict[str, Any]]:
+    status, out, err = cli("ls", *argv, "--json")
+    assert (status, err) == (0, ""), err
+    rows: list[dict[str, Any]] = json.loads(out)
+    return rows
+
+
+def names(rows: list[dict[str, Any]]) -> list[str]:
+    return [row["name"] for row in rows]
+
+
+def test_the_run_with_the_best_loss_is_one_command(cli: Any, lake: Path) -> None:
+    argv = ("-c", "lr", "--sort", "eval/val:val_loss.min", "--limit", "1")
+    (row,) = ls(cli, lake, *argv)
+    assert (row["name"], row["columns"]) == ("13", {"lr": 0.1, "eval/val:val_loss.min": 1.0})
+    status, out, _ = cli("ls", lake, *argv)
+    assert status == 0
+    assert [line.split() for line in out.splitlines()] == [
+        ["RUN", "STATUS", "lr", "eval/val:val_loss.min"],
+        ["sweep/13", "finished", "0.1", "1"],
+    ]
+
+
+def test_the_same_from_s3(cli: Any, lake: Path, s3_url: str, s3_server: S3Server) -> None:
+    options = ["--storage-options", json.dumps(s3_server.options())]
+    assert cli("sync", lake, s3_url, *options)[0] == 0
+    argv = ("-c", "lr,eval/val:val_loss.min", "--sort", "eval/val:val_loss.min", "--where", "lr < 1")
+    assert [row["columns"] for row in ls(cli, s3_url, *argv, *options)] == [
+        row["columns"] for row in ls(cli, lake, *argv)
+    ]
+    (row,) = ls(cli, s3_url, *argv, "--limit", "1", *options)
+    assert row["name"] == "13"
+
+
+def test_what_a_column_may_say(cli: Any, lake: Path) -> None:
+    asked = (
+        "eval/val:val_loss,eval/val:val_loss.max,eval/val:val_loss.mean,eval/val:val_loss.first,eval/val:epoch.count"
+    )
+    rows = {row["name"]: row["columns"] for row in ls(cli, lake, "-c", asked, "-c", "tags,optimizer.name")}
+    assert list(rows["13"].values()) == [2.0, 2.0, pytest.approx(5 / 3), 2.0, 3, ["a", "b"], "sgd"]
+    assert set(list(rows["7"].values())[:5]) == {None}
+    assert rows["5"]["eval/val:val_loss"] == {"$numberDouble": "NaN"}
+
+
+def test_the_order(cli: Any, lake: Path) -> None:
+    by_loss = names(ls(cli, lake, "--sort", "eval/val:val_loss.min"))
+    assert by_loss[:3] in (["13", "12", "14"], ["13", "14", "12"])
+    assert set(by_loss[-2:]) == {"5", "7"}  # NaN, and no value
+    worst = names(ls(cli, lake, "--sort", "eval/val:val_loss.min", "--reverse"))
+    assert worst[0] == "0"
+    assert set(worst[-2:]) == {"5", "7"}
+    assert names(ls(cli, lake, "--sort", "optimizer.name"))[0] == "0"
+    assert names(ls(cli, lake, "--reverse"))[:2] == ["19", "18"]
+    assert names(ls(cli, lake, "--sort", "created", "--limit", "2")) == ["0", "1"]
+    assert ls(cli, lake, "--limit", "0") == []
+
+
+@pytest.mark.parametrize(
+    ("condition", "found"),
+    [
+        ("lr = 1", {"0", "4", "8", "12", "16"}),
+        ("lr < 0.5 AND optimizer.name = 'sgd' AND lr > 0.05", {"1", "5", "9", "13", "17"}),
+        ("eval/val:val_loss.min <= 1.1", {"12", "13", "14"}),
+        ('"eval/val:val_loss.min" <= 1.1 and "lr" = 1', {"12"}),
+        ("eval/val:val_loss IS NULL", {"7"}),
+        ("name IN ('3', 'lr')", {"3"}),
+        ("run LIKE 'sweep/1_'", {str(n) for n in range(10, 20)}),
+        ("status = 'failed'", set()),
+        ("optimizer.name = 'optimizer.name'", set()),
+    ],
+)
+def test_conditions(cli: Any, lake: Path, condition: str, found: set[str]) -> None:
+    assert set(names(ls(cli, lake, "--where", condition))) == found
+
+
+def test_no_run_is_so(cli: Any, lake: Path) -> None:
+    assert cli("ls", lake, "--where", "lr > 5") == (0, "no run is so\n", "")
+    assert ls(cli, lake.parent / "lake", "--where", "lr > 5") == []
+
+
+def test_mistakes_say_what_there_is(cli: Any, lake: Path) -> None:
+    for argv, said in (
+        (["-c", "lrr"], "is it 'lr'?"),
+        (["-c", "zzz"], "there are lr, optimizer.name"),
+        (["-c", "val_loss.min"], "TRACK:FIELD"),
+        (["-c", "eval:val_loss"], "no run has a track 'eval'"),
+        (["-c", "eval/val:val_los.min"], "is it 'val_loss'?"),
+        (["-c", "eval/val:"], "is no column"),
+        (["--sort", "lrr"], "is it 'lr'?"),
+        (["--where", "lrr > 1"], "is it 'lr'?"),
+        (["--where", "lr >"], "an example"),
+        (["--where", "lr"], "is no condition"),
+        (["--where", "lr > 'a' AND"], "an example"),
+        (["--where", "lr + 1"], "is no condition"),
+        (["--where", "__import__('os')"], "an example"),
+        (["--limit", "x"], "'x'"),
+    ):
+        status, out, err = cli("ls", lake, *argv)
+        assert (status, out, err.count("\n")) == (2, "", 1), (argv, out, err)
+        assert said in err, (argv, err)
+
+
+def test_damage_is_told_and_hides_nothing(cli: Any, lake: Path) -> None:
+    (lake / "sweep/3/parameters.json").write_text("{")
+    (lake / "sweep/4/tracks/eval/val/data.jsonl").write_text("rubbish\n")
+    (lake / "sweep/6/session.json").write_text("{")
+    status, out, err = cli("ls", lake, "-c", "lr,eval/val:val_loss", "--json")
+    rows = {row["name"]: row for row in json.loads(out)}
+    assert (status, len(rows), err.count("\n")) == (1, 20, 3)
+    assert rows["3"]["columns"]["lr"] is None
+    assert rows["4"]["columns"] == {"lr": 1.0, "eval/val:val_loss": None}
+    assert rows["6"]["status"] == "damaged"
+
+
+def test_parameters_of_several_types(cli: Any, lake_dir: Path) -> None:
+    for name, value in (("a", 3), ("b", "x"), ("c", 1.5), ("d", [1]), ("e", None)):
+        with Session(name, "w", lake_dir) as session:
+            session.parameters().set(p=value)
+    assert names(ls(cli, lake_dir, "--sort", "p")) == ["c", "a", "d", "b", "e"]
+    assert cli("ls", lake_dir, "-c", "p")[0] == 0
+    assert names(ls(cli, lake_dir, "--where", "p IS NULL")) == ["e"]
+
+
+def test_an_empty_lake(cli: Any, lake_dir: Path) -> None:
+    assert cli("ls", lake_dir, "-c", "lr", "--where", "lr > 1") == (0, f"no runs in {lake_dir}\n", "")
+
+
+def test_names_are_quoted_where_sql_wants_it() -> None:
+    names = ["lr", "a.b", "a.b.c", "t:x.min"]
+    assert _quoted("a.b > 1 AND a.b.c<2", names) == '"a.b" > 1 AND "a.b.c"<2'
+    assert _quoted("lr = 'a.b' OR \"a.b\" = 1", names) == "lr = 'a.b' OR \"a.b\" = 1"
+    assert _quoted("t:x.min>1", names) == '"t:x.min">1'
+    assert _quoted("xa.b = 1", names) == "xa.b = 1"
+    assert [column.text for column in columns_in("t:x.min>1 AND n = 'u:v' AND \"w x:y\" < 2")] == ["t:x.min", "w x:y"]
+    assert [column.reducer for column in parse_columns(["t:x, t:x.y.max,lr"])] == ["last", "max", ""]

@@ -1,0 +1,153 @@
+"""``dreamlake plot``: what is drawn is what the track says, and every mistake tells what could be drawn."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dreamlake import Session
+from dreamlake.cli.plot import Line, picture
+
+
+@pytest.fixture
+def lake(lake_dir: Path) -> Path:
+    """``w/up`` with a rising line and ``w/down`` with a falling one, over 3,000 points."""
+    for name, sign in (("up", 1), ("down", -1)):
+        with Session(name, "w", lake_dir) as session:
+            session.track("line").append_batch(
+                [{"y": 1500.0 + sign * (i - 1500), "step": 2 * i, "note": "n", "flag": i > 9} for i in range(3000)]
+            )
+            session.track("text").append(note="x")
+    return lake_dir
+
+
+def inside(text: str) -> list[str]:
+    """The rows within the frame of a picture."""
+    rows = [row for row in text.splitlines() if row.rstrip().endswith(("│", "|"))]
+    return [row.translate(str.maketrans("┤|", "││")).partition("│")[2].rstrip("│") for row in rows]
+
+
+def test_a_rising_line_rises(cli: Any, lake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("LINES", "20")
+    status, out, err = cli("plot", "w/up", "line", "--path", lake)
+    assert (status, err) == (0, "")
+    title, *drawn, others = out.splitlines()
+    assert title == "line of w/up: y"
+    assert others == "--field draws others: flag, step"
+    assert len(drawn) == 17
+    assert max(map(len, drawn)) == 60
+    rows = inside("\n".join(drawn))
+    first = [len(row) - len(row.lstrip()) for row in rows if row.strip()]
+    assert first == sorted(first, reverse=True)
+    assert len(first) == len(rows)
+    assert (drawn[1].split("┤")[0].strip(), drawn[len(rows)].split("┤")[0].strip()) == ("2999", "0")
+
+
+def test_several_runs_in_one_picture(cli: Any, lake: Path) -> None:
+    status, out, err = cli("plot", "up", "down", "--track", "line", "--x", "step", "--path", lake)
+    assert (status, err) == (0, "")
+    assert "w/up y" in out
+    assert "w/down y" in out
+    rows = inside(out)
+    assert "*" in rows[-1]
+    assert rows[-1].rstrip().endswith("o")  # the marks tell them apart where there are no colours
+    assert "6e+03" not in out
+    assert "5998" in out
+
+
+def test_the_points_as_json(cli: Any, lake: Path) -> None:
+    argv = ["plot", "up", "line", "--field", "y", "--field", "flag", "--path", lake, "--json"]
+    status, out, _ = cli(*argv, "--points", "100")
+    lines = json.loads(out)
+    assert status == 0
+    assert [line["name"] for line in lines] == ["y", "flag"]
+    assert len(lines[0]["x"]) <= 100
+    assert (lines[0]["x"][0], lines[0]["x"][-1]) == (0, 2999)
+    assert all(y == x for x, y in zip(lines[0]["x"], lines[0]["y"], strict=True))
+    assert {0.0, 1.0} == set(lines[1]["y"])
+
+
+def test_a_jump_is_drawn(cli: Any, lake_dir: Path) -> None:
+    values = [math.sin(i / 500) for i in range(20_000)]
+    values[7_777], values[11_111] = 50.0, -50.0
+    with Session("run", "w", lake_dir) as session:
+        session.track("t").append_batch({"v": values})
+    (line,) = json.loads(cli("plot", "run", "t", "--path", lake_dir, "--points", 300, "--json")[1])
+    assert len(line["x"]) <= 300
+    assert {0, 7_777, 11_111, 19_999} <= set(line["x"])
+
+
+def test_what_cannot_be_drawn_is_left_out(cli: Any, lake_dir: Path) -> None:
+    with Session("run", "w", lake_dir) as session:
+        for value in (1.0, math.nan, None, math.inf, -1.0, 0.0, 100.0):
+            session.track("t").append(v=value)
+        session.track("none").append(v=math.nan)
+    argv = ["plot", "run", "t", "--path", lake_dir, "--json"]
+    assert json.loads(cli(*argv)[1]) == [{"name": "v", "x": [0, 4, 5, 6], "y": [1.0, -1.0, 0.0, 100.0]}]
+    assert json.loads(cli(*argv, "--log")[1]) == [{"name": "v", "x": [0, 6], "y": [1.0, 100.0]}]
+    assert cli("plot", "run", "none", "--path", lake_dir)[1].splitlines()[-1] == "(nothing to plot)"
+    assert cli("plot", "run", "t", "--log", "--path", lake_dir)[0] == 0
+
+
+@pytest.mark.parametrize("ys", [[1.0], [2.0, 2.0], [-1e300, 1e300], [5e-324, 1e-300]])
+@pytest.mark.parametrize("log", [False, True])
+def test_any_numbers_can_be_drawn(ys: list[float], log: bool) -> None:
+    ys = [abs(y) for y in ys] if log else ys
+    text = picture([Line("a", list(map(float, range(len(ys)))), ys)], 40, 10, log=log)
+    assert "nan" not in text
+    assert len(text.splitlines()) == 10
+
+
+def test_times_are_times(lake_dir: Path, cli: Any) -> None:
+    with Session("run", "w", lake_dir) as session:
+        for i in range(5):
+            session.track("t").append(v=i, _ts=1.7e9 + 60 * i)
+    out = cli("plot", "run", "t", "--x", "_ts", "--path", lake_dir)[1]
+    assert out.splitlines()[-2].count(":") == 10
+
+
+def test_a_terminal_with_colours_gets_them_and_one_without_unicode_gets_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lines = [Line("a", [0.0, 1.0], [0.0, 1.0]), Line("b", [0.0, 1.0], [1.0, 0.0])]
+    plain = picture(lines, 40, 10)
+    assert "\x1b" not in plain
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert "\x1b[" in picture(lines, 40, 10)
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert picture(lines, 40, 10) == plain
+    monkeypatch.setattr("dreamlake.cli.plot.unicode_fits", lambda: False)
+    assert picture(lines, 40, 10).isascii()
+    assert picture(lines[:1], 40, 10).isascii()
+
+
+def test_mistakes(cli: Any, lake: Path) -> None:
+    for argv, said in (
+        (["up"], "name one of its tracks: line, text"),
+        (["up", "lin"], "is it 'line'?"),
+        (["up", "down", "line"], "--track"),
+        (["up", "line", "--field", "z"], "fields of numbers: y, step, flag"),
+        (["up", "line", "--field", "_ts"], "no field '_ts'"),
+        (["up", "line", "--field", "note"], "no number"),
+        (["up", "line", "--x", "z"], "no field 'z'"),
+        (["up", "text"], "no field of numbers"),
+        (["up", "line", "--points", "9"], "10 or more"),
+    ):
+        status, out, err = cli("plot", *argv, "--path", lake)
+        assert (status, out, err.count("\n")) == (2, "", 1), (argv, err)
+        assert said in err
+
+
+def test_without_plotext_it_says_how_to_get_it(cli: Any, lake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "plotext", None)
+    status, out, err = cli("plot", "up", "line", "--path", lake)
+    assert (status, out) == (1, "")
+    assert err == 'dreamlake: plots need plotext: pip install "dreamlake[plot]"\n'
