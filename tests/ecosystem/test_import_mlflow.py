@@ -109,7 +109,8 @@ def said_by_mlflow(uri: str, cwd: Path) -> dict[str, dict[str, Any]]:
 
 def take(source: object, lake: Path, *options: str, status: int = 0) -> list[dict[str, Any]]:
     command = [sys.executable, "-m", "dreamlake.cli", "import", "mlflow", str(source), "--path", str(lake), "--json"]
-    done = subprocess.run([*command, *options], capture_output=True, text=True, cwd=lake, env=python_environment())
+    environment = python_environment(MLFLOW_HTTP_REQUEST_MAX_RETRIES="1")  # five take a minute
+    done = subprocess.run([*command, *options], capture_output=True, text=True, cwd=lake, env=environment)
     assert done.returncode == status, done
     told: list[dict[str, Any]] = json.loads(done.stdout) if done.stdout else [{"error": done.stderr}]
     return told
