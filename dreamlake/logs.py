@@ -10,10 +10,12 @@ if TYPE_CHECKING:
 
     from dreamlake.storage.store import Store
 
-    Level = Literal["debug", "info", "warn", "error", "fatal"]
+    Level = Literal["debug", "info", "warn", "warning", "error", "fatal", "critical"]
 
 #: Levels from the least to the most serious.
 LEVELS = ("debug", "info", "warn", "error", "fatal")
+#: What Python's logging calls them.
+ALIASES = {"warning": "warn", "critical": "fatal"}
 
 
 def make_record(message: str, level: str, metadata: dict[str, Any] | None) -> dict[str, Any]:
@@ -26,6 +28,7 @@ def make_record(message: str, level: str, metadata: dict[str, Any] | None) -> di
 
     if not isinstance(message, str):
         raise TypeError(f"a log message is a string, not {type(message).__name__}; use str() or an f-string")
+    level = ALIASES.get(level, level)
     if level not in LEVELS:
         raise ValueError(f"the level is one of {', '.join(LEVELS)}, not {level!r}")
     if metadata is not None and not isinstance(metadata, dict):
@@ -43,6 +46,7 @@ def read_logs(store: Store, session: str, level: str | None, errors: str) -> pl.
     check_polars()
     from dreamlake.engine.logread import log_frame
 
+    level = None if level is None else ALIASES.get(level, level)
     if level is not None and level not in LEVELS:
         raise ValueError(f"the level is one of {', '.join(LEVELS)}, not {level!r}")
     levels = None if level is None else LEVELS[LEVELS.index(level) :]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 
 from dreamlake.format.layout import PARAMETERS_FILE
 
@@ -60,10 +61,15 @@ class Parameters(ParametersView):
         super().__init__(store, folder)
         self._open_writer = open_writer
 
-    def set(self, /, **values: Any) -> Parameters:
+    def set(self, values: Mapping[str, Any] | None = None, /, **more: Any) -> Parameters:
         """Set parameters; nested dicts become dotted keys (``optimizer.lr``), later values win, others stay.
 
         They are on disk when this returns, also after a power loss, and safe under several processes.
+
+        Parameters
+        ----------
+        values, more
+            A dict of them, or keywords, or both, of which the keywords come later.
 
         Raises
         ------
@@ -72,7 +78,11 @@ class Parameters(ParametersView):
         OSError
             The disk failed.
         """
-        flat = flatten(values)
+        if values is not None and not isinstance(values, Mapping):
+            raise TypeError(
+                f"parameters are a dict or keywords, not {type(values).__name__}: set(lr=0.1), set({{...}})"
+            )
+        flat = flatten({**dict(values or {}), **more})
         for key in flat:
             if above := next((key[:at] for at, char in enumerate(key) if char == "." and key[:at] in flat), None):
                 raise ValueError(f"the parameter {above!r} is both a value and a part of {key!r}; give one of them")

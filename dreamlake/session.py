@@ -382,7 +382,7 @@ class Session:
         message
             What happened.
         level
-            debug, info, warn, error or fatal.
+            debug, info, warn (or warning), error, fatal (or critical).
         metadata
             Anything that a point may hold.
         """

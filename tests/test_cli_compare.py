@@ -166,3 +166,12 @@ def test_names_are_quoted_where_sql_wants_it() -> None:
     assert _quoted("xa.b = 1", names) == "xa.b = 1"
     assert [column.text for column in columns_in("t:x.min>1 AND n = 'u:v' AND \"w x:y\" < 2")] == ["t:x.min", "w x:y"]
     assert [column.reducer for column in parse_columns(["t:x, t:x.y.max,lr"])] == ["last", "max", ""]
+
+
+def test_the_lake_is_named_as_for_other_commands_too(cli: Any, lake_dir: Path) -> None:
+    with Session("run", "w", lake_dir) as session:
+        session.log("x")
+    assert cli("ls", "--path", lake_dir) == cli("ls", lake_dir)
+    status, _, err = cli("ls", lake_dir, "--path", lake_dir)
+    assert status == 2
+    assert "two lakes are named" in err

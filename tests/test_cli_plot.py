@@ -83,6 +83,16 @@ def test_a_jump_is_drawn(cli: Any, lake_dir: Path) -> None:
     assert {0, 7_777, 11_111, 19_999} <= set(line["x"])
 
 
+def test_elements_of_lists_are_drawn(cli: Any, lake_dir: Path) -> None:
+    with Session("run", "w", lake_dir) as session:
+        for i in range(5):
+            session.track("pose").append(q=[i, 10 + i])
+    argv = ["plot", "run", "pose", "--path", lake_dir]
+    (line,) = json.loads(cli(*argv, "-F", "q[1]", "--json")[1])
+    assert (line["name"], line["y"]) == ("q[1]", [10, 11, 12, 13, 14])
+    assert "q[0] is its first element" in cli(*argv, "-F", "q")[2]
+
+
 def test_what_cannot_be_drawn_is_left_out(cli: Any, lake_dir: Path) -> None:
     with Session("run", "w", lake_dir) as session:
         for value in (1.0, math.nan, None, math.inf, -1.0, 0.0, 100.0):

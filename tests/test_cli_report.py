@@ -43,8 +43,10 @@ def test_what_is_said(cli: Any, lake: Path) -> None:
     assert status == 0
     assert out.startswith("two.html: 2 runs, 4 curves, ")
     assert "<title>both</title>" in (lake / "two.html").read_text(encoding="utf-8")
-    status, out, _ = cli("report", "sweep/a", "--track", "nothing", "-o", "none.html")
-    assert (status, out.splitlines()[1]) == (0, "no track of that name has a field of numbers")
+    with Session("words", "other") as session:
+        session.track("t").append(text="a")
+    status, out, _ = cli("report", "other/words", "-o", "none.html")
+    assert (status, out.splitlines()[1]) == (0, "no track has a field of numbers")
 
 
 def test_over_a_url(cli: Any, lake: Path) -> None:
@@ -59,6 +61,8 @@ def test_over_a_url(cli: Any, lake: Path) -> None:
         (["sweep/x"], "no run 'sweep/x' in .dreamlake"),
         (["swep/*"], "no run is named like 'swep/*' in .dreamlake; dreamlake ls shows what is there"),
         (["sweep/a", "-o", "there.html"], "there.html is there already; --force replaces it"),
+        (["sweep/a", "-o", "-"], "the page is a file"),
+        (["sweep/a", "--track", "vall"], "no track is named like 'vall'; there are train/loss, val"),
         (["sweep/a", "-o", "."], ". is a folder; name a file"),
         (["sweep/a", "--points", "2"], "a whole number, 4 or more, not '2'"),
         ([], "missing argument"),

@@ -234,3 +234,47 @@ def test_ctrl_c_ends_it_with_130(lake_dir: Path) -> None:
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err) == (130, b"", b"dreamlake: interrupted\n")
+
+
+def test_who_reads_the_output_goes_away(lake_dir: Path) -> None:
+    """It is no trouble with the network, and ends the command with the status of a broken pipe."""
+    with Session("run", "w", lake_dir, flush_interval=0.05) as session:
+        session.track("a").append(x=0).flush()
+        argv = ["tail", "run", "a", "-f", "--interval", "0.05", "--path", str(lake_dir), "--json"]
+        with subprocess.Popen(
+            [sys.executable, "-m", "dreamlake.cli", *argv],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=python_environment(),
+        ) as process:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            assert b'"index": 0' in process.stdout.readline()
+            process.stdout.close()
+            for x in range(1, 200):
+                session.track("a").append(x=x)
+                if process.poll() is not None:
+                    break
+                time.sleep(0.1)
+            assert process.wait(60) == 141
+            assert process.stderr.read() == b""
+
+
+def test_a_track_that_is_not_there_yet_is_waited_for(lake_dir: Path) -> None:
+    with Session("run", "w", lake_dir, flush_interval=0.05) as session:
+        session.log("begins")
+        session.flush()
+        argv = ["tail", "run", "late", "-f", "--interval", "0.05", "--path", str(lake_dir), "--json"]
+        with subprocess.Popen(
+            [sys.executable, "-m", "dreamlake.cli", *argv],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=python_environment(),
+        ) as process:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            assert b"no track 'late' yet; waiting for it" in process.stderr.readline()
+            session.track("late").append(x=1)
+            assert b'"index": 0' in process.stdout.readline()
+            session.close()
+            assert process.wait(60) == 0

@@ -249,3 +249,11 @@ def test_logging_alone_survives_an_exit_without_close(lake_dir: Path) -> None:
     """
     run_python(code, lake_dir)
     assert Lake(lake_dir).session("s", "w").logs()["message"].to_list() == ["hello"]
+
+
+def test_levels_by_the_names_of_pythons_logging(tmp_path: Path) -> None:
+    with Session("s", "w", tmp_path) as session:
+        session.log("a", "warning")
+        session.log("b", "critical")
+        assert session.logs()["level"].to_list() == ["warn", "fatal"]
+        assert session.logs("warning").height == 2

@@ -178,3 +178,11 @@ def test_two_processes_lose_nothing(session: Session, lake_dir: Path) -> None:
             out = process.communicate(timeout=60)
             assert process.returncode == 0, out
     assert session.parameters().get() == {f"{me}.{step}": step for me in ("one", "two") for step in range(20)}
+
+
+def test_a_dict_is_taken_as_keywords_are(tmp_path: Path) -> None:
+    with Session("s", "w", tmp_path) as session:
+        session.parameters().set({"lr": 1, "model": {"layers": 2}}, lr=3, values=4)
+        assert session.parameters().get() == {"lr": 3, "model.layers": 2, "values": 4}
+        with pytest.raises(TypeError, match="a dict or keywords, not list"):
+            session.parameters().set([("lr", 1)])  # type: ignore[arg-type]

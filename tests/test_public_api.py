@@ -87,7 +87,7 @@ SIGNATURES = {
     Track.files: "()",
     Tracks.list: "()",
     Tracks.flush: "()",
-    Parameters.set: "(**values)",
+    Parameters.set: "(values=None, /, **more)",
     Parameters.get: "()",
     Lake: "(url, storage_options=None)",
     Lake.workspaces: "()",

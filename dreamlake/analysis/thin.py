@@ -44,7 +44,8 @@ def thin(
     types = rows.collect_schema()
     for name in names:
         if not (types[name].is_numeric() or types[name] == pl.Boolean):
-            raise TypeError(f"{name!r} of {of} holds {types[name]}, and only numbers have extremes to keep")
+            hint = f"; {name}[0] names an element" if isinstance(types[name], pl.List) else ""
+            raise TypeError(f"{name!r} of {of} holds {types[name]}, and only numbers have extremes to keep{hint}")
     bounds = [pl.len(), pl.col(AT).min().alias("low"), pl.col(AT).max().alias("high")]
     count, low, high = rows.select(bounds).collect().row(0)
     if count <= n:

@@ -133,7 +133,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (Mistake, SessionNotFoundError, TrackNotFoundError) as error:
         return _fail(2, str(error))
     except (DreamlakeError, OSError, ValueError) as error:
-        return _fail(1, str(error))
+        return _fail(1, _said(error))
     finally:
         close_opened()
     return status
@@ -161,11 +161,18 @@ def _run(argv: list[str]) -> int:
         return int(status)
 
 
+def _said(error: Exception) -> str:
+    """What an error says, without the number that Python puts before the words of the system."""
+    if isinstance(error, OSError) and error.strerror and str(error).startswith("[Errno "):
+        return error.strerror if error.filename is None else f"{error.strerror}: {error.filename}"
+    return str(error)
+
+
 def _misused(error: click.UsageError, argv: Sequence[str]) -> int:
     program = "dreamlake" if error.ctx is None else error.ctx.command_path
     if error.ctx is None and argv and argv[0] in COMMANDS:  # older parsers do not tell
         program = f"dreamlake {argv[0]}"
-    said = error.format_message().rstrip(".")
+    said = " ".join(error.format_message().rstrip(".").split())  # a list of choices has lines of its own
     return _fail(2, f"{said[:1].lower()}{said[1:]} (see {program} --help)", program)
 
 

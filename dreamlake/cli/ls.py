@@ -36,7 +36,8 @@ STATUS_STYLES = {"running": "cyan", "finished": "green", "failed": "red", "lost"
 
 
 @click.command("ls", short_help="list runs, and compare them")
-@click.argument("path", default=DEFAULT_LAKE, metavar="[LAKE]", shell_complete=complete_folders)
+@click.argument("lake", required=False, metavar="[LAKE]", shell_complete=complete_folders)
+@click.option("--path", metavar="LAKE", help="The lake, as other commands name it.", shell_complete=complete_folders)
 @click.option(
     "-c",
     "--columns",
@@ -52,7 +53,8 @@ STATUS_STYLES = {"running": "cyan", "finished": "green", "failed": "red", "lost"
 @storage_options
 @json_option
 def command(
-    path: str,
+    lake: str | None,
+    path: str | None,
     columns: tuple[str, ...],
     sort: str | None,
     reverse: bool,
@@ -69,7 +71,8 @@ def command(
     The five runs with the lowest validation loss, of those with a small learning rate:
 
     \b
-    dreamlake ls s3://my-team/lake -c lr,eval:val_loss.min --sort eval:val_loss.min --limit 5 --where "lr < 0.01"
+    dreamlake ls s3://my-team/lake -c lr,eval:val_loss.min \\
+        --sort eval:val_loss.min --limit 5 --where "lr < 0.01"
     """
     from dreamlake.engine.process import reading_width, side_by_side
 
@@ -82,6 +85,9 @@ def command(
     needed = list(dict.fromkeys([*shown, *([by] if by else []), *(columns_in(where) if where else [])]))
     with_parameters = bool(where) or any(column.track is None and column.text not in OWN for column in needed)
 
+    if lake is not None and path is not None:
+        raise Mistake(f"two lakes are named, {place_of(lake)} and {place_of(path)}; name one")
+    path = lake or path or DEFAULT_LAKE
     runs = _runs(path, storage_options)
     width = reading_width(runs[0]._store, 0) if runs else 1
     with bar("looking at", "runs", len(runs)) as progress:

@@ -135,19 +135,28 @@ def _tracks(
 
 def _fields(track: TrackView, asked: tuple[str, ...], x: str) -> tuple[list[str], list[str]]:
     """The fields that are drawn, and which others could be."""
+    from dreamlake.analysis.columns import ELEMENT
+
     there = track.stats()["fields"]
     numbers = [name for name, kind in there.items() if _is_number(kind)]
     for name in (*asked, x):
+        if name not in there and (element := ELEMENT.fullmatch(name)) and _is_list(there.get(element[1], "")):
+            continue
         if name not in there and (name not in ("_index", "_ts") or name in asked):
             has = ", ".join(numbers) or "none"
             raise Mistake(f"no field {name!r} in the track {track.name!r}; its fields of numbers: {has}")
         if name in there and name not in numbers:
-            raise Mistake(f"the field {name!r} of the track {track.name!r} is {there[name]}, and no number")
+            hint = f"; {name}[0] is its first element" if _is_list(there[name]) else ""
+            raise Mistake(f"the field {name!r} of the track {track.name!r} is {there[name]}, and no number{hint}")
     left = [name for name in numbers if name != x]
     if not asked and not left:
         raise Mistake(f"the track {track.name!r} has no field of numbers to draw")
     chosen = list(dict.fromkeys(asked)) or left[:1]
     return chosen, [name for name in left if name not in chosen]
+
+
+def _is_list(kind: str) -> bool:
+    return kind.startswith("list<")
 
 
 def _is_number(kind: str) -> bool:

@@ -62,12 +62,23 @@ def command(
     from dreamlake.pictures.report import write_report
 
     output = os.path.expanduser(output)
+    if output == "-":
+        raise Mistake("the page is a file, which a browser opens; name one with -o")
     if os.path.isdir(output):
         raise Mistake(f"{output} is a folder; name a file, such as {os.path.join(output, 'report.html')}")
     if os.path.lexists(output) and not force:
         raise Mistake(f"{output} is there already; --force replaces it")
     found = list({(run._store.describe(run._folder)): run for run in _chosen(runs, path, storage_options)}.values())
     names = [f"{run.workspace}/{run.name}" for run in found]
+
+    def wanted(name: str) -> bool:
+        return not patterns or any(fnmatchcase(name, pattern) for pattern in patterns)
+
+    if patterns:
+        there = {name for run in found for name in run.tracks.list()}
+        if not any(map(wanted, there)):
+            some = ", ".join(sorted(there)[:5]) + (", …" if len(there) > 5 else "")
+            raise Mistake(f"no track is named like {' or '.join(map(repr, patterns))}; there are {some or 'none'}")
     with bar("reading", "tracks") as shown:
         done = 0
 
@@ -84,7 +95,7 @@ def command(
                 output,
                 title=title or (", ".join(names[:3]) + (f" and {len(names) - 3} more" if names[3:] else "")),
                 points=points,
-                wanted=lambda name: not patterns or any(fnmatchcase(name, pattern) for pattern in patterns),
+                wanted=wanted,
                 progress=progress,
             )
         except ImportError as error:
@@ -95,7 +106,7 @@ def command(
     else:
         say(clean(f"{output}: {_many(told.runs, 'run')}, {_many(told.curves, 'curve')}, {size_text(size)}"))
         if not told.curves:
-            say("no track has a field of numbers" if not patterns else "no track of that name has a field of numbers")
+            say("no track has a field of numbers")
     for line in told.damage:
         complain(line)
     return 1 if told.damage else 0

@@ -83,7 +83,7 @@ def command(
 
     With --json each point is a line {"track", "index", "data"}, with exact values.
 
-    \\b
+    \b
     dreamlake tail hello/first train -n 3
     dreamlake tail hello/first --log -f
     dreamlake tail s3://my-team/lake/hello/first -f --json
@@ -92,13 +92,20 @@ def command(
     if log and tracks:
         raise Mistake("--log shows the log of the run; name no track with it")
     for name in tracks:
-        find_track(view, name)
+        if follow and view.info.get("status") == "running" and name not in view.tracks:
+            # Just begun, or what it wrote is not there yet; a name that is misspelt is seen by this.
+            complain(f"{view.workspace}/{view.name} has no track {name!r} yet; waiting for it")
+        else:
+            find_track(view, name)
     source: _Log | _Points = _Log(view, lines, as_json) if log else _Points(view, tracks, lines, as_json)
-    _print(source.more())
-    if not follow:
-        return 0
-    away = not getattr(view._store, "is_local", True)
-    return _follow(view, source, interval or (INTERVAL_AWAY if away else INTERVAL), patience)
+    try:
+        _print(source.more())
+        if not follow:
+            return 0
+        away = not getattr(view._store, "is_local", True)
+        return _follow(view, source, interval or (INTERVAL_AWAY if away else INTERVAL), patience)
+    except _ReaderGone:
+        raise BrokenPipeError from None
 
 
 def _follow(view: SessionView, source: _Log | _Points, interval: float, patience: float | None) -> int:
@@ -130,13 +137,28 @@ def _follow(view: SessionView, source: _Log | _Points, interval: float, patience
         time.sleep(interval)
 
 
+class _ReaderGone(Exception):
+    """Who reads the output is gone; no trouble with the network, which may be a broken pipe as well."""
+
+
 def _print(lines: Iterator[str]) -> int:
     count = 0
     for line in lines:
-        say(line)
+        _say(line)
         count += 1
-    sys.stdout.flush()
+    _say(None)
     return count
+
+
+def _say(line: str | None) -> None:
+    """Print a line; with None what is not printed yet."""
+    try:
+        if line is None:
+            sys.stdout.flush()
+        else:
+            say(line)
+    except BrokenPipeError:
+        raise _ReaderGone from None
 
 
 class _Points:

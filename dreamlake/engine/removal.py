@@ -60,7 +60,7 @@ def why_live(store: Store, workspace: str, session: str, now: float | None = Non
     except CorruptTrackError:
         info = None
     if info is not None and info.get("status") == "running":
-        return "it is running"
+        return "it says that it is running (of one that was killed this is believed for a minute)"
     written = dict(files_of(store, folder))
     ended = max(now - SILENCE, written.get(layout.SESSION_FILE, (0, 0.0))[1] + CLEARLY)
     # Uploads follow the end of a run, and a compaction that found nothing to do has taken the lock.

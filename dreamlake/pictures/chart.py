@@ -70,7 +70,7 @@ def _panel(
             "label",
             type="nominal",
             title=None,
-            scale=alt.Scale(domain=names),
+            scale=alt.Scale(domain=names, scheme="tableau20" if len(names) > 10 else "tableau10"),
             legend=None if picked is None else alt.Legend(symbolOpacity=1),
         ),
         tooltip=[
