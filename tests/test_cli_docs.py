@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from importlib import import_module
 
 import click
 import pytest
 from support import ROOT
 
-from dreamlake.cli import COMMANDS
+from dreamlake.cli import COMMANDS, program
 
 PAGE = (ROOT / "docs" / "guide" / "cli.md").read_text(encoding="utf-8")
 #: What the page says once, of all commands.
@@ -17,7 +16,8 @@ EVERYWHERE = {"--path", "--storage-options", "--json"}
 
 
 def command_of(name: str) -> click.Command:
-    found: click.Command = import_module(f"dreamlake.cli.{name}").command
+    found = program.get_command(click.Context(program), name)
+    assert found is not None
     return found
 
 
