@@ -129,7 +129,7 @@ def test_a_log_that_is_put_aside_keeps_its_records(
         log.add({"message": "3"})
         log.flush(1)
     for place in range(lasting, len(recorder.ops) + 1):
-        for turn, policy in itertools.product(range(10), POLICIES.values()):
+        for turn, policy in itertools.product(range(200), POLICIES.values()):
             state = Cut(recorder, place, policy, random.Random(turn)).state()
             kept = b"".join(data or b"" for path, data in sorted(state.items()) if path.startswith("logs/"))
             assert set(re.findall(rb'"message":"(\d)"', kept)) >= {b"0", b"1", b"2"}
