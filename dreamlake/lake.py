@@ -65,7 +65,12 @@ class Lake:
 
     def _repr_html_(self) -> str:
         """The runs, as a notebook shows them."""
-        return self.sessions()._repr_html_()
+        try:
+            return self.sessions()._repr_html_()
+        except CorruptTrackError as damage:
+            from dreamlake.pictures.html import trouble_html
+
+            return trouble_html(self._store.describe(), damage)
 
     def workspaces(self) -> list[str]:
         """The workspaces that hold a session, sorted."""
@@ -100,6 +105,8 @@ class Lake:
         ------
         SessionNotFoundError
             There is none of this name.
+        CorruptTrackError
+            Its session.json is not readable.
         """
         if not session_there(self._store, workspace, name):
             raise _no_session(self._store, workspace, name)
@@ -263,7 +270,7 @@ class SessionView:
         check_polars()
         from dreamlake.pictures.html import session_html
 
-        return session_html(self, self._store, self.info.get("status", ""))
+        return session_html(self, self._store, lambda: self.info.get("status", ""))
 
     @property
     def info(self) -> SessionInfo:

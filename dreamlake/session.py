@@ -136,7 +136,8 @@ class Session:
         check_polars()
         from dreamlake.pictures.html import session_html
 
-        return session_html(self, self.store(), "open" if self.is_open else "closed" if self._closed else "not open")
+        state = "open" if self.is_open else "closed" if self._closed else "not open"
+        return session_html(self, self.store(), lambda: state)
 
     # -- opening and closing ---------------------------------------------------------------------------------------
 

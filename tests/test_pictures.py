@@ -283,6 +283,19 @@ def test_a_damaged_track_shows_the_damage(tmp_path: Path) -> None:
     assert "data.jsonl" in Lake(tmp_path).session("s", "w").track("bad")._repr_html_()
 
 
+@pytest.mark.parametrize("name", ["session.json", "parameters.json"])
+def test_a_damaged_session_shows_the_damage(tmp_path: Path, name: str) -> None:
+    with Session("s", "w", tmp_path) as session:
+        session.parameters().set(lr=1)
+        session.track("t").append(v=1)
+    view = Lake(tmp_path).session("s", "w")
+    (tmp_path / "w/s" / name).write_text("{nonsense")
+    html = view._repr_html_()
+    assert name in html
+    assert [row[:2] for row in cells(html)] == [["t", "1"]]
+    assert (name in Lake(tmp_path)._repr_html_()) is (name == "session.json")
+
+
 @pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="no fork")
 def test_in_a_forked_child_pictures_say_so_instead_of_hanging(lake: Lake) -> None:
     view = lake.session("run0", "sweep")

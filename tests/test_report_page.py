@@ -142,6 +142,30 @@ def test_damage_is_told_and_the_rest_is_there(lake: Lake, tmp_path: Path) -> Non
     assert [curve["run"] for curve in panels[2]] == [0, 2]
 
 
+@pytest.mark.parametrize("name", ["session.json", "parameters.json"])
+def test_a_damaged_run_is_told_and_its_curves_are_there(lake: Lake, tmp_path: Path, name: str) -> None:
+    runs = runs_of(lake)
+    (tmp_path / "lake/sweep/run1" / name).write_text("{nonsense")
+    told = write_report(runs, tmp_path / "r.html")
+    assert len(told.damage) == 1
+    assert name in told.damage[0]
+    about, panels = parts(tmp_path / "r.html")
+    assert about["damage"] == list(told.damage)
+    assert about["runs"][1]["status"] == ("damaged" if name == "session.json" else "finished")
+    assert [curve["run"] for curve in panels[1]] == [0, 1, 2]
+
+
+def test_steps_that_are_no_numbers_are_gaps(tmp_path: Path) -> None:
+    with Session("s", "w", tmp_path / "lake") as session:
+        for step in (0.5, math.nan, math.inf, None, 2.5):
+            session.track("t").append(step=step, v=1.0)
+        session.track("long").append_batch({"step": [math.nan, 1.0] * 50, "v": [1.0] * 100})
+    write_report(runs_of(Lake(tmp_path / "lake")), tmp_path / "r.html", points=10)
+    _, (long, short) = parts(tmp_path / "r.html")
+    assert short[0]["step"] == [0.5, None, None, None, 2.5]
+    assert set(long[0]["means"]["step"]) <= {1.0, None}
+
+
 def test_a_report_that_fails_leaves_the_old_one(lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "r.html").write_text("old")
     monkeypatch.setattr(os, "replace", lambda *paths: (_ for _ in ()).throw(OSError(28, "No space left")))

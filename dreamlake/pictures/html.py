@@ -13,7 +13,7 @@ from dreamlake.errors import DreamlakeError
 from dreamlake.format.point import encode_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from dreamlake.storage.store import Store
     from dreamlake.types import SessionInfo
@@ -60,8 +60,11 @@ def track_html(track: TrackView) -> str:
     return _page(track.name, about, _table(("field", "type", "newest", ""), rows, len(stats["fields"])))
 
 
-def session_html(session: Holder, store: Store, status: str) -> str:
-    """A session: its parameters, and of each track how many points it has, the newest, and lines."""
+def session_html(session: Holder, store: Store, status: Callable[[], str]) -> str:
+    """A session: its parameters, and of each track how many points it has, the newest, and lines.
+
+    What is damaged is said in the place of what it would show; nothing here raises for that.
+    """
     names = session.tracks.list()
 
     def row(name: str) -> tuple[str, ...]:
@@ -77,10 +80,17 @@ def session_html(session: Holder, store: Store, status: str) -> str:
             return escape(name), "", escape(str(error)), ""
 
     rows = side_by_side(row, names[:ROWS], reading_width(store, 0))
-    parameters = session.parameters().get()
-    about = ", ".join(f"{name}={_plain(value)}" for name, value in list(parameters.items())[:ROWS])
+    try:
+        parameters = session.parameters().get()
+        about = ", ".join(f"{name}={_plain(value)}" for name, value in list(parameters.items())[:ROWS])
+    except DreamlakeError as error:
+        about = str(error)
     table = _table(("track", "points", "newest", ""), rows, len(names))
-    return _page(f"{session.workspace}/{session.name}", f"{status}{'; ' if about else ''}{about}", table)
+    try:
+        said = status()
+    except DreamlakeError as error:
+        said = str(error)
+    return _page(f"{session.workspace}/{session.name}", f"{said}{'; ' if about else ''}{about}", table)
 
 
 def sessions_html(title: str, sessions: Sequence[SessionInfo]) -> str:
@@ -97,6 +107,11 @@ def sessions_html(title: str, sessions: Sequence[SessionInfo]) -> str:
     ]
     header = ("run", "status", "created", "tags", "description")
     return _page(title, f"{len(sessions):,} runs", _table(header, rows, len(sessions)))
+
+
+def trouble_html(title: str, error: Exception) -> str:
+    """What cannot be shown, and why."""
+    return _page(title, str(error), "")
 
 
 def sparkline(values: Iterable[tuple[float, float | None]], title: str = "") -> str:

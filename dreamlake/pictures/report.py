@@ -112,10 +112,11 @@ def write_report(
             listed.append({"track": name, "field": field, "runs": [curve["run"] for curve in data]})
             blobs.append(_packed(data))
     progress(len(holders), len(holders))
+    described = side_by_side(lambda run: _about(run, damage), runs, reading_width(store))
     about = {
         "title": title,
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
-        "runs": side_by_side(_about, runs, reading_width(store)),
+        "runs": described,
         "panels": listed,
         "damage": damage,
     }
@@ -123,13 +124,23 @@ def write_report(
     return Report(len(runs), len(holders), curves, tuple(damage))
 
 
-def _about(run: SessionView) -> dict[str, Any]:
-    info: Mapping[str, Any] = run.info
-    kept = ("status", "description", "tags", "createdAt")
+def _about(run: SessionView, damage: list[str]) -> dict[str, Any]:
+    """What a run says of itself; what is damaged of that is left out, and added to `damage`."""
+    info: Mapping[str, Any] = {"status": "damaged"}
+    parameters: Mapping[str, Any] = {}
+    try:
+        info = run.info
+    except DreamlakeError as error:
+        damage.append(str(error))
+    try:
+        parameters = run.parameters().get()
+    except DreamlakeError as error:
+        damage.append(str(error))
     return {
         "name": f"{run.workspace}/{run.name}",
-        **{key: info.get(key) for key in kept},
-        "parameters": {name: _scalar(value) for name, value in run.parameters().get().items()},
+        "status": info.get("status"),
+        "description": info.get("description"),
+        "parameters": {name: _scalar(value) for name, value in parameters.items()},
     }
 
 
@@ -175,23 +186,26 @@ def _with_step(few: pl.DataFrame, frame: pl.LazyFrame, fields: Sequence[str]) ->
 
 def _means(frame: pl.LazyFrame, field: str, stop: int) -> pl.DataFrame:
     """The means of all columns over equal stretches of the index; what is not finite counts in none."""
-    value = pl.col(field).cast(pl.Float64)
     stretch = (pl.col(INDEX) * MEANS // stop).alias("_stretch")
-    means = (
-        frame.with_columns(pl.when(value.is_finite()).then(value).alias(field)).group_by(stretch).agg(pl.all().mean())
-    )
+    finite = [_finite(name, pl.Float64) for name in frame.collect_schema() if name in (field, STEP)]
+    means = frame.with_columns(finite).group_by(stretch).agg(pl.all().mean())
     return means.sort("_stretch").drop("_stretch").collect()
 
 
 def _lists(frame: pl.DataFrame, field: str, start: float) -> dict[str, list[Any]]:
-    value = pl.col(field).cast(pl.Float64)
     columns = frame.select(
         pl.col(INDEX).alias("index"),
         (pl.col(TS) - start).round(6).alias("elapsed"),
-        pl.when(value.is_finite()).then(value).alias("value"),
-        *([pl.col(STEP).alias(STEP)] if STEP in frame.columns else []),
+        _finite(field, pl.Float64).alias("value"),
+        *([_finite(STEP, frame.schema[STEP])] if STEP in frame.columns else []),
     )
     return columns.to_dict(as_series=False)
+
+
+def _finite(name: str, kind: pl.DataType | type[pl.Float64]) -> pl.Expr:
+    """The values of a column that JSON has a form for, and null in the place of the others."""
+    value = pl.col(name).cast(kind)
+    return pl.when(value.is_finite()).then(value).alias(name)
 
 
 # -- the file ----------------------------------------------------------------------------------------------------------
