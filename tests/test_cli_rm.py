@@ -238,8 +238,12 @@ def test_the_first_step_is_session_json(lake: Path, monkeypatch: pytest.MonkeyPa
     done = steps(monkeypatch, -1)
     (lake / "w/run1/hosts/m").mkdir(parents=True)
     (lake / "w/run1/hosts/m/session.json").write_text("{}")
+    synced: list[tuple[str, int]] = []
+    monkeypatch.setattr(removal.local, "fsync_dir", lambda folder: synced.append((folder, len(done))))
     removal.remove_local(str(lake / "w/run1"), force=False, progress=lambda count: None)
     assert done[:2] == ["session.json", "session.json"]
+    # For good, before anything else goes: a power cut must not bring a run back of which half is gone.
+    assert synced == [(str(lake / "w/run1"), 2)]
     assert done[-3:] == ["hosts", "parameters.json", ".lock"]
 
 

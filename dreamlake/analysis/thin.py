@@ -78,6 +78,7 @@ def _choose(rows: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
     row = pl.col(ROW)
     wanted = [row.min_by(AT).alias("first"), row.max_by(AT).alias("last")]
     for number, name in enumerate(names):
+        # NaN is no extreme, and is not left to whatever `min_by` makes of it.
         value = pl.col(name).fill_nan(None) if rows[name].dtype.is_float() else pl.col(name)
         wanted += [row.min_by(value).alias(f"low {number}"), row.max_by(value).alias(f"high {number}")]
     numbers = rows.with_row_index(ROW).group_by(STRETCH).agg(wanted).drop(STRETCH)

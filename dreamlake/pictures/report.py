@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from dreamlake.lake import SessionView
     from dreamlake.view import TrackView
 
-#: Points of a curve. At most two thousand are drawn at a time, so that there is more to see when zooming.
+#: Points of a curve. At most 1,600 are drawn at a time (report.js), so that there is more to see when zooming.
 POINTS = 4000
 #: Stretches whose means stand for a longer curve when it is smoothed: extremes would not average to anything.
 MEANS = 500
@@ -86,42 +86,46 @@ def write_report(
         for name in tracks:
             holders.setdefault(name, []).append(number)
     damage: list[str] = []
-    curves = 0
     listed: list[dict[str, Any]] = []
     blobs: list[str] = []
     for done, name in enumerate(sorted(holders)):
         progress(done, len(holders))
-
-        def look(number: int, name: str = name) -> list[dict[str, Any]] | DreamlakeError:
-            try:
-                return _curves(runs[number].track(name), number, points)
-            except TrackNotFoundError:
-                return []  # removed since it was listed
-            except DreamlakeError as error:
-                return error
-
-        fields: dict[str, list[dict[str, Any]]] = {}
-        for found in side_by_side(look, holders[name], reading_width(store)):
-            if isinstance(found, DreamlakeError):
-                damage.append(str(found))
-                continue
-            for curve in found:
-                fields.setdefault(curve.pop("field"), []).append(curve)
-        for field, data in fields.items():
-            curves += len(data)
-            listed.append({"track": name, "field": field, "runs": [curve["run"] for curve in data]})
-            blobs.append(_packed(data))
+        for field, curves in _fields(runs, name, holders[name], points, damage).items():
+            listed.append({"track": name, "field": field, "runs": [curve["run"] for curve in curves]})
+            blobs.append(_packed(curves))
     progress(len(holders), len(holders))
-    described = side_by_side(lambda run: _about(run, damage), runs, reading_width(store))
     about = {
         "title": title,
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
-        "runs": described,
+        "runs": side_by_side(lambda run: _about(run, damage), runs, reading_width(store)),
         "panels": listed,
         "damage": damage,
     }
     _write(os.fspath(path), _page(title, about, blobs, get_plotlyjs()))
-    return Report(len(runs), len(holders), curves, tuple(damage))
+    return Report(len(runs), len(holders), sum(len(panel["runs"]) for panel in listed), tuple(damage))
+
+
+def _fields(
+    runs: Sequence[SessionView], track: str, holders: Sequence[int], points: int, damage: list[str]
+) -> dict[str, list[dict[str, Any]]]:
+    """The curves of each field of a track, of all runs that hold it; what is damaged is added to `damage`."""
+
+    def look(number: int) -> list[dict[str, Any]] | ValueError:
+        try:
+            return _curves(runs[number].track(track), number, points)
+        except TrackNotFoundError:
+            return []  # removed since it was listed
+        except ValueError as error:  # damage, or the track of another name
+            return error
+
+    fields: dict[str, list[dict[str, Any]]] = {}
+    for found in side_by_side(look, holders, reading_width(runs[0]._store)):
+        if isinstance(found, ValueError):
+            damage.append(str(found))
+            continue
+        for curve in found:
+            fields.setdefault(curve.pop("field"), []).append(curve)
+    return fields
 
 
 def _about(run: SessionView, damage: list[str]) -> dict[str, Any]:
