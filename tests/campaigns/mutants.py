@@ -1,4 +1,7 @@
-"""Takes away, one at a time, what the promises rest on, and fails if the tests do not notice."""
+"""Takes away, one at a time, what the promises rest on, and fails if the tests do not notice.
+
+The test that noticed in the run whose log is kept is asked first, then the tests that look at the file, then all.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ from pathlib import Path
 import pytest
 from mutations import EQUIVALENT, Mutant, by_hand, by_rule
 
-from campaigns.log import ROOT, Log
+from campaigns.log import LOGS, ROOT, Log
 
 #: Tests that look at a file first, the likeliest before the others; then all the tests there are.
 FIRST: list[tuple[str, list[str]]] = [
@@ -40,7 +43,7 @@ FIRST: list[tuple[str, list[str]]] = [
     ("engine/segments", ["test_reader.py", "test_damage.py"]),
     ("parameters", ["test_parameters.py", "test_crash.py"]),
     ("engine/", ["test_processes.py", "test_merging.py", "test_crash.py", "test_disk.py", "test_compaction.py",
-                 "test_powerloss.py", "test_stateful.py"]),
+                 "test_away.py", "test_files.py", "test_powerloss.py", "test_stateful.py"]),
 ]  # fmt: skip
 #: A test run that takes longer than this, in seconds, hangs.
 PATIENCE = 600.0
@@ -61,6 +64,7 @@ def run(args: argparse.Namespace, log: Log) -> int:
         for mutant in mutants:
             log.say(f"{mutant.kind:9} {_row(mutant)}")
         return 0
+    noticed = _noticed()
     todo: queue.SimpleQueue[Mutant] = queue.SimpleQueue()
     for mutant in mutants:
         todo.put(mutant)
@@ -78,7 +82,7 @@ def run(args: argparse.Namespace, log: Log) -> int:
                 except queue.Empty:
                     return
                 begun = time.monotonic()
-                found = _try(tree, mutant, args.quick)
+                found = _try(tree, mutant, noticed.get(_name(mutant), ""), args.quick)
                 with lock:
                     nonlocal tried
                     tried += 1
@@ -105,8 +109,27 @@ def run(args: argparse.Namespace, log: Log) -> int:
     return bool(survivors) or tried < len(mutants)
 
 
+def _name(mutant: Mutant) -> tuple[str, str]:
+    """The file and what is done to it: what stays when lines move."""
+    return mutant.file, " ".join(mutant.said.split())[:140]
+
+
 def _row(mutant: Mutant) -> str:
-    return f"{mutant.file}:{mutant.line}: {' '.join(mutant.said.split())[:140]}"
+    file, said = _name(mutant)
+    return f"{file}:{mutant.line}: {said}"
+
+
+def _noticed() -> dict[tuple[str, str], str]:
+    """The test that noticed each mutant in the run whose log is kept, without its parameters.
+
+    Mutants of one file that read alike share a test; the other is then found by the tests that come after it.
+    """
+    try:
+        lines = (LOGS / "mutants.txt").read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return {}
+    found = (re.fullmatch(r"\w+ +(\S+?):\d+: (.*): (test_\w+\.py::[\w:]+).*", line) for line in lines)
+    return {(match[1], match[2]): match[3] for match in found if match}
 
 
 def _copy(folder: Path) -> Path:
@@ -129,15 +152,16 @@ def _passes_without(log: Log) -> bool:
     return not found
 
 
-def _try(tree: Path, mutant: Mutant, quick: bool) -> str:
+def _try(tree: Path, mutant: Mutant, noticed: str, quick: bool) -> str:
     """The test that noticed; empty when none did."""
     path = tree / mutant.file
     before = path.read_text(encoding="utf-8")
     path.write_text(mutant.source, encoding="utf-8")
     try:
         first = next((tests for place, tests in FIRST if mutant.file.startswith(f"dreamlake/{place}")), [])
-        for name in first:
-            if (tree / "tests" / name).exists() and (found := _run(tree, [f"tests/{name}"], PATIENCE)):
+        for name in [noticed, *first]:
+            there = (tree / "tests" / name.partition("::")[0]).is_file()
+            if there and (found := _run(tree, [f"tests/{name}"], PATIENCE)):
                 return found
         return "" if quick else _run(tree, _rest(tree, first), PATIENCE * 4)
     finally:
@@ -168,6 +192,8 @@ def _run(tree: Path, tests: list[str], patience: float) -> str:
             return f"{tests[0]} never ended"
     if process.returncode == 0:
         return ""
+    if "::" in tests[0] and process.returncode == pytest.ExitCode.USAGE_ERROR:
+        return ""  # the kept log names a test that is gone
     if process.returncode in (pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.NO_TESTS_COLLECTED):
         raise RuntimeError(f"the tests were not run at all\n{out}")
     failed = re.search(r"^(?:FAILED|ERROR) tests/(\S+)", out, re.MULTILINE)
