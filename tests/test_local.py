@@ -546,6 +546,19 @@ def test_names_are_those_of_the_files_in_the_listing(tmp_path: Path) -> None:
     assert store.names("a") == ["one", "two"] == [entry.name for entry in store.list("a") if not entry.is_dir]
 
 
+def test_sizes_are_those_of_the_files_that_are_there(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path / "lake")
+    store.put("a/one", b"1")
+    store.put("a/two", b"22")
+    (tmp_path / "lake" / "a" / "linked").symlink_to(tmp_path / "lake" / "a" / "two")
+    assert store.sizes("a", ["two", "gone", "one", "linked"]) == [2, 0, 1, 2]
+    assert store.sizes("missing", ["one"]) == [0]
+    (tmp_path / "secret").write_bytes(b"4444")
+    (tmp_path / "lake" / "a" / "out").symlink_to(tmp_path / "secret")
+    with pytest.raises(errors.CorruptTrackError, match="leads out of"):
+        store.sizes("a", ["out"])
+
+
 def test_a_path_that_climbs_out_of_its_root_is_not_inside(tmp_path: Path) -> None:
     root = tmp_path / "root"
     (root / "a").mkdir(parents=True)

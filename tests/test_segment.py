@@ -368,7 +368,13 @@ def test_a_kept_footer_of_another_file_is_not_believed() -> None:
 
 
 def forged(
-    table: pa.Table, *, rows: int | None = None, schema: dict[str, Any] | None = None, start: int = 0, **options: Any
+    table: pa.Table,
+    *,
+    rows: int | None = None,
+    schema: dict[str, Any] | None = None,
+    start: int = 0,
+    a_group: int | None = None,
+    **options: Any,
 ) -> bytes:
     """A segment as a stranger would write it: any table, any claims, the checksum right."""
     from dreamlake.format.segmentinfo import to_key_values
@@ -379,7 +385,7 @@ def forged(
     options = {"compression": "zstd", "use_dictionary": False, "write_page_checksum": True, **options}
     sink = io.BytesIO()
     with pq.ParquetWriter(sink, table.schema, **options) as writer:
-        writer.write_table(table)
+        writer.write_table(table, row_group_size=a_group)
         writer.add_key_value_metadata({**to_key_values(info), "dreamlake.footer_crc32": "00000000"})
     return signed(sink.getvalue())
 
@@ -414,6 +420,36 @@ def test_the_forger_of_these_tests_can_write_a_good_segment() -> None:
 def test_claims_that_do_not_fit_the_columns_are_damage(change: dict[str, Any], said: str) -> None:
     with pytest.raises(SegmentDamage, match=said):
         open_segment(forged(table_of(2, pa.array([1.0, 2.0])), **change))
+
+
+@pytest.mark.parametrize("groups", [2, 8])
+def test_row_groups_that_do_not_add_up_are_damage_before_they_are_read(groups: int) -> None:
+    whole = forged(table_of(groups, pa.array([1.0] * groups)), a_group=1)
+    begin = footer_start(whole)
+    end = pages._GROUP_END.search(whole, begin)
+    assert end is not None
+    assert end[1] == b"\x02"  # one row, as Thrift writes it
+    two = whole[: end.start(1)] + b"\x04" + whole[end.end(1) :]
+    two = two.replace(open_segment(whole).footer.metadata.metadata[b"dreamlake.footer_crc32"], b"00000000")
+    with pytest.raises(SegmentDamage, match="its row groups do not add up") as caught:
+        open_segment(signed(two)).read()
+    assert caught.value.place == "footer"
+    assert points_of(whole) == [{"x": 1.0, "_ts": float(at)} for at in range(groups)]
+
+
+def test_the_row_groups_of_a_wide_segment_are_taken_apart_when_they_are_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    taken = []
+    row_groups = pages.row_groups
+    monkeypatch.setattr(pages, "row_groups", lambda footer: taken.append(len(footer)) or row_groups(footer))
+    segment = open_segment(forged(table_of(8, pa.array([1.0] * 8)), a_group=1))
+    assert segment.info.rows == 8
+    assert taken == []
+    assert segment.read(["x"], 2, 4).num_rows == segment.read(["x"], 4, 6).num_rows == 2
+    assert len(taken) == 1
+    assert open_segment(forged(table_of(2, pa.array([1.0] * 2)), a_group=1)).info.rows == 2
+    assert len(taken) == 2, "few are taken apart at once, so that what is wrong is told at once"
 
 
 def test_another_version_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

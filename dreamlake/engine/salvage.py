@@ -180,11 +180,12 @@ def stretches(store: Store, path: str, track: str, name: SegmentName) -> Iterato
     try:
         segment = open_at(store, path)
         check_identity(segment.info, track, name)
+        groups = segment.footer.groups
     except (SegmentDamage, CorruptTrackError, OSError):
         return
     start = segment.info.start
     has_none = NONE in segment.footer.columns
-    for group in segment.footer.groups:
+    for group in groups:
         stop = start + group.rows
         found: dict[str, pa.ChunkedArray] = {}
         for column in segment.footer.columns:

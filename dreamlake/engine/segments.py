@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from threading import Lock
 
+from dreamlake.engine.process import reading_width, side_by_side
 from dreamlake.errors import CorruptTrackError
 
 TYPE_CHECKING = False
@@ -73,6 +74,20 @@ class SegmentFiles:
     def size(self, name: SegmentName) -> int:
         """The bytes of segment `name`; raises FileNotFoundError when it is gone."""
         return self.store.size(self._path(name))
+
+    def sizes(self, names: Sequence[SegmentName]) -> list[int]:
+        """The bytes of each of these segments; 0 where it is gone."""
+        ask = getattr(self.store, "sizes", None)
+        if ask is not None:
+            return ask(self.folder, [name.filename for name in names])  # type: ignore[no-any-return]
+
+        def size(name: SegmentName) -> int:
+            try:
+                return self.size(name)
+            except FileNotFoundError:
+                return 0
+
+        return side_by_side(size, names, reading_width(self.store, 1))
 
     def place(self, name: SegmentName) -> str:
         """The file of segment `name`, fit for messages and other tools."""

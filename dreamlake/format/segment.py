@@ -66,6 +66,7 @@ _CRC_BLANK = b"00000000"
 # The key and the head of its value as thrift's compact protocol writes them: two strings, of 22 and 8 bytes.
 _CRC_MARK = b"\x18" + bytes([len(_CRC_KEY)]) + _CRC_KEY + b"\x18\x08"
 _TAIL = 1 << 16  # bytes read at once where a footer is expected
+_FEW_GROUPS = 4  # row groups that are taken apart at once; those of the usual segment
 
 _KNOWN_OPTIONS = inspect.signature(pq.ParquetFile.__init__).parameters
 _READ_OPTIONS: dict[str, Any] = {
@@ -220,8 +221,8 @@ class Footer:
         The columns as Arrow has them.
     columns
         For each column its places among the Parquet columns: the first, and one past the last.
-    groups
-        The row groups.
+    row_groups
+        What there is of its row groups; `groups` has them.
     file_size, length
         Bytes of the file, and of its end from the footer on.
     checksum
@@ -232,10 +233,46 @@ class Footer:
     metadata: pq.FileMetaData
     schema: pa.Schema
     columns: dict[str, tuple[int, int]]
-    groups: tuple[pages.RowGroup, ...]
+    row_groups: _RowGroups
     file_size: int
     length: int
     checksum: int
+
+    @property
+    def groups(self) -> tuple[pages.RowGroup, ...]:
+        """The row groups. Raises SegmentDamage where they are not those of a segment of dreamlake's."""
+        return self.row_groups.found()
+
+
+class _RowGroups:
+    """The row groups of a footer, taken apart when they are first asked for: a wide segment has a hundred.
+
+    Parameters
+    ----------
+    tail
+        The bytes from the footer to the end of the file, whose checksum was verified.
+    number, rows
+        How many there are, of how many rows together.
+    """
+
+    __slots__ = ("_found", "_number", "_rows", "_tail")
+
+    def __init__(self, tail: bytes, number: int, rows: int) -> None:
+        self._tail = tail
+        self._number = number
+        self._rows = rows
+        self._found: tuple[pages.RowGroup, ...] | None = None
+
+    def found(self) -> tuple[pages.RowGroup, ...]:
+        # No lock: threads that come here at once find the same.
+        if self._found is not None:
+            return self._found
+        with _damage("footer"):
+            groups = pages.row_groups(self._tail[:-8])  # each with the columns of the schema, or it raises
+        if len(groups) != self._number or sum(group.rows for group in groups) != self._rows:
+            raise SegmentDamage("footer", "its row groups do not add up")
+        self._found = groups
+        return groups
 
 
 def open_segment(source: Any, size: int | None = None, footer: Footer | None = None) -> Segment:
@@ -300,7 +337,6 @@ def _parse(tail: bytes, file_size: int, checksum: int) -> Footer:
         metadata = pq.ParquetFile(pa.BufferReader(tail), **_READ_OPTIONS).metadata
         found = metadata.schema.to_arrow_schema()
         info = from_key_values(metadata.metadata or {})
-        groups = pages.row_groups(tail[:-8])
     rows = info.rows
     if not 0 <= info.start < info.stop or not 0 <= rows <= MAX_ROWS or metadata.num_rows != rows:
         raise SegmentDamage("footer", f"{metadata.num_rows} rows in the range {info.start} to {info.stop} (exclusive)")
@@ -311,10 +347,11 @@ def _parse(tail: bytes, file_size: int, checksum: int) -> Footer:
     for name, width in _widths(info.schema, has_none):
         columns[name] = (place, place + width)
         place += width
-    if metadata.num_columns != place or any(len(group) != place for group in groups):
+    if metadata.num_columns != place:
         raise SegmentDamage("footer", "the columns are not those of its schema")
-    if metadata.num_row_groups != len(groups) or sum(group.rows for group in groups) != rows:
-        raise SegmentDamage("footer", "its row groups do not add up")
+    groups = _RowGroups(tail, metadata.num_row_groups, rows)
+    if metadata.num_row_groups <= _FEW_GROUPS:
+        groups.found()
     return Footer(info, metadata, found, columns, groups, file_size, len(tail), checksum)
 
 
