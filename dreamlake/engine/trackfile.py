@@ -1,12 +1,13 @@
 """metadata.json of a track: its name and what it was described with, made with the track's folder."""
 
-import json
 import os
 from typing import Any
 
+import msgspec
+
 import dreamlake.storage.local as local
 from dreamlake.errors import CorruptTrackError
-from dreamlake.format import about, layout, point
+from dreamlake.format import about, extjson, layout
 
 
 class TrackFile:
@@ -34,8 +35,8 @@ class TrackFile:
         else:
             merged = merge_description(stored, described)
         if merged != stored:
-            text = json.dumps(point.to_json(merged), ensure_ascii=False, indent=1, allow_nan=False)
-            local.atomic_write(self.path, text.encode() + b"\n", self.fsync)
+            text = msgspec.json.format(extjson.encoder().encode(extjson.to_json(merged)), indent=1)
+            local.atomic_write(self.path, text + b"\n", self.fsync)
         elif described and self.fsync:
             local.fsync_dir(self.folder)  # as it may have failed when this was written
 

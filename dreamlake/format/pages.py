@@ -9,7 +9,7 @@ https://github.com/apache/parquet-format/blob/master/src/main/thrift/parquet.thr
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple, TypeAlias
 
 from dreamlake.format import thrift
@@ -85,11 +85,11 @@ class Chunk(NamedTuple):
 
 
 class RowGroup:
-    """A row group: its number of rows, and its columns, each of which is made of what was read when it is asked for."""
+    """A row group: its number of rows, and its columns, each made of what was read when it is first asked for."""
 
     __slots__ = ("_columns", "rows")
 
-    def __init__(self, rows: int, columns: Sequence[Chunk | _Raw]) -> None:
+    def __init__(self, rows: int, columns: list[Chunk | _Raw]) -> None:
         self.rows = rows
         self._columns = columns
 
@@ -99,7 +99,9 @@ class RowGroup:
     def chunk(self, place: int) -> Chunk:
         """The column at this place. Raises ValueError when what is said of it makes no sense."""
         column = self._columns[place]
-        return column if isinstance(column, Chunk) else column.chunk()
+        if isinstance(column, _Raw):
+            self._columns[place] = column = column.chunk()
+        return column
 
     def texts(self) -> list[bool]:
         """Of each column whether its values are text."""
