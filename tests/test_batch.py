@@ -107,13 +107,27 @@ def test_minus_one_takes_the_previous_row_s(session: Session, form: str, first: 
 
 
 @pytest.mark.parametrize("form", ["dicts", "columns", "polars", "arrow table"])
-@pytest.mark.parametrize("stamps", [[-1.0], [-1.0, 5.0, 6.0], [-5.0, -1.0, 3.0], [-1, -1]])
+@pytest.mark.parametrize("stamps", [[-1.0], [-1.0, 5.0, 6.0], [-1, -1]])
 def test_minus_one_is_never_a_time(session: Session, form: str, stamps: list[Any]) -> None:
     """Rising floats look like timestamps that need no look."""
     session.track("other").append(x=1, _ts=100.0)
     session.track("t").append_batch(MAKE[form]({"n": list(range(len(stamps))), "_ts": stamps}))
     assert -1.0 not in [point["_ts"] for point in points_of(session.track("t"))]
-    assert points_of(session.track("t"))[0]["_ts"] == (100.0 if stamps[0] == -1 else -5.0)
+    assert points_of(session.track("t"))[0]["_ts"] == 100.0
+
+
+@pytest.mark.parametrize("form", [form for form in MAKE if form != "generator of dicts"])
+@pytest.mark.parametrize("stamps", [[-5.0, -1.0, 3.0], [-2.0, -1.5, -1.0, -0.5, 0.0], [3.0, -1.0, -0.5]])
+def test_minus_one_among_times_below_zero_is_refused(session: Session, form: str, stamps: list[float]) -> None:
+    track = session.track("t").append(n=-1, _ts=7.0)
+    with pytest.raises(ValueError, match=r"_ts=-1\.0 after a point at -[0-9.]+ may be a time"):
+        track.append_batch(MAKE[form]({"n": list(range(len(stamps))), "_ts": stamps}))
+    assert points_of(track) == [{"n": -1, "_ts": 7.0}]
+
+
+def test_the_integer_minus_one_inherits_in_a_batch_of_times_below_zero(session: Session) -> None:
+    session.track("t").append_batch([{"n": 0, "_ts": -5.0}, {"m": 1, "_ts": -1}])
+    assert points_of(session.track("t")) == [{"n": 0, "m": 1, "_ts": -5.0}]
 
 
 @pytest.mark.parametrize("form", ["dicts", "columns", "polars", "arrow table"])

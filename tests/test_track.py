@@ -260,7 +260,7 @@ def test_minus_one_takes_the_latest_of_any_track_and_kind(session: Session, minu
 
 def test_minus_one_inherits_behind_times_below_it(session: Session) -> None:
     track = session.track("t")
-    for value, ts in enumerate([-3.5, -1.0, -1.25, -1.0, -0.5, -1.0, 7.0, -1.0]):
+    for value, ts in enumerate([-3.5, -1, -1.25, np.int64(-1), -0.5, -1, 7.0, -1.0]):
         track.append(a=value, _ts=ts)
     assert points_of(track) == [
         {"a": 1, "_ts": -3.5},
@@ -268,6 +268,19 @@ def test_minus_one_inherits_behind_times_below_it(session: Session) -> None:
         {"a": 5, "_ts": -0.5},
         {"a": 7, "_ts": 7.0},
     ]
+
+
+@pytest.mark.parametrize("minus_one", [-1.0, np.float64(-1), np.float32(-1)])
+def test_minus_one_that_may_well_be_a_time_is_refused(session: Session, minus_one: Any) -> None:
+    """Times relative to a trigger: to take -1.0 for `_ts=-1` would merge the point with the one before, unseen."""
+    track = session.track("t")
+    for ts in [-3.0, -2.0]:
+        track.append(v=ts, _ts=ts)
+    with pytest.raises(ValueError, match=r"after a point at -2\.0 may be a time.* give the integer -1"):
+        track.append(v=-1.0, _ts=minus_one)
+    track.append(v=0.0, _ts=0.0)
+    track.append(v=1.0, _ts=minus_one)
+    assert [(point["v"], point["_ts"]) for point in points_of(track)] == [(-3.0, -3.0), (-2.0, -2.0), (1.0, 0.0)]
 
 
 def test_a_refused_append_is_not_the_latest(session: Session) -> None:

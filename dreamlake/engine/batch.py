@@ -7,7 +7,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from dreamlake.clock import TICK
-from dreamlake.engine.pending import Block, is_inherited
+from dreamlake.engine.pending import Block, check_doubtful, is_inherited
 from dreamlake.engine.rows import BatchRows, ColumnRows, MixedRow, Rows, one_type
 from dreamlake.format.layout import check_field
 from dreamlake.format.point import MAX_POINT_BYTES, SCALARS, check_ts, take, take_value
@@ -124,17 +124,27 @@ def _from_dicts(points: Sequence[Any]) -> "_Columns | _Points":
     columns = _columns_of(points)
     if columns is not None:
         return columns
-    rows = []
+    rows, stamps = [], []
     for number, given in enumerate(points):
         if not isinstance(given, Mapping):
             raise TypeError(f"row {number} of the batch is a {type(given).__name__}, not a dict of fields")
         fields = dict(given)
         try:
-            ts = _checked_ts(fields.pop("_ts", None))
-            rows.append((ts, take(fields)[0]))
+            stamps.append(fields.pop("_ts", None))
+            rows.append((_checked_ts(stamps[-1]), take(fields)[0]))
         except (TypeError, ValueError) as error:
             raise type(error)(f"row {number} of the batch: {error}") from error
+    _refuse_doubtful(stamps)
     return _Points(rows)
+
+
+def _refuse_doubtful(stamps: Sequence[Any]) -> None:
+    """Refuse a batch in which -1.0 stands among times below zero; see `check_doubtful`."""
+    given = [ts for ts in stamps if ts is not None]
+    doubtful = [ts for ts in given if is_inherited(ts) and not hasattr(ts, "__index__")]
+    if doubtful:
+        lowest = min((float(ts) for ts in given if not is_inherited(ts)), default=None)
+        check_doubtful(doubtful[0], lowest)
 
 
 def _columns_of(points: Sequence[Any]) -> _Columns | None:
@@ -221,6 +231,7 @@ def _from_frame(frame: "Frame") -> "_Columns | _Points":
     points = to_points(batch.data, batch.schema)
     for point in points:
         del point["_ts"]
+    _refuse_doubtful(frame.ts)
     return _Points([(_checked_ts(ts), point) for ts, point in zip(frame.ts, points, strict=True)])
 
 

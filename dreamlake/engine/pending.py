@@ -132,6 +132,7 @@ class Pending:
         with owner.lock:
             owner.admit()
             if inherited:
+                check_doubtful(given, owner.clock.latest)
                 explicit = owner.clock.latest is not None  # with nothing to inherit it is an automatic one
                 ts = owner.clock.inherit()
             elif explicit:
@@ -265,6 +266,21 @@ def is_inherited(ts: Any) -> bool:
         return not isinstance(ts, (bool, str, bytes)) and bool(ts == -1)
     except Exception:  # an array, say: `check_ts` refuses it with a better message
         return False
+
+
+def check_doubtful(ts: Any, before: float | None) -> None:
+    """Refuse a ``_ts`` of -1.0 among times below zero, where it may well be a time; the integer -1 never is one.
+
+    Raises
+    ------
+    ValueError
+        It may be meant either way: to take it for the one would merge points that have nothing to do with each other.
+    """
+    if before is not None and before < 0 and not hasattr(ts, "__index__"):
+        raise ValueError(
+            f"_ts={ts} after a point at {before} may be a time, or mean that of the latest append: for the latter give "
+            "the integer -1; a point at the time -1.0 itself cannot be stored, so shift the times"
+        )
 
 
 def _as_tuple(value: Any) -> Any:
