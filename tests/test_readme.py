@@ -7,11 +7,13 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 from s3.server import S3Server
 from s3.team import make_team_bucket
 from support import ROOT, run_python
 
+from dreamlake import Lake
 from dreamlake.cli import COMMANDS, main, parse
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -101,3 +103,14 @@ def test_links_lead_to_files() -> None:
     targets = [target for target in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in target]
     assert targets
     assert [target for target in targets if not (ROOT / target).is_file()] == []
+
+
+def test_the_runs_of_the_picture_are_made_by_the_script_beside_it(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn", reason="the sweep trains on scikit-learn's digits")
+    assert "](docs/pictures/report.png)" in README
+    assert "](docs/examples/sweep.py)" in README
+    run_python((ROOT / "docs" / "examples" / "sweep.py").read_text(encoding="utf-8"), cwd=tmp_path)
+    found = Lake(tmp_path / ".dreamlake").scan("val", workspace="sweep", parameters=["lr"]).collect()
+    best = found.group_by("lr").agg(pl.col("accuracy").max()).sort("lr")
+    assert best["lr"].to_list() == [0.01, 0.019, 0.037, 0.072, 0.139, 0.268, 0.518, 1.0]
+    assert best["accuracy"].to_list() == sorted(best["accuracy"].to_list())
