@@ -14,7 +14,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 from golden.exact import pack, unpack
-from golden.make import HERE, URL
+from golden.make import HERE, URL, WIDE, WIDE_BEHIND, WIDE_LATE, wide_points
 from model import ModelTrack
 from polars.testing import assert_frame_equal
 from s3.server import S3Server
@@ -26,7 +26,9 @@ from dreamlake.engine.replica import state
 from dreamlake.format import layout
 from dreamlake.storage.remote import RemoteStore
 
-SETS = sorted(path.parent for path in HERE.glob("*/expected.json"))
+ALL = sorted(path.parent for path in HERE.glob("*/expected.json"))
+LONG = [path for path in ALL if path.name.endswith("-long")]
+SETS = [path for path in ALL if path not in LONG]
 
 
 class Golden:
@@ -60,8 +62,9 @@ def golden(request: pytest.FixtureRequest, tmp_path: Path) -> Golden:
 
 def test_there_is_a_set_and_it_is_small() -> None:
     assert SETS
-    for folder in SETS:
-        assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < 200_000
+    assert LONG
+    for folder in ALL:
+        assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < 350_000
 
 
 @pytest.mark.parametrize("scheme", ["", "file://"])
@@ -265,3 +268,73 @@ def test_a_machine_goes_on_with_its_replica(golden: Golden, replica: tuple[str, 
     assert (state.load(str(file.parent)).machine == before.machine) == known
     assert session._remote is not None
     session._remote.store().close()
+
+
+# -- what is long, or no series ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=LONG, ids=lambda path: path.name)
+def long(request: pytest.FixtureRequest, tmp_path: Path) -> Golden:
+    return Golden(request.param, tmp_path / "golden")
+
+
+def _whole() -> pl.DataFrame:
+    """The long track, computed anew."""
+    count = WIDE + WIDE_BEHIND
+    index = pl.DataFrame({"_index": range(count)}, schema={"_index": pl.Int64})
+    late = pl.DataFrame({"_index": WIDE_LATE, "late": ["before", "after"]}, schema_overrides={"_index": pl.Int64})
+    return index.hstack(pl.DataFrame(wide_points(0, count))).join(late, on="_index", how="left", maintain_order="left")
+
+
+def test_a_merged_track_is_as_it_was_written(long: Golden) -> None:
+    before = long.files()
+    whole = _whole()
+    track = Lake(long.root / "lake").session("wide", "golden").track("merged/steps")
+    live = [Path(path).name for path in track.files()]
+    assert live == ["000000000000-000000100000.1.parquet", "000000100000-000000110000.parquet"]
+    assert len(track) == track.stats()["totalDataPoints"] == WIDE + WIDE_BEHIND
+    assert_frame_equal(track.to_polars(), whole)
+    assert_frame_equal(track.scan(9_990, 20).collect(), whole[9_990:10_010])
+    assert_frame_equal(track.to_polars(99_995, 10), whole[99_995:100_005])
+    for at in (*WIDE_LATE, 0, WIDE - 1, WIDE, WIDE + WIDE_BEHIND - 1):
+        (point,) = track.read(at, 1)["data"]
+        wanted = {name: value for name, value in whole.row(at, named=True).items() if name != "_index"}
+        assert {"late": None, **point["data"]} == wanted
+    found = track.read_by_time(99_998.5, 100_002.0, limit=None)["data"]
+    assert [point["index"] for point in found] == [99_999, 100_000, 100_001]
+    assert long.files() == before, "reading has written"
+
+
+def test_the_reader_of_the_docs_agrees_about_a_merged_track(long: Golden) -> None:
+    found = reader.read_track(long.root / "lake" / "golden" / "wide" / "tracks" / "merged" / "steps")
+    assert [point["index"] for point in found] == list(range(WIDE + WIDE_BEHIND))
+    whole = _whole()
+    for name in ("_ts", "step", "loss", "phase", "q", "late"):
+        assert [point["data"].get(name) for point in found] == whole[name].to_list()
+
+
+def test_a_merged_track_goes_on(long: Golden) -> None:
+    with Session("wide", "golden", long.root / "lake", resume="must") as session:
+        track = session.track("merged/steps")
+        track.append(_ts=float(WIDE_LATE[0] + 1), late="much later")
+        track.append_batch(pl.DataFrame(wide_points(WIDE + WIDE_BEHIND, WIDE + WIDE_BEHIND + 10_000)))
+        session.flush()
+        track.compact()
+    track = Lake(long.root / "lake").session("wide", "golden").track("merged/steps")
+    assert len(track) == WIDE + WIDE_BEHIND + 10_000
+    found = track.to_polars()
+    assert found["step"].to_list() == list(range(len(track)))
+    late = found.filter(pl.col("late").is_not_null()).select("_index", "late").rows()
+    assert late == [(WIDE_LATE[0], "before"), (WIDE_LATE[0] + 1, "much later"), (WIDE_LATE[1], "after")]
+
+
+def test_uploaded_files_are_as_they_were(long: Golden) -> None:
+    expected = long.expected["files"]
+    files = Lake(long.root / "lake").session("uploads", "golden").files()
+    assert [pack(dict(record)) for record in files.list()] == expected["records"]
+    assert [files.open(record).read().hex() for record in files.list()] == expected["contents"]
+    assert files.open("/models/same.json").read() == b"new"
+    with Session("uploads", "golden", long.root / "lake", resume="must") as session:
+        session.files().upload(b"newer", path="/models", filename="same.json")
+        assert session.files().open("/models/same.json").read() == b"newer"
+        assert len(session.files().list()) == len(expected["records"])

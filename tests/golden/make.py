@@ -1,4 +1,4 @@
-"""Makes a set of golden runs with the library of this tree: ``cd tests && python -m golden.make``; see README.md."""
+"""Makes sets of golden runs with the library of this tree: ``cd tests && python -m golden.make``; see README.md."""
 
 from __future__ import annotations
 
@@ -73,6 +73,24 @@ KINDS: dict[str, list[Any]] = {
     "é 漢": [1],
 }
 NAMES = ["robot/position/left-camera", "robot/position", "lr=0.1", "漢字/é", "CON", "a b: 100%", "...x", "[1]/*?"]
+
+
+#: Points of the track that is merged: one wide segment of ten row groups; behind it points in a segment, and hot ones.
+WIDE, WIDE_BEHIND = 100_000, 10_003
+#: Points of the wide segment that got a field, before it was merged and after.
+WIDE_LATE = (12_345, 87_654)
+
+
+def wide_points(start: int, stop: int) -> dict[str, list[Any]]:
+    """The points of the long track as columns, to be computed where their list would be too long."""
+    rows = range(start, stop)
+    return {
+        "_ts": [float(i) for i in rows],
+        "step": list(rows),
+        "loss": [1 / (1 + i % 1000) for i in rows],
+        "phase": [("warm up", "train")[i // 50_000 % 2] for i in rows],
+        "q": [[float(i % 7), -float(i % 5)] for i in rows],
+    }
 
 
 class Book:
@@ -243,6 +261,37 @@ class Maker:
         shutil.rmtree(one)
         shutil.rmtree(two)
 
+    # -- the runs of the second set --------------------------------------------------------------------------------
+
+    def wide(self) -> None:
+        """A track whose segments were merged, fields that came before and after that, points behind it, and hot ones."""
+        with Session("wide", "golden", self.lake, flush_interval=3600.0) as session:
+            track = session.track("merged/steps")
+            for start in range(0, WIDE, 10_000):
+                track.append_batch(pl.DataFrame(wide_points(start, start + 10_000)))
+            track.append(_ts=float(WIDE_LATE[0]), late="before")
+            session.flush()
+            track.compact()
+            track.append(_ts=float(WIDE_LATE[1]), late="after")
+            session.flush()
+            track.append_batch(pl.DataFrame(wide_points(WIDE, WIDE + WIDE_BEHIND)))
+
+    def files(self) -> dict[str, Any]:
+        """Uploaded files, one of them twice and one deleted; returns their records, and the bytes in hex."""
+        with self.run("uploads") as book:
+            files = book.session.files()
+            files.upload(b"", filename="empty.txt")
+            about = {"description": "é", "tags": ["best"], "metadata": {"epoch": 5, "nan": NAN, "at": KINDS["utc"][0]}}
+            files.upload(bytes(range(256)) * 3, path="/models/a: b", filename="weights 100%.bin", **about)
+            files.upload(b"old", path="/models", filename="same.json")
+            files.upload(b"new", path="/models", filename="same.json")
+            files.delete(files.upload(b"gone", filename="deleted.txt"))
+        view = Lake(self.lake).session("uploads", "golden").files()
+        return {
+            "records": [pack(dict(record)) for record in view.list()],
+            "contents": [view.open(record).read().hex() for record in view.list()],
+        }
+
     # -- what they hold --------------------------------------------------------------------------------------------
 
     def expected(self, lake: Lake, check: bool = True) -> dict[str, Any]:
@@ -295,7 +344,7 @@ def _lines(value: Any, depth: int = 6) -> str:
 
 
 def make(root: Path) -> None:
-    """Make a set in a folder that is not there yet."""
+    """Make the first set in a folder that is not there yet."""
     root.mkdir()
     maker = Maker(root)
     for part in (maker.values, maker.merging, maker.batches, maker.names, maker.endings, maker.logs):
@@ -312,10 +361,26 @@ def make(root: Path) -> None:
         "replica": maker.expected(Lake(root / "replica"), check=False),
         "machine": [pack(point) for point in maker.models["golden", "shared"]["one/loss"].points],
     }
+    _write(root, expected)
+
+
+def make_second(root: Path) -> None:
+    """Make the second set, of what is long or no series: a merged track, and files."""
+    root.mkdir()
+    maker = Maker(root)
+    maker.wide()
+    _write(root, {"version": __version__, "files": maker.files()})
+
+
+def _write(root: Path, expected: dict[str, Any]) -> None:
+    for lock in root.rglob(".lock"):
+        lock.unlink()  # it means something to the machine that made it only
     (root / "expected.json").write_text(_lines(expected) + "\n", encoding="utf-8")
     print(sum(path.stat().st_size for path in root.rglob("*") if path.is_file()), "bytes in", root)
 
 
 if __name__ == "__main__":
     logging.getLogger("dreamlake").setLevel(logging.ERROR)
-    make(HERE / __version__)
+    for making, name in ((make, __version__), (make_second, f"{__version__}-long")):
+        if not (HERE / name).exists():
+            making(HERE / name)
