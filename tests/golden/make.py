@@ -264,7 +264,7 @@ class Maker:
     # -- the runs of the second set --------------------------------------------------------------------------------
 
     def wide(self) -> None:
-        """A track whose segments were merged, fields that came before and after that, points behind it, and hot ones."""
+        """A track whose segments were merged, fields that came before and after, points behind it, and hot ones."""
         with Session("wide", "golden", self.lake, flush_interval=3600.0) as session:
             track = session.track("merged/steps")
             for start in range(0, WIDE, 10_000):
