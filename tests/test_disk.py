@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import crashlib
+import polars as pl
 import pyarrow.parquet as pq
 import pytest
 from crashlib import session, track_folder
@@ -445,6 +446,39 @@ def test_a_batch_that_the_background_wrote_half_of_knows_its_indices(lake_dir: P
 
 
 # -- damage --------------------------------------------------------------------------------------------------------
+
+
+def test_a_disk_with_room_for_some_segments_gets_these(lake_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many points at once are tried as wide segments, several of them; where that fails, as usual ones, one by one."""
+    count, sizes = 250_000, []
+    room = [0]
+    write_beside = local.write_beside
+
+    def limited(path: str, data: Any) -> str:
+        sizes.append(len(data))
+        if room[0] < len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+        room[0] -= len(data)
+        return write_beside(path, data)
+
+    monkeypatch.setattr(local, "write_beside", limited)
+    with session(lake_dir, segment_points=10_000) as opened:
+        track = opened.track(crashlib.TRACK)
+        track.append_batch(pl.DataFrame({"i": range(count)}))
+        assert max(sizes) > 2 * min(sizes), "no wide segment was tried"
+        room[0] = 3 * min(sizes)
+        with pytest.raises(OSError, match="No space left"):
+            track.flush()
+        found = numbers(lake_dir)
+        assert found == list(range(len(found)))
+        assert 10_000 <= len(found) <= 50_000
+        room[0] = 1 << 30
+        track.flush()
+        assert numbers(lake_dir) == list(range(count))
+        track.append_batch(pl.DataFrame({"i": range(count, 2 * count)}))
+    assert numbers(lake_dir) == list(range(2 * count))
+    widths = [path.stat().st_size for path in track_folder(lake_dir).glob("*.parquet")]
+    assert max(widths) > 5 * min(widths), "after a roll without trouble wide segments are written again"
 
 
 def write_hot(root: Path, count: int) -> Path:

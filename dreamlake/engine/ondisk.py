@@ -43,6 +43,8 @@ class TrackOnDisk(KnownSegments):
         self._epochs: tuple[int, int] | None = None
         #: Whether the hot file has to be written anew, whatever is learnt of it meanwhile.
         self.must_rewrite = False
+        #: Whether the last roll failed: then one usual segment at a time, since a full disk may have room for that.
+        self._cautious = False
         #: Whether the name of the hot file lasts; with `fsync` it has to, whoever made the file.
         self._name_lasts = False
         self._reset()
@@ -282,9 +284,16 @@ class TrackOnDisk(KnownSegments):
             self.changes.setdefault(index, {}).update(fields)
         batches = [*self.pieces, *(piece.batch() for piece in rows.new.pieces)]
         widths = roll.Widths.of(batches, self.segment_points)
+        if self._cautious:
+            widths = roll.Widths(widths.usual, widths.usual)
         while cuts := roll.cut(self.hot_count, rows.new.count, widths, everything):
-            drafts = self._drafts(rows.new, cuts)
-            roll.write_all(self.folder, drafts, lambda draft, tmp: self._commit(draft, tmp, rows))
+            drafts = self._drafts(rows.new, cuts[:1] if self._cautious else cuts)
+            try:
+                roll.write_all(self.folder, drafts, lambda draft, tmp: self._commit(draft, tmp, rows))
+            except OSError:
+                self._cautious = True
+                raise
+        self._cautious = False
         if self.lines:
             self._rewrite_hot()
             rows.hot.clear()
