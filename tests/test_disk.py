@@ -450,12 +450,12 @@ def test_a_batch_that_the_background_wrote_half_of_knows_its_indices(lake_dir: P
 
 def test_a_disk_with_room_for_some_segments_gets_these(lake_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Many points at once are tried as wide segments, several of them; where that fails, as usual ones, one by one."""
-    count, sizes = 250_000, []
+    count, tried = 250_000, []
     room = [0]
     write_beside = local.write_beside
 
     def limited(path: str, data: Any) -> str:
-        sizes.append(len(data))
+        tried.append((Path(path).name, len(data)))
         if room[0] < len(data):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
         room[0] -= len(data)
@@ -465,8 +465,13 @@ def test_a_disk_with_room_for_some_segments_gets_these(lake_dir: Path, monkeypat
     with session(lake_dir, segment_points=10_000) as opened:
         track = opened.track(crashlib.TRACK)
         track.append_batch(pl.DataFrame({"i": range(count)}))
-        assert max(sizes) > 2 * min(sizes), "no wide segment was tried"
-        room[0] = 3 * min(sizes)
+        assert "000000000000-000000100000.parquet" in dict(tried)
+        tried.clear()
+        with pytest.raises(OSError, match="No space left"):
+            track.flush()
+        ((name, size),) = tried
+        assert name == "000000000000-000000010000.parquet"
+        room[0] = 3 * size
         with pytest.raises(OSError, match="No space left"):
             track.flush()
         found = numbers(lake_dir)
