@@ -180,6 +180,10 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "dreamlake/format/segment.py",
         "no check of `any((chunk.start < 4 or chunk.stop > end for chunk in chunks))`",
     ): "what lies there is no page with its checksum: the same damage in other words, after the bytes were read",
+    (
+        "dreamlake/engine/replica/taking.py",
+        "no `local.fsync_dir(self.path)`",
+    ): "the hot file that is written next syncs the folder too; and what a cut takes is taken from the replica again",
 }
 
 

@@ -66,7 +66,11 @@ def left(recorder: Recorder, path: str) -> list[bytes]:
     return sorted(found)
 
 
-@pytest.mark.parametrize("failing", [(1,), (1, 2), (2,)])
+#: The fsyncs that fail: each of the first, and two in a row.
+FAILING = [(number,) for number in range(1, 11)] + [(number, number + 1) for number in range(1, 9)]
+
+
+@pytest.mark.parametrize("failing", FAILING)
 def test_waiting_rows_of_a_failed_fsync_are_not_doubled_over_a_hole(tmp_path: Path, failing: tuple[int, ...]) -> None:
     with Recorder(tmp_path, failing) as recorder:
         file = LateFile(str(tmp_path), fsync=True)
@@ -80,6 +84,24 @@ def test_waiting_rows_of_a_failed_fsync_are_not_doubled_over_a_hole(tmp_path: Pa
                     continue
     for data in left(recorder, ".late.jsonl"):
         assert [point["_ts"] for point in hot.parse(data, path="x").points] == [1.0, 2.0]
+
+
+@pytest.mark.parametrize("failing", FAILING)
+def test_log_records_outlast_failed_fsyncs(tmp_path: Path, failing: tuple[int, ...]) -> None:
+    """They go into a new file, and are told as written once it has its name for good."""
+    with Recorder(tmp_path, failing) as recorder:
+        log = logfile.LogFile(str(tmp_path), True, Footing(str(tmp_path)))
+        for number in range(3):
+            log.add({"message": str(number)})
+            while True:
+                try:
+                    log.flush(1)
+                    break
+                except OSError:
+                    continue
+    assert recorder.fsyncs > 3
+    for data in left(recorder, "logs/logs.jsonl"):
+        assert re.findall(rb'"message":"(\d)"', data) == [b"0", b"1", b"2"]
 
 
 @pytest.mark.parametrize("rest", [[], [2.0]])
