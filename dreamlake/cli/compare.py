@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 from dreamlake.cli.places import Mistake
-from dreamlake.errors import CorruptTrackError, SessionNotFoundError, TrackNotFoundError
+from dreamlake.errors import CorruptTrackError, PointsNotHereError, SessionNotFoundError, TrackNotFoundError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def _of_tracks(
             found |= values
         except TrackNotFoundError:
             continue
-        except ValueError as error:  # damage, or no name of a track
+        except (ValueError, PointsNotHereError) as error:  # damage, or no name of a track
             damage.append(str(error))
     return found, there
 
