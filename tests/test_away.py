@@ -388,6 +388,15 @@ def test_commands_say_that_older_points_are_on_the_replica(trimmed: Trimmed, cli
     assert (status, out) == (1, "")
 
 
+def test_notebooks_show_what_is_here(trimmed: Trimmed) -> None:
+    trimmed.append(points_of(23))
+    trimmed.drop([A, B])
+    for shown in (plain(trimmed)._repr_html_(), Lake(trimmed.root).session("s", "w")._repr_html_()):
+        assert ">23 points" in shown or ">23<" in shown
+        assert "22" in shown
+        assert "the replica alone holds them" in shown
+
+
 @pytest.mark.parametrize("damage", ["cut", "empty", "swapped"])
 def test_damaged_timestamps_are_not_believed(trimmed: Trimmed, damage: str, caplog: pytest.LogCaptureFixture) -> None:
     trimmed.append(points_of(21))

@@ -28,8 +28,8 @@ def command(run: str, path: str, storage_options: dict[str, Any] | None, as_json
     """Show a run's parameters, its tracks, and the end of its log.
 
     RUN is workspace/session, a session's name, or a session's folder or URL. Where part of the run is damaged the rest
-    is shown all the same, and the exit status is 1. Points that only the replica
-    holds are counted.
+    is shown all the same, and the exit status is 1. It tells which of a track's points a repair gave up, and which only
+    the replica holds.
 
     \b
     dreamlake show hello/first
@@ -127,6 +127,8 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
 def _notes(row: dict[str, Any]) -> list[str]:
     """What the count of a track's points does not say."""
     notes = []
+    if lost := row.get("lostDataPoints"):
+        notes.append(f"{row['name']}: {lost:,} of these points are lost, a repair gave them up")
     if away := row.get("awayDataPoints"):
         there = f": {', '.join(row['replicas'])}" if row["replicas"] else ""
         notes.append(f"{row['name']}: {away:,} older points only on the replica{there}")
