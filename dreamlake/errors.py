@@ -7,6 +7,7 @@
     ├── TrackNotFoundError      (KeyError)            a read of a track that has no point
     ├── StoredFileNotFoundError (FileNotFoundError)   no such uploaded file, or its bytes are not here
     ├── PointsDroppedError      (OSError)             a disk that stayed dead until memory was full
+    ├── PointsNotHereError      (OSError)             points that only the replica holds, asked of this machine
     ├── CorruptTrackError       (ValueError)          damage found in a stored file
     │   └── CorruptFileError    (ValueError)          an uploaded file is not what was uploaded
     ├── LockTimeoutError        (TimeoutError)        another process holds the session's lock
@@ -26,6 +27,7 @@ __all__ = [
     "LockTimeoutError",
     "LocksUnsupportedError",
     "PointsDroppedError",
+    "PointsNotHereError",
     "RemoteConflictError",
     "SessionClosedError",
     "SessionExistsError",
@@ -80,6 +82,36 @@ class PointsDroppedError(DreamlakeError, OSError):
 
     def __reduce__(self) -> tuple[type[PointsDroppedError], tuple[str, int]]:
         return type(self), (str(self), self.dropped)
+
+
+class PointsNotHereError(DreamlakeError, OSError):
+    """Points that only the replica holds were asked of this machine, by a reader that does not know the replica.
+
+    Nothing is damaged or lost. A session with ``remote=`` reads such points from its replica by itself.
+
+    Parameters
+    ----------
+    path
+        The folder of the track, fit for messages.
+    start, stop
+        The half-open range of indices that is not here.
+    replicas
+        The roots of the lake elsewhere that this machine knows of, without user-info and query of a URL.
+    """
+
+    def __init__(self, path: str, start: int, stop: int, replicas: tuple[str, ...] = ()) -> None:
+        self.path = path
+        self.start = start
+        self.stop = stop
+        self.replicas = replicas
+        lakes = " or ".join(f"Lake({url!r})" for url in replicas) or "Lake(<its remote>)"
+        super().__init__(
+            f"{path}: the points {start} to {stop} (exclusive) were never fetched here, or dropped here after their "
+            f"upload; the replica alone holds them: read them there, as {lakes}"
+        )
+
+    def __reduce__(self) -> tuple[type[PointsNotHereError], tuple[str, int, int, tuple[str, ...]]]:
+        return type(self), (self.path, self.start, self.stop, self.replicas)
 
 
 class CorruptTrackError(DreamlakeError, ValueError):

@@ -239,7 +239,8 @@ class Session:
         ------
         OSError
             The disk failed or took too long. The session stays open then, and what is pending is not given up: `close`
-            can be called again, and the exit of the interpreter tries once more. Or the upload failed or took too
+            can be called again, and the exit of the interpreter tries once more; the error, or a note of it, says how
+            many points are pending, and how many were dropped before. Or the upload failed or took too
             long: then the session is closed, all is safe on the local disk, and the error names the command that
             finishes the upload.
         RemoteConflictError

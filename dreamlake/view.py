@@ -30,6 +30,9 @@ class TrackView:
 
     All reads accept ``errors``: ``"raise"`` (a `CorruptTrackError` for any damage met) or ``"skip"`` (damaged segments
     and lines are logged and left out).
+
+    Points that only the replica holds count here, but a read that needs one of them raises `PointsNotHereError`, unless
+    it is of a session with ``remote=``, which fetches them; ``"skip"`` leaves them out.
     """
 
     #: Whether a track without a stored point reads as empty (a session's own) or is an error (a lake's).
@@ -411,7 +414,9 @@ class TrackView:
         TrackNotFoundError, CorruptTrackError
             As from `read`.
         """
-        snapshot = self._snapshot(described=True)
+        return self._stats_of(self._snapshot(described=True))
+
+    def _stats_of(self, snapshot: Snapshot) -> TrackStats:
         about = self._reader.metadata()
         low, high = snapshot.ts_bounds
         return {

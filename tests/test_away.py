@@ -12,6 +12,7 @@ from typing import Any
 
 import awaylib
 import crashlib
+import polars as pl
 import pytest
 from awaylib import Trimmed, points_of
 from hypothesis import given, settings
@@ -23,12 +24,13 @@ import dreamlake.storage.local as local
 from dreamlake import Lake
 from dreamlake.engine import away, late
 from dreamlake.engine.away import Away
-from dreamlake.errors import CorruptTrackError
+from dreamlake.errors import CorruptTrackError, PointsNotHereError
 from dreamlake.format import layout
 from dreamlake.format.layout import SegmentName
 from dreamlake.format.segment import SegmentDamage, open_segment
 from dreamlake.format.segmentinfo import SegmentBounds
 from dreamlake.storage.local import LocalStore
+from dreamlake.view import TrackView
 
 A, B, C = SegmentName(0, 7), SegmentName(7, 14), SegmentName(14, 21)
 
@@ -209,20 +211,190 @@ def test_an_unknown_later_form_is_told(trimmed: Trimmed) -> None:
     assert trimmed.writer._disk.schema == {"n": "int", "x": "string"}
 
 
+def plain(trimmed: Trimmed) -> TrackView:
+    """The track as a reader has it that knows no replica."""
+    return Lake(trimmed.root).session("s", "w").track(awaylib.TRACK)
+
+
 def test_a_plain_reader_is_told_where_the_points_are(trimmed: Trimmed, caplog: pytest.LogCaptureFixture) -> None:
     trimmed.append(points_of(23))
     trimmed.drop([B])
-    track = Lake(trimmed.root).session("s", "w").track(awaylib.TRACK)
-    with pytest.raises(CorruptTrackError, match="the replica alone holds them") as caught:
+    track = plain(trimmed)
+    with pytest.raises(PointsNotHereError, match=r"the replica alone holds them.*Lake\(<its remote>\)") as caught:
         track.read(limit=None)
-    assert (caught.value.start, caught.value.stop) == (7, 14)
-    assert len(track.read(limit=None, errors="skip")["data"]) == 16
+    assert (caught.value.start, caught.value.stop, caught.value.replicas) == (7, 14, ())
+    assert "damaged" not in str(caught.value)
+    skipped = track.read(limit=None, errors="skip")
+    assert [row["index"] for row in skipped["data"]] == [*range(7), *range(14, 23)]
+    assert skipped["total"] == 23
     assert "the replica alone holds them" in caplog.text
     (trimmed.folder / A.filename).rename(trimmed.folder / "x")
-    with pytest.raises(CorruptTrackError, match="none holds the indices 0 to 14"):
+    with pytest.raises(CorruptTrackError, match="none holds the indices 0 to 7"):
         track.read(limit=None)
     (trimmed.folder / "x").rename(trimmed.folder / A.filename)
     assert Lake(trimmed.root).session("s", "w").tracks.list() == [awaylib.TRACK]
+
+
+def test_a_plain_reader_reads_what_is_here_and_nothing_that_needs_more(trimmed: Trimmed) -> None:
+    points = [{**point, "x": float(number) if number != 9 else None} for number, point in enumerate(points_of(23))]
+    trimmed.append(points)
+    trimmed.drop([A, B])
+    track = plain(trimmed)
+    assert len(track) == 23
+    assert track.stats() == TrackView(trimmed.reader()).stats()
+    assert track.read(-1)["data"] == [{"index": 22, "data": points[22]}]
+    for start in range(24):
+        for limit in (0, 1, 3, None):
+            wanted = points[start : None if limit is None else start + limit]
+            if wanted and start < 14:
+                with pytest.raises(PointsNotHereError) as caught:
+                    track.read(start, limit)
+                assert (caught.value.start, caught.value.stop) == (0, 14)
+                with pytest.raises(PointsNotHereError):
+                    track.to_arrow(start, limit)
+                with pytest.raises(PointsNotHereError):
+                    track.scan(start, limit).collect()
+            else:
+                assert [row["data"] for row in track.read(start, limit)["data"]] == wanted
+                assert track.to_arrow(start, limit)["n"].to_pylist() == [point["n"] for point in wanted]
+                assert track.scan(start, limit).collect()["n"].to_list() == [point["n"] for point in wanted]
+    for whole in (track.scan().select(pl.col("n").sum()), track.latest(by="n"), track.scan().filter(pl.col("n") > 20)):
+        with pytest.raises(PointsNotHereError):
+            whole.collect()
+    assert track.scan().select(pl.len()).collect().item() == 23
+    assert track.scan().filter(pl.col("_index") >= 14).collect().height == 9
+    assert track.scan().filter(pl.col("_ts") >= 28.0).collect()["n"].to_list() == list(range(14, 23))
+    with pytest.raises(PointsNotHereError):
+        track.scan().filter(pl.col("_ts") >= 26.0).collect()
+    assert [row["index"] for row in track.read_by_time(28.0, None)["data"]] == list(range(14, 23))
+    assert track.read_by_time(None, None, 2, reverse=True)["endIndex"] == 23
+    with pytest.raises(PointsNotHereError):
+        track.read_by_time(None, 28.0)
+    assert track.downsample(4, "n", start_index=14)["n"].to_list() == [14, 22]
+    with pytest.raises(PointsNotHereError):
+        track.downsample(4, "n")
+    with pytest.raises(PointsNotHereError):
+        track.files()
+    assert Lake(trimmed.root).scan(awaylib.TRACK).filter(pl.col("_index") > 20).collect()["n"].to_list() == [21, 22]
+
+
+def test_a_plain_reader_does_not_take_an_older_form_for_one_that_is_away(trimmed: Trimmed) -> None:
+    """As after a crash in the middle of a drop: what is left here lacks the late field."""
+    trimmed.append(points_of(23))
+    older = (trimmed.folder / A.filename).read_bytes()
+    trimmed.append([{"late": 1, "_ts": 4.0}])
+    trimmed.drop()
+    trimmed.session.close()
+    (trimmed.folder / A.filename).write_bytes(older)
+    assert trimmed.points()[2] == {"n": 2, "_ts": 4.0, "late": 1}
+    with pytest.raises(PointsNotHereError):
+        plain(trimmed).read(0, 7)
+    assert plain(trimmed).read(-1)["data"][0]["data"]["n"] == 22
+
+
+def test_a_segment_that_goes_away_under_a_plain_reader_is_told(trimmed: Trimmed) -> None:
+    trimmed.append(points_of(23))
+    track = plain(trimmed)
+    everything, some = track.scan(), track.scan(14)
+    skipping = track.scan(errors="skip")
+    trimmed.drop([A])
+    with pytest.raises(PointsNotHereError) as caught:
+        everything.collect()
+    assert (caught.value.start, caught.value.stop) == (0, 7)
+    assert some.collect()["n"].to_list() == list(range(14, 23))
+    assert skipping.collect()["n"].to_list() == list(range(7, 23))
+    data = trimmed.there.get(f"{awaylib.BELOW}/{A.filename}")
+    behind = track.scan()
+    (trimmed.folder / A.filename).write_bytes(data)
+    assert behind.collect()["n"].to_list() == list(range(23))
+
+
+def test_a_plain_reader_needs_to_know_the_fields_of_what_is_away(trimmed: Trimmed) -> None:
+    trimmed.append(points_of(15))
+    trimmed.drop()
+    trimmed.session.close()
+    form = SegmentName(0, 7, 3)
+    away.add(str(trimmed.folder), [record(form)], fsync=False)
+    track = plain(trimmed)
+    assert track.read(-1)["data"][0]["data"]["n"] == 14
+    for read in (track.scan, track.stats):
+        with pytest.raises(PointsNotHereError) as caught:
+            read()
+        assert (caught.value.start, caught.value.stop) == (0, 7)
+    bounds = SegmentBounds(*form, 0.0, 12.0, True)
+    away.write(str(trimmed.folder), [Away(form, 100, bounds, {"n": "int", "x": "string"})])
+    assert track.stats()["fields"] == {"n": "int64", "x": "string"}
+    assert track.scan(7).collect().columns == ["_index", "_ts", "n", "x"]
+
+
+def test_a_plain_reader_tells_damaged_records(trimmed: Trimmed, caplog: pytest.LogCaptureFixture) -> None:
+    trimmed.append(points_of(23))
+    trimmed.drop([A])
+    path = trimmed.folder / layout.AWAY_FILE
+    path.write_bytes(b"{" + path.read_bytes())
+    with pytest.raises(CorruptTrackError, match=r"\.away\.jsonl.*line 1"):
+        plain(trimmed).read(-1)
+    assert len(plain(trimmed).read(0, None, errors="skip")["data"]) == 16
+    assert ".away.jsonl" in caplog.text
+
+
+def test_the_error_names_the_replicas_that_are_known(trimmed: Trimmed) -> None:
+    trimmed.append(points_of(23))
+    trimmed.drop([A])
+    path = trimmed.root / "w" / "s" / layout.REPLICA_FILE
+    for text, replicas in {
+        '{"machine": "m1", "remotes": {"s3://b/lake": {}, "s3://a": {"origin": true}}}': ("s3://a", "s3://b/lake"),
+        "rubbish": (),
+        '{"machine": "m1", "remotes": 3}': (),
+    }.items():
+        path.write_text(text)
+        with pytest.raises(PointsNotHereError) as caught:
+            plain(trimmed).read(0)
+        assert caught.value.replicas == replicas
+        assert (" or ".join(f"Lake({url!r})" for url in replicas) or "Lake(<its remote>)") in str(caught.value)
+    path.unlink()
+
+
+def test_commands_say_that_older_points_are_on_the_replica(trimmed: Trimmed, cli: Any) -> None:
+    trimmed.append(points_of(23))
+    trimmed.drop([A, B])
+    trimmed.session.close()
+    (trimmed.root / "w" / "s" / layout.REPLICA_FILE).write_text('{"machine": "m", "remotes": {"s3://b/lake": {}}}')
+    name, place = awaylib.TRACK, ["--path", trimmed.root]
+    status, out, err = cli("show", "w/s", *place)
+    assert (status, err) == (0, "")
+    assert f"{name}: 14 older points only on the replica: s3://b/lake" in out
+    assert "damage" not in out
+    assert next(line.split()[1] for line in out.splitlines() if line.startswith(f"{name} ")) == "23"
+    status, out, _ = cli("show", "w/s", *place, "--json")
+    assert status == 0
+    assert json.loads(out)["tracks"][0]["awayDataPoints"] == 14
+    status, out, err = cli("ls", trimmed.root, "-c", f"{name}:n")
+    assert (status, err, out.split()[-1]) == (0, "", "22")
+    status, out, err = cli("ls", trimmed.root, "-c", f"{name}:n.min")
+    assert status == 1
+    assert "w/s" in out
+    assert "the replica alone holds them" in err
+    status, out, err = cli("tail", "w/s", "-n", "2", *place)
+    assert (status, err) == (0, "")
+    assert [line.split()[-1] for line in out.splitlines()] == ["n=21", "n=22"]
+    status, out, err = cli("export", "w/s", name, "-o", "-", "--format", "csv", "--start", "-2", *place)
+    assert status == 0
+    assert [line.split(",")[-1] for line in out.splitlines()] == ["n", "21", "22"]
+    status, out, err = cli("export", "w/s", name, "-o", "-", "--format", "csv", *place)
+    assert status == 1
+    assert "the replica alone holds them" in err
+    status, out, err = cli("files", "w/s", name, *place)
+    assert (status, out) == (1, "")
+
+
+def test_notebooks_show_what_is_here(trimmed: Trimmed) -> None:
+    trimmed.append(points_of(23))
+    trimmed.drop([A, B])
+    for shown in (plain(trimmed)._repr_html_(), Lake(trimmed.root).session("s", "w")._repr_html_()):
+        assert ">23 points" in shown or ">23<" in shown
+        assert "22" in shown
+        assert "the replica alone holds them" in shown
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "swapped"])

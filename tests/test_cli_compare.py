@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -175,3 +176,41 @@ def test_the_lake_is_named_as_for_other_commands_too(cli: Any, lake_dir: Path) -
     status, _, err = cli("ls", lake_dir, "--path", lake_dir)
     assert status == 2
     assert "two lakes are named" in err
+
+
+def test_datetimes_are_compared_as_they_were_appended(cli: Any, tmp_path: Path) -> None:
+    """Also those that Python cannot have in UTC."""
+    zones = {"first": timezone(timedelta(hours=5)), "last": timezone(timedelta(hours=-12))}
+    times = {"first": datetime(1, 1, 1), "last": datetime(9999, 12, 31, 23)}
+    for name in ("first", "last"):
+        with Session(name, "w", tmp_path) as session:
+            at = times[name].replace(tzinfo=zones[name])
+            session.track("t").append(at=at, list=[at], n=1).append(at=at, list=[], n=2).append(n=3)
+    columns = [f"t:at.{reducer}" for reducer in ("last", "first", "min", "max", "mean")]
+    rows = ls(cli, tmp_path, "-c", ",".join([*columns, "t:at.count", "t:at", "t:list.first"]))
+    for row in rows:
+        said = times[row["name"]].replace(tzinfo=zones[row["name"]]).isoformat(timespec="microseconds")
+        assert [row["columns"][column] for column in [*columns, "t:at"]] == [{"$date": said}] * 6
+        assert row["columns"]["t:at.count"] == 2
+        assert row["columns"]["t:list.first"] == [{"$date": said}]
+    for column in columns:
+        status, out, err = cli("ls", tmp_path, "-c", column, "--sort", column)
+        assert (status, err) == (0, "")
+        assert "9999-12-31 23:00:00-12:00" in out
+        assert names(ls(cli, tmp_path, "-c", column, "--sort", column)) == ["first", "last"]
+
+
+def test_what_cannot_be_worked_out_names_the_run_and_the_column(cli: Any, tmp_path: Path) -> None:
+    with Session("a", "w", tmp_path) as session:
+        session.track("t").append(text="x", list=[1.0], n=1)
+    with Session("b", "w", tmp_path) as session:
+        session.track("t").append(text=2.0, list=3.0, n=2)
+    status, out, err = cli("ls", tmp_path, "-c", "t:text.mean,t:list.max,t:n.max")
+    assert status == 1
+    assert [line.split() for line in out.splitlines()[1:]] == [
+        ["w/a", "finished", "1"], ["w/b", "finished", "2", "3", "2"],
+    ]  # fmt: skip
+    assert [line.split(": ", 1)[1] for line in err.splitlines()] == [
+        "w/a: t:text.mean: no mean of values of String",
+        "w/a: t:list.max: no max of values of List(Float64)",
+    ]

@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from datetime import datetime
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,8 @@ from values import fields, same
 
 from dreamlake import Lake, Session
 from dreamlake.cli import export, main
-from dreamlake.format.point import decode_text, from_json
+from dreamlake.format.point import decode_text, encode_text, from_json
+from dreamlake.view import TrackView
 
 T = "2026-01-02T03:04:05.678901+05:30"
 POINTS: list[dict[str, Any]] = [
@@ -94,7 +95,7 @@ def test_any_values_come_back_from_json_lines_and_parquet(points: list[dict[str,
             assert row["index"] == point["index"]
             assert same(dict(sorted(data.items())), dict(sorted(point["data"].items())))
         assert same_table(pq.read_table(f"{out}.parquet"), track.to_arrow())
-        check_csv(Path(f"{out}.csv").read_bytes().decode(), track.to_arrow())
+        check_csv(Path(f"{out}.csv").read_bytes().decode(), track)
 
 
 def same_table(left: pa.Table, right: pa.Table) -> bool:
@@ -102,14 +103,22 @@ def same_table(left: pa.Table, right: pa.Table) -> bool:
     return all(same(one.to_pylist(), other.to_pylist()) for one, other in zip(left.columns, right.columns, strict=True))
 
 
-def check_csv(text: str, table: pa.Table) -> None:
-    """Whether each cell of CSV says the value of the table, as far as CSV can."""
+def check_csv(text: str, track: TrackView) -> None:
+    """Whether each cell of CSV says the value of the track, as far as CSV can."""
     header, *rows = csv.reader(io.StringIO(text, newline=""))
+    stored = track.read(limit=None)["data"]
+    table = track.to_arrow()
     assert header == table.column_names
-    assert len(rows) == table.num_rows
-    for place, field in enumerate(table.schema):
-        for row, value in zip(rows, table.column(place).to_pylist(), strict=True):
-            cell = row[place]
+    assert len(rows) == len(stored)
+    fields = track.stats()["fields"]
+    for place, name in enumerate(header):
+        for row, point in zip(rows, stored, strict=True):
+            cell, value = row[place], point["index"] if name == "_index" else point["data"].get(name)
+            kind = fields.get(name, "")
+            if kind == "json" and value is not None:
+                value = encode_text(value)
+            elif kind == "double" and value is not None:
+                value = float(value)
             if value is None:
                 assert cell == ""
             elif isinstance(value, bool):
@@ -117,15 +126,22 @@ def check_csv(text: str, table: pa.Table) -> None:
             elif isinstance(value, str):
                 assert cell == value
             elif isinstance(value, int | float):
-                assert same(type(value)(cell), value), (field.name, cell, value)
+                assert same(type(value)(cell), value), (name, cell, value)
             elif isinstance(value, datetime):
-                assert (
-                    same(datetime.fromisoformat(cell).timestamp(), value.timestamp())
-                    if value.tzinfo
-                    else (datetime.fromisoformat(cell) == value)
-                )
+                assert cell == value.isoformat(timespec="microseconds")
+            elif kind.startswith(("list", "struct")):
+                assert same_numbers(decode_text(cell), value), (name, cell, value)
             else:
-                assert same(decode_text(cell), decode_text(export._cell(value) or "null"))
+                assert same(decode_text(cell), value), (name, cell, value)
+
+
+def same_numbers(left: Any, right: Any) -> bool:
+    """As `same`, where an integer may have become a double, since others of its field are."""
+    if isinstance(left, list):
+        return len(left) == len(right) and all(map(same_numbers, left, right))
+    if isinstance(left, dict):
+        return list(left) == list(right) and all(same_numbers(value, right[key]) for key, value in left.items())
+    return same(left, float(right) if type(left) is float and type(right) is int else right)
 
 
 def test_parquet_has_the_columns_of_to_arrow(cli: Any, lake: Path, tmp_path: Path) -> None:
@@ -138,7 +154,7 @@ def test_parquet_has_the_columns_of_to_arrow(cli: Any, lake: Path, tmp_path: Pat
 
 def test_csv_says_all_that_it_can(cli: Any, lake: Path) -> None:
     text = ok(cli("export", "run", "all/kinds", "--path", lake, "-o", "-", "--format", "csv"))
-    check_csv(text, Lake(lake).session("run", "w").track("all/kinds").to_arrow())
+    check_csv(text, Lake(lake).session("run", "w").track("all/kinds"))
     header, *rows = csv.DictReader(io.StringIO(text, newline="")), *()
     first, second, third, fourth, *_ = header
     assert rows == []
@@ -146,7 +162,33 @@ def test_csv_says_all_that_it_can(cli: Any, lake: Path) -> None:
     assert (first["mixed"], second["mixed"], third["mixed"]) == ("1", '"one"', '{"a":[1]}')
     assert (second["x"], third["x"], second["text"], third["text"]) == ("NaN", "inf", "", "")
     assert json.loads(fourth["nested"]) == {"a": 1, "b": {"c": "d"}}
-    assert datetime.fromisoformat(fourth["when"]) == datetime.fromisoformat(T)
+    assert fourth["when"] == T
+
+
+LAST = datetime(9999, 12, 31, 23, tzinfo=timezone(timedelta(hours=-12)))
+FIRST = datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=5)))
+
+
+def test_datetimes_beyond_what_python_has_in_utc_are_exported(cli: Any, tmp_path: Path) -> None:
+    with Session("run", "w", tmp_path / "lake", segment_points=2) as session:
+        for name, at in {"first": FIRST, "last": LAST}.items():
+            for number in range(3):
+                session.track(name).append(at=at, list=[at, at], dict={"a": {"b": at}}, number=number)
+        session.track("plain").append(at=datetime.min, number=1).append(at=datetime.max, number=2)
+        session.track("several").append(at=FIRST, number=1).append(at=LAST, number=2)
+    ok(cli("export", "run", "--path", tmp_path / "lake", "-o", f"{tmp_path}/out/", "--format", "csv"))
+    for name in ("first", "last", "plain", "several"):
+        check_csv(
+            (tmp_path / "out" / f"{name}.csv").read_text(), Lake(tmp_path / "lake").session("run", "w").track(name)
+        )
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "out" / "last.csv").read_text())))
+    assert len(rows) == 3
+    for row in rows:
+        assert row["at"] == LAST.isoformat(timespec="microseconds") == "9999-12-31T23:00:00.000000-12:00"
+        assert json.loads(row["list"]) == [{"$date": row["at"]}] * 2
+        assert json.loads(row["dict"]) == {"a": {"b": {"$date": row["at"]}}}
+    for kind in ("jsonl", "parquet"):
+        ok(cli("export", "run", "--path", tmp_path / "lake", "-o", f"{tmp_path}/{kind}/", "--format", kind))
 
 
 @pytest.mark.parametrize(
@@ -204,9 +246,9 @@ def test_a_file_that_appears_meanwhile_is_kept(cli: Any, lake: Path, tmp_path: P
     place = tmp_path / "out.csv"
     real = export._csv
 
-    def slow(table: pa.Table, *, header: bool) -> bytes:
+    def slow(table: pa.Table, fields: Any, *, header: bool) -> bytes:
         place.write_text("theirs")
-        return real(table, header=header)
+        return real(table, fields, header=header)
 
     monkeypatch.setattr(export, "_csv", slow)
     status, _, err = cli("export", "run", "steps", "--path", lake, "-o", place)

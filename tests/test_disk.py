@@ -6,6 +6,7 @@ import errno
 import json
 import logging
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -825,6 +826,82 @@ def test_a_disk_that_is_really(tmp_path: Path, own_mounts: list[str], code: str,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout == "whole\n"
+
+
+STAYS_FULL = """
+import crashlib, errno, logging, os, sys, time
+logging.basicConfig()
+root, how, pause = sys.argv[1], sys.argv[2], float(sys.argv[3])
+session = crashlib.session(root, max_pending_bytes=300_000, flush_interval=0.05, segment_points=10_000).open()
+track = session.track(crashlib.TRACK)
+for i in range(1000):
+    track.append(i=i, value=i / 3)
+track.flush()
+with open(os.path.join(root, "filler"), "wb", buffering=0) as file:
+    try:
+        while True:
+            file.write(bytes(512))
+    except OSError as error:
+        assert error.errno == errno.ENOSPC, error
+for i in range(1000, 31000):
+    track.append(i=i, value=i / 3)
+    if i % 1000 == 999:
+        time.sleep(pause)
+if how == "close":
+    try:
+        session.close()
+    except OSError as error:
+        assert type(error) is OSError and error.errno == errno.ENOSPC and error.filename, repr(error)
+        assert "lost" not in str(error)
+        print("close:", error)
+"""
+
+
+@pytest.mark.parametrize("pause", ["0", "0.05"])
+@pytest.mark.parametrize("how", ["exit", "close"])
+def test_a_disk_that_stays_full_costs_points_that_are_counted_to_the_last(
+    tmp_path: Path, own_mounts: list[str], how: str, pause: str
+) -> None:
+    root = tmp_path / "lake"
+    root.mkdir()
+    run = 'mount -t tmpfs -o size=1m t "$0" && "$@"; status=$?; rm "$0/filler"; cp -r "$0" "$0-kept"; exit $status'
+    python = [sys.executable, "-W", "error", "-c", STAYS_FULL, str(root), how, pause]
+    done = subprocess.run(
+        [*own_mounts, "sh", "-c", run, str(root), *python],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=python_environment(PYTHONPATH=crashlib.PATH),
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    kept = numbers(tmp_path / "lake-kept")
+    assert kept == list(range(len(kept)))
+    assert len(kept) >= 1000
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("ERROR:dreamlake:at exit: ")
+    assert sum(map(int, re.findall(r"(\d+) points (?:are lost|were dropped)", last))) == 31000 - len(kept)
+    if how == "close":
+        told = re.findall(r"(\d+) points (?:are still pending|were dropped)", done.stdout)
+        assert sum(map(int, told)) == 31000 - len(kept)
+
+
+def test_a_close_that_fails_says_what_is_pending(lake_dir: Path, faulty: Faulty) -> None:
+    opened = session(lake_dir, flush_interval=3600.0).open()
+    track = opened.track(crashlib.TRACK).append(i=0)
+    track.flush()
+    faulty.fail("pwrite", ENOSPC, always=True)
+    opened.track("other").append(i=0)
+    track.append(i=1).append(i=2)
+    with pytest.raises(OSError, match="3 points are still pending") as caught:
+        opened.close()
+    assert (type(caught.value), caught.value.errno) == (OSError, errno.ENOSPC)
+    heal(faulty)
+    with pytest.raises(TimeoutError) as waited, opened.writer.thread.busy:
+        opened.close(timeout=0.05)
+    assert waited.value.__notes__ == ["3 points may still be pending"]
+    opened.close()
+    assert numbers(lake_dir) == [0, 1, 2]
 
 
 LIMITED = """

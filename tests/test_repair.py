@@ -161,6 +161,20 @@ def test_what_is_lost_is_logged_when_it_is_read(root: Path, caplog: pytest.LogCa
     assert "given up on 20" in caplog.text
 
 
+def test_what_is_lost_is_said_where_points_are_counted(root: Path, cli: Any) -> None:
+    count = len(lib.view(root))
+    assert "lost" not in cli("show", "--path", root, "w/s")[1]
+    assert "lost" not in lib.view(root)._repr_html_()
+    lib.damage_footer(lib.segment_path(root, 0))
+    lib.damage_footer(lib.segment_path(root, 16))
+    repair(root, give_up_lost=True)
+    status, out, err = cli("show", "--path", root, "w/s")
+    assert (status, err) == (0, "")
+    assert f"{lib.TRACK}: 16 of these points are lost, a repair gave them up" in out.splitlines()
+    assert f"{count} points (16 lost)" in lib.view(root)._repr_html_()
+    assert f">{count} (16 lost)<" in Lake(root).session("s", "w")._repr_html_()
+
+
 # ------------------------------------------------------------------------------------------------ segments
 
 

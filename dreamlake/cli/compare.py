@@ -9,12 +9,13 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 from dreamlake.cli.places import Mistake
-from dreamlake.errors import CorruptTrackError, SessionNotFoundError, TrackNotFoundError
+from dreamlake.errors import CorruptTrackError, PointsNotHereError, SessionNotFoundError, TrackNotFoundError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import polars as pl
 
+    from dreamlake.format.logical import Logical
     from dreamlake.lake import SessionView
 
 #: What a column may say of a field of a track.
@@ -125,16 +126,18 @@ def _of_tracks(
     for name in dict.fromkeys(column.track for column in columns if column.track is not None):
         asked = [column for column in columns if column.track == name]
         try:
-            values, there[name] = _reduced(view, name, asked)
+            values, there[name] = _reduced(view, name, asked, damage)
             found |= values
         except TrackNotFoundError:
             continue
-        except ValueError as error:  # damage, or no name of a track
+        except (ValueError, PointsNotHereError) as error:  # damage, or no name of a track
             damage.append(str(error))
     return found, there
 
 
-def _reduced(view: SessionView, name: str, columns: Sequence[Column]) -> tuple[dict[Column, Any], list[str]]:
+def _reduced(
+    view: SessionView, name: str, columns: Sequence[Column], trouble: list[str]
+) -> tuple[dict[Column, Any], list[str]]:
     import polars as pl
 
     track = view.track(name)
@@ -146,11 +149,32 @@ def _reduced(view: SessionView, name: str, columns: Sequence[Column]) -> tuple[d
             return {column: point[column.field] for column in columns}, list(point)
     frame = track.scan()
     fields = frame.collect_schema().names()
-    wanted = [column for column in columns if column.field in fields]
+    empty = pl.DataFrame(schema=frame.collect_schema())
+    wanted = []
+    for column in columns:
+        if column.field in fields:
+            try:
+                empty.select(_reducer(pl.col(column.field), column.reducer))
+            except pl.exceptions.PolarsError:
+                kind = empty.schema[column.field]
+                trouble.append(f"{view.workspace}/{view.name}: {column.text}: no {column.reducer} of values of {kind}")
+            else:
+                wanted.append(column)
     if wanted:
         row = frame.select(_reducer(pl.col(c.field), c.reducer).alias(str(at)) for at, c in enumerate(wanted)).collect()
-        found = {column: row[str(at)][0] for at, column in enumerate(wanted)}
+        objects = any(kind.is_temporal() or kind.is_nested() for kind in row.dtypes)
+        kinds = track._snapshot(described=True).schema if objects else {}
+        found = {column: _value_in(row[str(at)], kinds.get(column.field)) for at, column in enumerate(wanted)}
     return found, fields
+
+
+def _value_in(column: pl.Series, kind: Logical | None) -> Any:
+    """The only value of a column, as it was appended: Polars has datetimes in UTC, and not all of them."""
+    if kind is None or not (column.dtype.is_temporal() or column.dtype.is_nested()):
+        return column[0]
+    from dreamlake.format.columns import column_values
+
+    return column_values(column.to_arrow(), kind)[0]
 
 
 def _reducer(values: pl.Expr, reducer: str) -> pl.Expr:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from dreamlake.engine.snapshot import Snapshot
+    from dreamlake.format.logical import TrackSchema
     from dreamlake.lake import SessionView
 
     #: Writes the points [start, stop) of a snapshot.
@@ -78,9 +79,9 @@ def command(
     jsonl keeps every value: a field that a point lacks is left out, None is null, and what JSON has no form for is
     written as in data.jsonl: {"$numberDouble": "NaN"}, {"$binary": …}, {"$date": …}. parquet has the columns of
     track.to_arrow(): a field that is absent and one that is None are both null, and fields of several types are JSON
-    text. In csv lists, dicts, bytes and fields of several types are JSON text, numbers have all their digits, and what
-    is absent or None is empty. What csv cannot tell: a None from an absent field, for most readers an empty text from
-    both, and a number from a text of digits.
+    text. In csv lists, dicts, bytes and fields of several types are JSON text, datetimes are ISO 8601 with the offset
+    that they were given with, numbers have all their digits, and what is absent or None is empty. What csv cannot tell:
+    a None from an absent field, for most readers an empty text from both, and a number from a text of digits.
 
     tensorboard (its extra) writes one event file for all tracks into the folder PLACE: each field of numbers is a tag,
     track/field, or the track alone for a field named value. The step is the field step, or the index.
@@ -242,8 +243,8 @@ def _writer(snapshot: Snapshot, form: str, file: BinaryIO) -> Iterator[Write]:
     if form == "jsonl":
         yield lambda start, stop: _write_lines(snapshot, file, start, stop)
     elif form == "csv":
-        file.write(_csv(snapshot.table(0, 0), header=True))
-        yield lambda start, stop: _write_all(file, _csv(snapshot.table(start, stop), header=False))
+        file.write(_csv(snapshot.table(0, 0), snapshot.schema, header=True))
+        yield lambda start, stop: _write_all(file, _csv(snapshot.table(start, stop), snapshot.schema, header=False))
     else:
         import pyarrow.parquet as pq
 
@@ -266,18 +267,21 @@ def _write_lines(snapshot: Snapshot, file: BinaryIO, start: int, stop: int) -> N
     file.write(encoder().encode_lines(rows))
 
 
-def _csv(table: pa.Table, *, header: bool) -> bytes:
-    """The rows of a table as CSV."""
+def _csv(table: pa.Table, fields: TrackSchema, *, header: bool) -> bytes:
+    """The rows of a table as CSV; `fields` tells what its columns hold."""
     import io
 
     import pyarrow as pa
 
     from dreamlake.engine.scan import polars_frame
+    from dreamlake.format.columns import column_values
 
     plain = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_string, pa.types.is_null)
     for place, field in enumerate(table.schema):
         if not any(test(field.type) for test in plain):
-            texts = pa.array(map(_cell, table.column(place).to_pylist()), pa.string())
+            # Not Arrow's own values: these have no offset, and none at all near the years 1 and 9999.
+            values = column_values(table.column(place), fields[field.name])
+            texts = pa.array(map(_cell, values), pa.string())
             table = table.set_column(place, field.name, texts)
     out = io.BytesIO()
     polars_frame(table).write_csv(out, include_header=header)

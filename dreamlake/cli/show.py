@@ -7,7 +7,7 @@ import click
 from dreamlake.cli.options import json_option, lake_options, run_argument
 from dreamlake.cli.places import find_run
 from dreamlake.cli.text import clean, complain, say, say_json, size_text, table, time_text, value_text
-from dreamlake.errors import CorruptTrackError, TrackNotFoundError
+from dreamlake.errors import CorruptTrackError, PointsNotHereError, TrackNotFoundError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,7 +28,8 @@ def command(run: str, path: str, storage_options: dict[str, Any] | None, as_json
     """Show a run's parameters, its tracks, and the end of its log.
 
     RUN is workspace/session, a session's name, or a session's folder or URL. Where part of the run is damaged the rest
-    is shown all the same, and the exit status is 1.
+    is shown all the same, and the exit status is 1. It tells which of a track's points a repair gave up, and which only
+    the replica holds.
 
     \b
     dreamlake show hello/first
@@ -54,19 +55,28 @@ def command(run: str, path: str, storage_options: dict[str, Any] | None, as_json
 def track_rows(view: SessionView, damage: list[str] | None = None) -> list[dict[str, Any]]:
     """What `TrackView.stats` says of each track, with its ``latest`` point.
 
+    ``awayDataPoints`` of them are only on the replica, one of the lakes ``replicas``, where these are known.
     Of a track that cannot be read there is only the name; what is wrong with it is added to `damage` (raised without).
     """
     from dreamlake.engine.process import reading_width, side_by_side
 
-    def look(name: str) -> tuple[dict[str, Any] | None, ValueError | None]:
+    def look(name: str) -> tuple[dict[str, Any] | None, Exception | None]:
         track = view.track(name)
         try:
-            newest = track.read(-1, 1)["data"]
-            return {**track.stats(), "latest": newest[0]["data"] if newest else None}, None
+            snapshot = track._snapshot(described=True)
+            newest = snapshot.points(max(0, snapshot.total - 1), snapshot.total)
+            lacking = snapshot.lacking
+            row = {
+                **track._stats_of(snapshot),
+                "awayDataPoints": sum(name.stop - name.start for name in snapshot.away),
+                "replicas": list(lacking.replicas) if lacking is not None else [],
+                "latest": newest[0][1] if newest else None,
+            }
+            return row, None
         except TrackNotFoundError:
             return None, None  # removed since it was listed
-        except ValueError as error:  # damage, or the track of another name
-            return {"name": name}, error
+        except (ValueError, PointsNotHereError) as error:  # damage, or the track of another name
+            return {"name": name, "state": "(not here)" if isinstance(error, OSError) else "(damaged)"}, error
 
     rows: list[dict[str, Any]] = []
     for row, error in side_by_side(look, view.tracks.list(), reading_width(view._store, 0)):
@@ -82,7 +92,8 @@ def track_rows(view: SessionView, damage: list[str] | None = None) -> list[dict[
 def track_table(rows: list[dict[str, Any]]) -> str:
     """`track_rows` for people."""
     header = ("TRACK", "POINTS", "SEGMENTS", "SIZE", "LATEST POINT")
-    return table(header, [_cells(row) for row in rows], right=("POINTS", "SEGMENTS", "SIZE"))
+    shown = table(header, [_cells(row) for row in rows], right=("POINTS", "SEGMENTS", "SIZE"))
+    return "\n".join([shown, *(clean(note) for row in rows for note in _notes(row))])
 
 
 def say_run(about: dict[str, Any]) -> None:
@@ -107,10 +118,21 @@ def say_run(about: dict[str, Any]) -> None:
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     if "totalDataPoints" not in row:
-        return row["name"], "", "", "", "(damaged)"
+        return row["name"], "", "", "", row["state"]
     latest = row["latest"] or {}
     newest = " ".join(f"{key}={value_text(value)}" for key, value in latest.items() if key != "_ts")
     return row["name"], f"{row['totalDataPoints']:,}", str(row["totalChunks"]), size_text(row["bytes"]), newest
+
+
+def _notes(row: dict[str, Any]) -> list[str]:
+    """What the count of a track's points does not say."""
+    notes = []
+    if lost := row.get("lostDataPoints"):
+        notes.append(f"{row['name']}: {lost:,} of these points are lost, a repair gave them up")
+    if away := row.get("awayDataPoints"):
+        there = f": {', '.join(row['replicas'])}" if row["replicas"] else ""
+        notes.append(f"{row['name']}: {away:,} older points only on the replica{there}")
+    return notes
 
 
 def _whole(damage: list[str], read: Callable[[], Any], otherwise: Any) -> Any:

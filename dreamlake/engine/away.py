@@ -8,8 +8,9 @@ small segment of its own without fields, so that a flush can tell which timestam
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -63,6 +64,12 @@ class _Line(msgspec.Struct, rename="camel"):
 _decoder = msgspec.json.Decoder(_Line)
 
 
+class _Remotes(msgspec.Struct):
+    """What a reader needs of ``.replica.json``."""
+
+    remotes: dict[str, msgspec.Raw] = {}
+
+
 # ------------------------------------------------------------------------------------------------ the records
 
 
@@ -88,6 +95,20 @@ def parse(data: bytes, path: str) -> dict[SegmentName, Away]:
             raise CorruptTrackError(path, f"line {number}", detail=str(error)) from error
         found[away.name] = away
     return found
+
+
+@lru_cache(maxsize=32)
+def parse_kept(data: bytes, path: str) -> Mapping[SegmentName, Away]:
+    """As `parse`, for readers, most of whose looks find the same bytes."""
+    return parse(data, path)
+
+
+def replicas(data: bytes) -> tuple[str, ...]:
+    """The roots of the lake elsewhere that the bytes of a ``.replica.json`` name; none where they are damaged."""
+    try:
+        return tuple(sorted(msgspec.json.decode(data, type=_Remotes).remotes))
+    except (ValueError, RecursionError):
+        return ()
 
 
 def add(folder: str, records: Collection[Away], fsync: bool) -> None:

@@ -198,7 +198,7 @@ def _at_exit() -> None:
         try:
             writer.close(status, max(0.1, deadline - time.monotonic()), last=True)
         except Exception as error:
-            log().error("at exit: %s: %s", writer.folder, error)
+            log().error("at exit: %s: %s", writer.folder, "; ".join([str(error), *getattr(error, "__notes__", ())]))
         # In a forked child the parent goes on replicating what both wrote.
         if writer.replica is not None and writer.opener == os.getpid():
             writer.replica.abandon()

@@ -35,6 +35,8 @@ class OverlayStore:
     """
 
     is_local = True
+    #: Whether segments that are only on the replica are listed, and read from there.
+    reads_away = True
 
     def __init__(self, local: LocalStore, remote: Callable[[], Store]) -> None:
         self.local = local

@@ -13,15 +13,16 @@ from dreamlake.engine.process import side_by_side
 from dreamlake.engine.segments import MAX_HOT_BYTES, WHOLE_BYTES, SegmentFiles
 from dreamlake.engine.snapshot import Snapshot
 from dreamlake.errors import CorruptTrackError
-from dreamlake.format.layout import AWAY_FILE, HOT_FILE, METADATA_FILE
+from dreamlake.format.layout import HOT_FILE, METADATA_FILE
 from dreamlake.format.live import covering, end_of, parse_listing, survey
 from dreamlake.storage import get_whole
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Mapping
     from typing import Any
 
+    from dreamlake.engine.away import Away
     from dreamlake.engine.hotpart import HotPart
     from dreamlake.format.layout import SegmentName
     from dreamlake.format.live import HoleError
@@ -34,9 +35,14 @@ MAX_LOOKS = 5
 
 
 @lru_cache(maxsize=64)
-def _surveyed(listing: tuple[str, ...]) -> tuple[tuple[SegmentName, ...], list[str], tuple[HoleError, ...]]:
-    """The live segments of a listing, their file names, and the holes; kept, since most looks find the same listing."""
-    live, holes = survey(parse_listing(listing))
+def _surveyed(
+    listing: tuple[str, ...], away: tuple[SegmentName, ...] = ()
+) -> tuple[tuple[SegmentName, ...], list[str], tuple[HoleError, ...]]:
+    """The live segments of a listing and of what is away, their file names, and the holes.
+
+    Kept, since most looks find the same.
+    """
+    live, holes = survey({*parse_listing(listing), *away} if away else parse_listing(listing))
     return live, [name.filename for name in live], holes
 
 
@@ -135,37 +141,36 @@ class TrackReader:
         else:
             data = self._hot_bytes()
             listing = self.files.listing()
-        live, filenames, holes = _surveyed(tuple(listing))
+        away = self._away(listing, strict)
+        live, filenames, holes = _surveyed(tuple(listing), tuple(away))
         described = METADATA_FILE in listing
         if described:
             self._check_name(strict)
         if holes and strict:
             hole = holes[0]
-            raise CorruptTrackError(self.place, "its segments", hole.start, hole.stop, self._said_of(hole, listing))
+            raise CorruptTrackError(self.place, "its segments", hole.start, hole.stop, str(hole))
         if holes:
             import logging  # not at the top: this module is loaded before a first append, and logging takes 5 ms
 
             for hole in holes:
-                logging.getLogger("dreamlake").warning("skipped: %s: %s", self.place, self._said_of(hole, listing))
+                logging.getLogger("dreamlake").warning("skipped: %s: %s", self.place, hole)
         hot = self._hot_part(data, end_of(live), strict)
         exists = bool(live or data or described)
-        sizes = [listing[filename] for filename in filenames]
-        return Snapshot(self.files, live, sizes, hot, hot_bytes=len(data), exists=exists)
+        gone = {name: away[name] for name in live if name.filename not in listing} if away else {}
+        sizes = [
+            listing[filename] if filename in listing else gone[name].nbytes
+            for name, filename in zip(live, filenames, strict=True)
+        ]
+        return Snapshot(self.files, live, sizes, hot, hot_bytes=len(data), exists=exists, away=gone)
 
-    def _said_of(self, hole: HoleError, listing: Iterable[str]) -> str:
-        """What is said of points that are missing: where they are, if a session with a replica has them only there."""
-        if AWAY_FILE in listing:
-            from dreamlake.engine.away import parse
-
-            path = f"{self.folder}/{AWAY_FILE}"
-            away = parse(self.store.get(path), self.store.describe(path))
-            there = covering(survey({*parse_listing(listing), *away})[0], hole.start, hole.stop)
-            if sum(min(name.stop, hole.stop) - max(name.start, hole.start) for name in there) == hole.stop - hole.start:
-                return (
-                    "these points were uploaded and dropped here, the replica alone holds them: "
-                    "read the session there, as Lake(<its remote>)"
-                )
-        return str(hole)
+    def _away(self, listing: Collection[str], strict: bool) -> Mapping[SegmentName, Away]:
+        try:
+            return self.files.away(listing)
+        except CorruptTrackError as error:
+            if strict:
+                raise
+            self.files.tell(error)
+            return {}
 
     def _look_at_once(self, described: bool, start: int, limit: int | None) -> tuple[bytes, dict[str, int | None]]:
         """The bytes of the hot file and a listing that belongs to them, in two round trips, segments included.

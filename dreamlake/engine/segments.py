@@ -6,15 +6,17 @@ from collections import OrderedDict
 from threading import Lock
 
 from dreamlake.engine.process import reading_width, side_by_side
-from dreamlake.errors import CorruptTrackError
+from dreamlake.errors import CorruptTrackError, PointsNotHereError
+from dreamlake.format.layout import AWAY_FILE, REPLICA_FILE, track_dir
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
     from typing import Any
 
     import pyarrow as pa
 
+    from dreamlake.engine.away import Away
     from dreamlake.format.layout import SegmentName
     from dreamlake.format.logical import TrackSchema
     from dreamlake.format.segment import Footer, Segment, SegmentDamage, SegmentInfo
@@ -70,6 +72,54 @@ class SegmentFiles:
         if names is not None:
             return dict.fromkeys(names(self.folder))
         return {entry.name: entry.size for entry in self.store.list(self.folder) if not entry.is_dir}
+
+    def away(self, listing: Collection[str]) -> Mapping[SegmentName, Away]:
+        """What is said to be only on the replica, in the folder with this listing; some of it may be here all the same.
+
+        Empty where the store reads such segments from the replica, as a session's own does: it lists them.
+
+        Raises
+        ------
+        CorruptTrackError
+            What says so is damaged.
+        """
+        if AWAY_FILE not in listing or getattr(self.store, "reads_away", False):
+            return {}
+        from dreamlake.engine.away import parse_kept
+
+        path = f"{self.folder}/{AWAY_FILE}"
+        try:
+            return parse_kept(self.store.get(path), self.store.describe(path))
+        except FileNotFoundError:
+            return {}
+
+    def not_here(
+        self, names: Iterable[SegmentName], live: Sequence[SegmentName], at: SegmentName
+    ) -> PointsNotHereError:
+        """The error for points of a segment that is only on the replica.
+
+        Parameters
+        ----------
+        names
+            The live segments that are only there.
+        live
+            All live segments, in order.
+        at
+            The one of `names` that was asked for; its neighbours that are not here either are told with it.
+        """
+        from dreamlake.engine.away import replicas
+
+        gone = set(names)
+        first = last = live.index(at)
+        while first and live[first - 1] in gone:
+            first -= 1
+        while last + 1 < len(live) and live[last + 1] in gone:
+            last += 1
+        try:
+            data = self.store.get(self.folder.removesuffix(track_dir(self.track)) + REPLICA_FILE)
+        except OSError:
+            data = b""
+        return PointsNotHereError(self.store.describe(self.folder), live[first].start, live[last].stop, replicas(data))
 
     def size(self, name: SegmentName) -> int:
         """The bytes of segment `name`; raises FileNotFoundError when it is gone."""
@@ -147,8 +197,8 @@ class SegmentFiles:
                 self._held = {}
             return sum(map(len, self._held.values()))
 
-    def tell(self, skipped: CorruptTrackError) -> None:
-        """Log damage that is read round; once, however often it is met."""
+    def tell(self, skipped: CorruptTrackError | PointsNotHereError) -> None:
+        """Log what is read round, damage or points that are not here; once, however often it is met."""
         if skipped.path in self._told:
             return
         self._told.add(skipped.path)

@@ -8,17 +8,18 @@ from dreamlake.engine.arriving import of_each
 from dreamlake.engine.process import reading_width, side_by_side
 from dreamlake.engine.segments import WHOLE_BYTES
 from dreamlake.engine.shape import INDEX, TS, Shape
-from dreamlake.errors import CorruptTrackError, DreamlakeError
+from dreamlake.errors import CorruptTrackError, DreamlakeError, PointsNotHereError
 from dreamlake.format.layout import SegmentName
 from dreamlake.format.live import covering, end_of, parse_listing, survey
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from typing import Any, TypeVar
 
     import pyarrow as pa
 
+    from dreamlake.engine.away import Away
     from dreamlake.engine.hotpart import HotPart
     from dreamlake.engine.segments import Bounds, SegmentFiles
     from dreamlake.format.logical import TrackSchema
@@ -119,6 +120,9 @@ class Snapshot:
         Bytes of the hot file.
     exists
         Whether anything is there: a segment, a hot file, or metadata.
+    away
+        Those of `live` that were not here, since only the replica holds them, and what is known of each. To read of
+        them raises PointsNotHereError, or leaves them out where damage is skipped.
     """
 
     #: Whether damage is logged and read round, instead of raised; set before the first read.
@@ -133,8 +137,10 @@ class Snapshot:
         *,
         hot_bytes: int = 0,
         exists: bool = True,
+        away: Mapping[SegmentName, Away] | None = None,
     ) -> None:
         self.live = live
+        self.away = away or {}
         self.hot = hot
         self.exists = exists
         #: Points in the track: one above the highest index.
@@ -187,6 +193,11 @@ class Snapshot:
     def _lost(self) -> frozenset[SegmentName]:
         return frozenset(name for name, (low, high) in self._described[1].items() if low > high)
 
+    @property
+    def lacking(self) -> PointsNotHereError | None:
+        """The error that a read of the oldest points which are not here would raise; None where all are here."""
+        return self._not_here(next(iter(self.away))) if self.away else None
+
     def field_types(self) -> dict[str, str]:
         """Each field's Arrow type as text, ``"json"`` for a column of JSON text."""
         from dreamlake.format.logical import to_arrow
@@ -200,7 +211,15 @@ class Snapshot:
         return self._hot_bytes + sum(filter(None, self._sizes.values())) + sum(self.files.sizes(unknown))
 
     def segment_paths(self) -> list[str]:
-        """The live segments' files, fit for other tools."""
+        """The live segments' files, fit for other tools.
+
+        Raises
+        ------
+        PointsNotHereError
+            Some are only on the replica.
+        """
+        if self.lacking is not None:
+            raise self.lacking
         return [self.files.place(name) for name in self.live]
 
     @property
@@ -229,6 +248,8 @@ class Snapshot:
         bounds: Bounds = {}
         # The newest footer knows all segments before it, but for those that got a later form after it was written.
         for name in reversed(self.live):
+            if name in self.away:
+                continue
             newest = self._info(name, self.files.newest)
             if newest is not None:
                 schema = newest.track_schema
@@ -237,7 +258,15 @@ class Snapshot:
                 said[name] = (newest.ts_min, newest.ts_max)
                 bounds = {name: said[name] for name in self.live if name in said}
                 break
-        unknown = [name for name in self.live if name not in bounds]
+        for name, away in self.away.items():
+            if name in bounds:
+                continue
+            if away.schema is None:
+                self._skip_or_raise(self._not_here(name))
+                continue
+            bounds[name] = (away.bounds.ts_min, away.bounds.ts_max)
+            schema = unify_schemas(schema, away.schema)
+        unknown = [name for name in self.live if name not in bounds and name not in self.away]
         for name, info in zip(unknown, side_by_side(self._info, unknown, self.width()), strict=True):
             if info is not None:
                 bounds[name] = (info.ts_min, info.ts_max)
@@ -379,14 +408,19 @@ class Snapshot:
 
     def _replacements(self, gone: Piece, relists: int, error: FileNotFoundError) -> Iterable[Piece]:
         """Pieces of the segments that now hold the rows of a segment that has vanished."""
-        live, _ = survey(parse_listing(self.files.listing()))
+        listing = self.files.listing()
+        live, _ = survey({*parse_listing(listing), *self.files.away(listing)})
         now = [
             Piece(self, name, max(gone.start, name.start), min(gone.stop, name.stop))
             for name in covering(live, gone.start, gone.stop)
         ]
         assert gone.segment is not None
         if relists <= MAX_RELISTS and sum(map(len, now)) == len(gone):
-            return now
+            away = [name for name in live if name.filename not in listing]
+            for piece in now:
+                if piece.segment in away:
+                    self._skip_or_raise(self.files.not_here(away, live, piece.segment))
+            return [piece for piece in now if piece.segment not in away]
         lost = CorruptTrackError(
             self.files.place(gone.segment), "its place", gone.segment.start, gone.segment.stop, "the file is missing"
         )
@@ -395,7 +429,10 @@ class Snapshot:
         self._skip_or_raise(lost)
         return ()
 
-    def _skip_or_raise(self, error: CorruptTrackError) -> None:
+    def _not_here(self, name: SegmentName) -> PointsNotHereError:
+        return self.files.not_here(self.away, self.live, name)
+
+    def _skip_or_raise(self, error: CorruptTrackError | PointsNotHereError) -> None:
         if not self.skip:
             raise error
         self.files.tell(error)

@@ -22,7 +22,13 @@ from dreamlake.engine.runfile import RunFile
 from dreamlake.engine.sessionlock import SessionLock
 from dreamlake.engine.thread import Request, Worker
 from dreamlake.engine.trackwriter import TrackWriter
-from dreamlake.errors import PointsDroppedError, SessionClosedError, SessionExistsError, SessionNotFoundError
+from dreamlake.errors import (
+    DreamlakeError,
+    PointsDroppedError,
+    SessionClosedError,
+    SessionExistsError,
+    SessionNotFoundError,
+)
 from dreamlake.format import layout
 from dreamlake.notices import Notices
 
@@ -273,7 +279,8 @@ class Writer:
         """Write everything, say in session.json how the run ended, and end the thread; then appends are refused.
 
         When the disk fails, the error is raised and the writer stays open: what is pending is not given up. With `last`
-        there is no later try, so how the run ended is said all the same.
+        there is no later try, so how the run ended is said all the same. The error, or a note of it, says how many
+        points are pending, and how many were dropped before.
         """
         with self.lock:
             self.closed = True
@@ -281,13 +288,33 @@ class Writer:
                 track.pending.shut()
         try:
             self.call(lambda: self._finish(status, last), timeout)
-        except BaseException:
+        except BaseException as error:
             self.closed = False
+            costs = self._costs(error, last)
+            # What the disk said, in its own class: not that of the write which met it, and without the way to there.
+            if costs and isinstance(error, OSError) and error.errno and not isinstance(error, DreamlakeError):
+                raise OSError(error.errno, f"{error.strerror}; {costs}", error.filename) from None
+            if costs:
+                error.add_note(costs)
             raise
         patience = timeout if timeout is not None else 10.0
         self.compactor.stop(patience)
         self.thread.stop(patience)
         self.tell_dropped()
+
+    def _costs(self, error: BaseException, last: bool) -> str:
+        """How many points a close that failed has not written, and how many were given up before; empty for none."""
+        with self.lock:
+            pending, dropped = sum(track.pending.rows() for track in self.tracks.values()), self._dropped
+        goes_on = type(error) is TimeoutError and error.errno is None
+        if last:
+            kept = f"{'may be' if goes_on else 'are'} lost with this process"
+        else:
+            kept = "may still be pending" if goes_on else "are still pending"
+        said = [f"{pending} points {kept}"] if pending else []
+        if dropped:
+            said.append(f"{dropped} points were dropped before, since disk and memory were full")
+        return ", and ".join(said)
 
     def _finish(self, status: str | None, last: bool) -> None:
         try:

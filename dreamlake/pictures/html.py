@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from dreamlake.storage.store import Store
-    from dreamlake.types import SessionInfo
+    from dreamlake.types import SessionInfo, TrackStats
     from dreamlake.view import TrackView
 
 #: Rows of a table; a notebook that shows a session reads no more tracks than these.
@@ -51,12 +51,16 @@ def track_html(track: TrackView) -> str:
     except DreamlakeError as error:
         return _page(track.name, str(error), "")
     latest = points[-1] if points else {}
-    lines = _lines(track, len(stats["fields"]))
+    about = _count(stats)
+    lines: dict[str, str] = {}
+    try:
+        lines = _lines(track, len(stats["fields"]))
+    except DreamlakeError as error:
+        about += f"; {error}"
     rows = [
         (escape(name), escape(kind), _value(latest.get(name)), lines.get(name, ""))
         for name, kind in list(stats["fields"].items())[:ROWS]
     ]
-    about = f"{stats['totalDataPoints']:,} points"
     return _page(track.name, about, _table(("field", "type", "newest", ""), rows, len(stats["fields"])))
 
 
@@ -70,12 +74,15 @@ def session_html(session: Holder, store: Store, status: Callable[[], str]) -> st
     def row(name: str) -> tuple[str, ...]:
         track = session.track(name)
         try:
-            newest = _newest(track)
-            lines = _lines(track, LINES).values()
+            newest, stats = _newest(track), track.stats()
+            try:
+                lines = " ".join(_lines(track, LINES).values())
+            except DreamlakeError as error:
+                lines = escape(str(error))
             shown = " ".join(
                 f"{escape(key)}={_value(value)}" for key, value in (newest or [{}])[-1].items() if key != "_ts"
             )
-            return escape(name), f"{len(track):,}", shown, " ".join(lines)
+            return escape(name), _count(stats, ""), shown, lines
         except DreamlakeError as error:
             return escape(name), "", escape(str(error)), ""
 
@@ -138,6 +145,11 @@ def sparkline(values: Iterable[tuple[float, float | None]], title: str = "") -> 
         f"<title>{escape(title)}</title>"
         f'<path d="{path}" fill="none" stroke="#4c78a8" stroke-width="1.2"/></svg>'
     )
+
+
+def _count(stats: TrackStats, what: str = " points") -> str:
+    lost = stats["lostDataPoints"]
+    return f"{stats['totalDataPoints']:,}{what}" + (f" ({lost:,} lost)" if lost else "")
 
 
 def _newest(track: TrackView) -> list[dict[str, Any]]:

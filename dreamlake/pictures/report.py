@@ -19,7 +19,7 @@ from dreamlake.analysis.columns import numeric_fields
 from dreamlake.analysis.thin import WINDOW, thin
 from dreamlake.engine.process import reading_width, side_by_side
 from dreamlake.engine.shape import INDEX, TS
-from dreamlake.errors import DreamlakeError, TrackNotFoundError
+from dreamlake.errors import DreamlakeError, PointsNotHereError, TrackNotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -110,17 +110,17 @@ def _fields(
 ) -> dict[str, list[dict[str, Any]]]:
     """The curves of each field of a track, of all runs that hold it; what is damaged is added to `damage`."""
 
-    def look(number: int) -> list[dict[str, Any]] | ValueError:
+    def look(number: int) -> list[dict[str, Any]] | ValueError | PointsNotHereError:
         try:
             return _curves(runs[number].track(track), number, points)
         except TrackNotFoundError:
             return []  # removed since it was listed
-        except ValueError as error:  # damage, or the track of another name
+        except (ValueError, PointsNotHereError) as error:  # damage, or the track of another name
             return error
 
     fields: dict[str, list[dict[str, Any]]] = {}
     for found in side_by_side(look, holders, reading_width(runs[0]._store)):
-        if isinstance(found, ValueError):
+        if isinstance(found, Exception):
             damage.append(str(found))
             continue
         for curve in found:
