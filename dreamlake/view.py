@@ -346,7 +346,7 @@ class TrackView:
         ValueError
             A field that is not there; an `n` that is too small for the fields.
         TypeError
-            A field that holds no numbers.
+            A field that holds no numbers; none that does, where `fields` is None.
         """
         check_polars()
         from dreamlake.analysis.thin import thin

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -288,7 +289,30 @@ def test_elements_of_lists_are_fields(session: Session) -> None:
     assert few["position[0]"].max() == 499.0
     assert few["position[1]"].min() == -499.0
     assert track.downsample(10, "position[-1]")["position[-1]"].max() == 498.0
-    assert track.downsample(10)["_index"].to_list()[0] == 0  # no numeric field: its first and last points
+    with pytest.raises(TypeError, match=r"no field of the track 'pose' holds numbers.*position\[0\] names an element"):
+        track.downsample(10)
+
+
+def test_downsample_of_what_holds_no_numbers_says_how_to_name_those_inside(session: Session) -> None:
+    lists = session.track("lists").append(q=[1.0], text="a", step=1)
+    assert lists.downsample(10)["step"].to_list() == [1]
+    with pytest.raises(TypeError, match=r"no field of the track 'lists' but 'step' holds numbers.*q\[0\] names"):
+        lists.downsample(10, x="step")
+    dicts = session.track("dicts").append(pose={"name": "a", "x": 1.0})
+    with pytest.raises(TypeError, match=r"pl\.col\('pose'\)\.struct\.field\('x'\) takes a number of the dicts") as told:
+        dicts.downsample(10)
+    taken = re.search(r"pl\.col\S+", str(told.value))
+    assert taken is not None
+    assert dicts.scan().select(eval(taken[0])).collect().item() == 1.0
+    flags = session.track("flags").append(on=True, words=["a"], deep=[[1]])
+    with pytest.raises(TypeError, match=r"extremes can be kept; 'on' holds bools, which are taken where") as told:
+        flags.downsample(10)
+    assert "words" not in str(told.value)
+    assert "deep" not in str(told.value)
+    assert flags.downsample(10, "on")["on"].to_list() == [True]
+    with pytest.raises(TypeError, match=r"extremes can be kept$"):
+        session.track("text").append(text="a").downsample(10)
+    assert session.track("none yet").downsample(10).columns == ["_index", "_ts"]
 
 
 def test_what_downsample_refuses(session: Session) -> None:

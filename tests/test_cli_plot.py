@@ -140,6 +140,8 @@ def test_a_terminal_with_colours_gets_them_and_one_without_unicode_gets_none(
 
 
 def test_mistakes(cli: Any, lake: Path) -> None:
+    with Session("arms", "w", lake) as session:
+        session.track("arm").append(q=[1.0, 2.0])
     for argv, said in (
         (["up"], "name one of its tracks: line, text"),
         (["up", "lin"], "is it 'line'?"),
@@ -149,6 +151,7 @@ def test_mistakes(cli: Any, lake: Path) -> None:
         (["up", "line", "--field", "note"], "no number"),
         (["up", "line", "--x", "z"], "no field 'z'"),
         (["up", "text"], "no field of numbers"),
+        (["arms", "arm"], "no field of numbers to draw; q[0] names an element of the lists in 'q'"),
         (["up", "line", "--points", "9"], "10 or more"),
     ):
         status, out, err = cli("plot", *argv, "--path", lake)

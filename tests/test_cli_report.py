@@ -47,6 +47,12 @@ def test_what_is_said(cli: Any, lake: Path) -> None:
         session.track("t").append(text="a")
     status, out, _ = cli("report", "other/words", "-o", "none.html")
     assert (status, out.splitlines()[1]) == (0, "no track has a field of numbers")
+    with Session("arm", "other") as session:
+        session.track("arm").append(q=[1.0])
+    status, out, _ = cli("report", "other/words", "other/arm", "-o", "none.html", "--force")
+    assert status == 0
+    assert out.splitlines()[1].startswith("no track has a field of numbers, which is all that a page draws")
+    assert out.splitlines()[1].endswith("of 'arm' q[0] names an element of the lists in 'q'")
 
 
 def test_over_a_url(cli: Any, lake: Path) -> None:

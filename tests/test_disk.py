@@ -886,6 +886,22 @@ def test_a_disk_that_stays_full_costs_points_that_are_counted_to_the_last(
         assert sum(map(int, told)) == 31000 - len(kept)
 
 
+@pytest.mark.parametrize("call", ["pwrite", "fsync"])
+def test_what_the_disk_says_is_a_plain_error_of_the_system(lake_dir: Path, faulty: Faulty, call: str) -> None:
+    with session(lake_dir, fsync=True) as opened:
+        track = opened.track(crashlib.TRACK).append(i=0)
+        track.flush()
+        track.append(i=1)
+        dead(faulty, call, always=False)
+        with pytest.raises(OSError, match="No space left") as caught:
+            track.flush()
+        assert type(caught.value) is OSError
+        assert caught.value.filename.startswith(str(lake_dir))
+        assert caught.value.errno == errno.ENOSPC
+        heal(faulty)
+    assert numbers(lake_dir) == [0, 1]
+
+
 def test_a_close_that_fails_says_what_is_pending(lake_dir: Path, faulty: Faulty) -> None:
     opened = session(lake_dir, flush_interval=3600.0).open()
     track = opened.track(crashlib.TRACK).append(i=0)

@@ -173,8 +173,33 @@ def test_what_plot_refuses(lake: Lake) -> None:
 def test_a_track_without_numbers_says_so(tmp_path: Path) -> None:
     with Session("s", "w", tmp_path) as session:
         session.track("t").append(text="a")
-        with pytest.raises(ValueError, match="nothing to draw"):
+        with pytest.raises(ValueError, match=r"nothing to draw.*names the fields$"):
             session.track("t").plot()
+        with pytest.raises(ValueError, match="nothing to draw"):
+            session.track("t").plot([])
+        session.track("arm").append(q=[1.0, 2.0])
+        session.track("leg").append(pose={"x": 1.0})
+        session.flush()
+        for plot in (
+            session.track("arm").plot,
+            lambda: session.plot(["t", "arm"], x="_ts"),
+            lambda: Lake(tmp_path).plot("arm"),
+        ):
+            with pytest.raises(ValueError, match=r"nothing to draw.*q\[0\] names an element of the lists in 'q'$"):
+                plot()
+        with pytest.raises(ValueError, match=r"no field of the 2 tracks.*q\[0\] names.*struct\.field\('x'\)"):
+            session.plot(["arm", "leg"])
+        assert session.plot(["arm"], "q[0]").to_dict()
+
+
+@pytest.mark.parametrize("ts", [1e300, -1e15])
+def test_times_beyond_all_dates_are_told(tmp_path: Path, ts: float) -> None:
+    with Session("s", "w", tmp_path) as session:
+        track = session.track("t").append(v=1, _ts=ts).append(v=2, _ts=8e12)
+        with pytest.raises(ValueError, match="the _ts of the track 't' reach beyond the dates"):
+            track.plot(x="_ts")
+        assert track.plot(x="_index").to_dict()
+        assert session.track("u").append(v=1, _ts=8e12).plot(x="_ts").to_dict()
 
 
 def test_without_altair_the_error_says_what_to_install(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:

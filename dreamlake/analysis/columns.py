@@ -43,6 +43,26 @@ def column(schema: pl.Schema, name: str, of: str) -> pl.Expr:
     raise unknown("field", name, schema, of)
 
 
+def numbers_inside(*schemas: pl.Schema) -> str:
+    """How to name the numbers in lists, dicts and bools, as the end of a sentence which says that there are no others.
+
+    Empty where there are none either.
+    """
+    hints: dict[str, str] = {}
+    for schema in schemas:
+        for name, kind in schema.items():
+            if isinstance(kind, pl.List) and (kind.inner.is_numeric() or kind.inner == pl.Boolean):
+                hints.setdefault("list", f"{name}[0] names an element of the lists in {name!r}")
+            elif isinstance(kind, pl.Struct):
+                numeric = [field.name for field in kind.fields if field.dtype.is_numeric()]
+                if numeric:
+                    taken = f"pl.col({name!r}).struct.field({numeric[0]!r})"
+                    hints.setdefault("dict", f"{taken} takes a number of the dicts in {name!r} out of scan()")
+            elif kind == pl.Boolean:
+                hints.setdefault("bool", f"{name!r} holds bools, which are taken where they are named")
+    return "".join(f"; {hint}" for hint in hints.values())
+
+
 def numeric_fields(schema: pl.Schema) -> list[str]:
     """The fields whose values are numbers, in the order of the frame."""
     return [name for name, kind in schema.items() if not name.startswith("_") and kind.is_numeric()]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from dreamlake.analysis.columns import column, numeric_fields
+from dreamlake.analysis.columns import column, numbers_inside, numeric_fields
 from dreamlake.engine.shape import INDEX, TS
 
 if TYPE_CHECKING:
@@ -32,6 +32,12 @@ def thin(
     position, at = _position(schema, x, of)
     if fields is None:
         fields = [name for name in numeric_fields(schema) if name != x]
+        # A track without any field is one that has just begun, and has no points to leave out.
+        if not fields and any(not name.startswith("_") for name in schema):
+            but = f" but {x!r}" if x in numeric_fields(schema) else ""
+            raise TypeError(
+                f"no field of {of}{but} holds numbers, of which extremes can be kept{numbers_inside(schema)}"
+            )
     elif isinstance(fields, str):
         fields = [fields]
     names = list(dict.fromkeys(fields))

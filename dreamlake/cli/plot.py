@@ -150,9 +150,15 @@ def _fields(track: TrackView, asked: tuple[str, ...], x: str) -> tuple[list[str]
             raise Mistake(f"the field {name!r} of the track {track.name!r} is {there[name]}, and no number{hint}")
     left = [name for name in numbers if name != x]
     if not asked and not left:
-        raise Mistake(f"the track {track.name!r} has no field of numbers to draw")
+        raise Mistake(f"the track {track.name!r} has no field of numbers to draw{_inside(track)}")
     chosen = list(dict.fromkeys(asked)) or left[:1]
     return chosen, [name for name in left if name not in chosen]
+
+
+def _inside(track: TrackView) -> str:
+    from dreamlake.analysis.columns import numbers_inside
+
+    return numbers_inside(track.scan().collect_schema())
 
 
 def _is_list(kind: str) -> bool:

@@ -11,9 +11,11 @@ from dreamlake.cli.options import WholeNumber, json_option, lake_options
 from dreamlake.cli.places import Mistake, chosen_runs, open_lake, place_of, runs_of
 from dreamlake.cli.progress import bar
 from dreamlake.cli.text import clean, complain, say, say_json, size_text
+from dreamlake.errors import DreamlakeError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from dreamlake.lake import SessionView
@@ -106,10 +108,25 @@ def command(
     else:
         say(clean(f"{output}: {_many(told.runs, 'run')}, {_many(told.curves, 'curve')}, {size_text(size)}"))
         if not told.curves:
-            say("no track has a field of numbers")
+            say(clean(f"no track has a field of numbers{_inside(found, wanted)}"))
     for line in told.damage:
         complain(line)
     return 1 if told.damage else 0
+
+
+def _inside(runs: list[SessionView], wanted: Callable[[str], bool]) -> str:
+    """What else the tracks hold; the page draws whole fields only."""
+    from dreamlake.analysis.columns import numbers_inside
+
+    for run in runs:
+        for name in filter(wanted, run.tracks.list()):
+            try:
+                inside = numbers_inside(run.track(name).scan().collect_schema())
+            except (DreamlakeError, ValueError):
+                continue
+            if inside:
+                return f", which is all that a page draws; for plot() and downsample() of {name!r}{inside[1:]}"
+    return ""
 
 
 def _counts(told: Any) -> dict[str, Any]:

@@ -252,9 +252,18 @@ class Writer:
     def call(self, work: Callable[[], T], timeout: float | None = None) -> T:
         """Run `work` on the writer's thread and return what it returns, or raise what it raises.
 
+        What a write to the disk raised is a plain OSError here: its own class only tells the thread how to go on.
+
         Raises TimeoutError when it has not ended after `timeout` seconds; it goes on then.
         """
-        return self.thread.call(work, timeout, f"the write to {self.folder}")
+        try:
+            return self.thread.call(work, timeout, f"the write to {self.folder}")
+        except OSError as error:
+            from dreamlake.storage.local import FsyncFailed, PartialWriteError
+
+            if isinstance(error, FsyncFailed | PartialWriteError):
+                raise OSError(error.errno, error.strerror, error.filename) from error.__cause__
+            raise
 
     def under_lock(self, work: Callable[[], T], timeout: float | None = None) -> T:
         """Run `work` on the writer's thread with the session's lock held; it is about to change the session."""

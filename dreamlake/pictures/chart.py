@@ -39,7 +39,7 @@ def plot(
         raise ImportError('pictures need Altair: pip install "dreamlake[plot]"') from error
     found, x, kind = curves(tracks, y, x, points, smooth, errors)
     if not found:
-        raise ValueError("there is nothing to draw: no field holds numbers in all its points; y= names the fields")
+        raise ValueError("there is nothing to draw: y= names no field")
     zoom = alt.selection_interval(name="zoom", bind="scales", encodings=["x"])
     names = list(dict.fromkeys(curve.label for curve in found))
     # A legend of one name says nothing, and a selection that is bound to none cannot be drawn.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import polars as pl
 
-from dreamlake.analysis.columns import column, numeric_fields
+from dreamlake.analysis.columns import column, numbers_inside, numeric_fields
 from dreamlake.analysis.thin import thin
 from dreamlake.engine.shape import INDEX, TS
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 #: Points of a curve, unless others are asked for: more than a screen has columns of pixels.
 POINTS = 2000
+#: The last date that browsers know, in seconds since the epoch; the first is as far before it.
+LAST_DATE = 8.64e12
 #: The x of seconds since the track's first point: what runs of different days have in common.
 ELAPSED = "_elapsed"
 SMOOTHED = "_smoothed"
@@ -80,6 +82,11 @@ def curves(
     -------
     curves, x, kind
         ``kind`` is "time" where x is a point in time.
+
+    Raises
+    ------
+    ValueError
+        No field is numeric, or one is not there; times that no axis of dates reaches.
     """
     _check(points, smooth)
     frames = [(label, track, track.scan(errors=errors)) for label, track in tracks]
@@ -89,6 +96,12 @@ def curves(
     fields = [y] if isinstance(y, str) else y
     if fields is None:
         fields = list(dict.fromkeys(name for schema in schemas for name in numeric_fields(schema) if name != x))
+        if not fields:
+            named = _named([track.name for _, track, _ in frames])
+            raise ValueError(
+                f"there is nothing to draw: no field of {named} holds numbers in all its points; "
+                f"y= names the fields{numbers_inside(*schemas)}"
+            )
     found: list[Curve] = []
     kinds: set[Kind] = set()
     for field in dict.fromkeys(fields):
@@ -150,5 +163,9 @@ def _curve(
         shown.append(pl.col(SMOOTHED).alias("smoothed"))
     few = few.select(shown)
     if x == TS:
+        if (few["x"].abs().max() or 0.0) > LAST_DATE:  # type: ignore[operator]
+            raise ValueError(
+                f"the _ts of {of} reach beyond the dates that a picture can show; draw it over x='_index' or '_elapsed'"
+            )
         few = few.with_columns(pl.from_epoch((pl.col("x") * 1e6).round().cast(pl.Int64), "us").alias("x"))
     return Curve(label, field, few), "time" if few["x"].dtype.is_temporal() else "number"

@@ -58,7 +58,10 @@ class SizeChanged(Exception):
 
 
 class PartialWriteError(OSError):
-    """A write ended early. The first ``written`` bytes are in the file; the cause tells why the others are not."""
+    """A write ended early. The first ``written`` bytes are in the file; the cause tells why the others are not.
+
+    It does not reach the users of a session, who get an OSError with the same errno and path.
+    """
 
     def __init__(self, error: OSError, path: str, written: int) -> None:
         super().__init__(error.errno, error.strerror, path)
