@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import random
 import shutil
 import threading
 import time
@@ -17,6 +19,7 @@ import crashlib
 import pytest
 from build import TrackOnDisk
 from machines import SESSION, Machine, below, points
+from powerloss import POLICIES, Cut, Recorder
 from s3.proxy import Fault, Proxy
 from s3.server import S3Server
 from support import run_python
@@ -26,6 +29,7 @@ from dreamlake.engine.ondisk import TrackOnDisk as Disk
 from dreamlake.engine.replica import check
 from dreamlake.engine.replica.state import load, save
 from dreamlake.errors import CorruptTrackError, RemoteConflictError
+from dreamlake.format.layout import REPLICA_FILE
 from dreamlake.storage.remote import RemoteStore
 
 LOSS = below("loss")
@@ -370,6 +374,33 @@ def test_descriptions_are_merged(one: Machine, tmp_path: Path) -> None:
     assert two.check().pull == (LOSS,)
     two.pull("loss")
     assert json.loads((two.folder / LOSS / "metadata.json").read_bytes()) == found
+
+
+def test_a_power_cut_takes_no_description_while_they_are_merged(memory: RemoteStore, tmp_path: Path) -> None:
+    """Once it is noted as known it is not asked for again: an older one here would be sent in its place."""
+    one = Machine(tmp_path / "one", memory).write(points(0, 5))
+    with one.session() as session:
+        session.track("loss", metadata={"b": 2})
+    one.push()
+    two = one.copy(tmp_path / "two")
+    with two.session() as session:
+        session.track("loss", description="two")
+    two.push()
+    with one.session() as session:
+        session.track("loss", metadata={"a": 1})
+    with Recorder(one.folder) as recorder:  # what is there already lasts
+        before = len(recorder.ops)
+        one.pull("loss")
+    found = set()
+    for place, turn in itertools.product(range(before, len(recorder.ops) + 1), range(10)):
+        for policy in POLICIES.values():
+            state = Cut(recorder, place, policy, random.Random(turn)).state()
+            about = json.loads(state[f"{LOSS}/metadata.json"] or b"")
+            assert about["metadata"] == {"a": 1, "b": 2}
+            found.add((about["description"], state[REPLICA_FILE]))
+    noted = (one.folder / REPLICA_FILE).read_bytes()
+    assert {description for description, known in found if known == noted} == {"two"}
+    assert len(found) == 3, "neither is written, or the description, or both"
 
 
 def test_a_description_from_elsewhere_and_points_from_here(one: Machine, tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ FIRST: list[tuple[str, list[str]]] = [
     ("engine/logfile", ["test_logs.py", "test_powerloss.py", "test_disk.py", "test_crash.py"]),
     ("engine/reader", ["test_reader.py", "test_at_once.py", "test_processes.py"]),
     ("engine/segments", ["test_reader.py", "test_damage.py"]),
-    ("parameters", ["test_parameters.py", "test_crash.py"]),
+    ("parameters", ["test_parameters.py", "test_powerloss_replica.py", "test_crash.py"]),
     ("engine/", ["test_processes.py", "test_merging.py", "test_crash.py", "test_disk.py", "test_compaction.py",
                  "test_away.py", "test_files.py", "test_powerloss.py", "test_stateful.py"]),
 ]  # fmt: skip
