@@ -132,6 +132,22 @@ def test_an_ending(lake_dir: Path, name: str) -> None:
     assert "at exit" not in done.stderr
 
 
+@pytest.mark.parametrize(("ending", "said"), [("", "failed"), ("raise KeyboardInterrupt", "interrupted")])
+def test_a_run_whose_last_points_could_not_be_written_has_not_finished(lake_dir: Path, ending: str, said: str) -> None:
+    code = f"""
+import errno
+import dreamlake.storage.local as local
+s = opened().open(); append(s); s.flush()
+def full(*args, **kwargs): raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), args[0])
+local.append_at = full
+append(s, 2)
+{ending}
+"""
+    done = run(lake_dir, code)
+    assert "2 points are lost with this process" in done.stderr
+    assert outcome(lake_dir) == (said, 3)
+
+
 @needs_signals
 @pytest.mark.parametrize("first", ["handler first", "session first"])
 @pytest.mark.parametrize("ends", [True, False], ids=["exits", "goes on"])

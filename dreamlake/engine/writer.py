@@ -329,8 +329,8 @@ class Writer:
         try:
             self._flush(list(self.tracks.values()), CALLER_LOCK, logs=True)
         except Exception:
-            if last:
-                self._say(status)
+            if last:  # however well the program ended: what it recorded last is lost
+                self._say("failed" if status == "finished" else status)
             raise
         self._say(status)
 
