@@ -86,6 +86,25 @@ def test_waiting_rows_of_a_failed_fsync_are_not_doubled_over_a_hole(tmp_path: Pa
         assert [point["_ts"] for point in hot.parse(data, path="x").points] == [1.0, 2.0]
 
 
+@pytest.mark.parametrize("failing", [(1,), (1, 2), (1, 2, 3)])
+def test_waiting_rows_last_behind_those_of_a_session_without_fsync(tmp_path: Path, failing: tuple[int, ...]) -> None:
+    """What a failed fsync should have written of an earlier line is not written by the next one that succeeds."""
+    with Recorder(tmp_path) as recorder:
+        LateFile(str(tmp_path), fsync=False).append([(1.0, True, {"late": 1.0})])
+        local.fsync_dir(str(tmp_path))  # as each flush with fsync does first, see Footing
+        recorder.fsyncs, recorder.failing = 0, failing
+        file = LateFile(str(tmp_path), fsync=True)
+        while True:
+            try:
+                file.load()
+                file.append([(2.0, True, {"late": 2.0})])
+                break
+            except local.FsyncFailed:
+                continue
+    for data in left(recorder, ".late.jsonl"):
+        assert [point["_ts"] for point in hot.parse(data, path="x").points] == [1.0, 2.0]
+
+
 @pytest.mark.parametrize("failing", FAILING)
 def test_log_records_outlast_failed_fsyncs(tmp_path: Path, failing: tuple[int, ...]) -> None:
     """They go into a new file, and are told as written once it has its name for good."""
