@@ -371,9 +371,9 @@ def test_commands_say_that_older_points_are_on_the_replica(trimmed: Trimmed, cli
     assert json.loads(out)["tracks"][0]["awayDataPoints"] == 14
     status, out, err = cli("ls", trimmed.root, "-c", f"{name}:n")
     assert (status, err, out.split()[-1]) == (0, "", "22")
-    status, out, err = cli("ls", trimmed.root, "-c", f"{name}:n.min")
+    status, out, err = cli("ls", trimmed.root, "-c", f"{name}:n.min,{name}:n")
     assert status == 1
-    assert "w/s" in out
+    assert out.splitlines()[1].split() == ["w/s", "finished", "22"]
     assert "the replica alone holds them" in err
     status, out, err = cli("tail", "w/s", "-n", "2", *place)
     assert (status, err) == (0, "")

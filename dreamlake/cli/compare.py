@@ -6,6 +6,7 @@ import difflib
 import math
 import re
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from dreamlake.cli.places import Mistake
@@ -130,7 +131,12 @@ def _of_tracks(
             found |= values
         except TrackNotFoundError:
             continue
-        except (ValueError, PointsNotHereError) as error:  # damage, or no name of a track
+        except PointsNotHereError as error:
+            damage.append(str(error))
+            with suppress(PointsNotHereError, ValueError, TrackNotFoundError):  # the newest points are here
+                newest = [column for column in asked if column.reducer == "last"]
+                found |= _reduced(view, name, newest, damage)[0] if newest else {}
+        except ValueError as error:  # damage, or no name of a track
             damage.append(str(error))
     return found, there
 
