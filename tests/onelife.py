@@ -200,7 +200,7 @@ class Life:
     def stamp(self, stamp: Any, process: Process, name: str) -> float | None:
         """The `_ts` to give for a kind of stamp; None for none."""
         if isinstance(stamp, str):
-            ts = {"automatic": None, "inherited": -1.0, "ahead": self.world.time.now + 1}[stamp]
+            ts = {"automatic": None, "inherited": -1, "ahead": self.world.time.now + 1}[stamp]
         else:
             kind, number = stamp
             known = [point["_ts"] for point in self.tracks[name].points] + [row.ts for row in process.pending[name]]

@@ -94,51 +94,73 @@ def test_explicit_timestamps_merge_as_single_appends_do(session: Session, form: 
     assert result == {"count": 3, "startIndex": min(touched), "endIndex": max(touched) + 1}
 
 
-@pytest.mark.parametrize("first", [None, 100.0])
+@pytest.mark.parametrize("first", [None, 1.5e9])
+@pytest.mark.parametrize("minus_one", [-1, -1.0])
 @pytest.mark.parametrize("form", [form for form in MAKE if form != "generator of dicts"])
-def test_minus_one_takes_the_previous_row_s(session: Session, form: str, first: float | None) -> None:
-    spy_on(session, Time(1000.0))
+def test_minus_one_takes_the_previous_row_s(session: Session, form: str, minus_one: float, first: float | None) -> None:
+    spy_on(session, Time(1.75e9))
     if first is not None:
         session.track("other").append(x=1, _ts=first)
-    stamps = [-1.0, -1.0, 5.0, -1.0, 3.0, -1.0]
-    session.track("t").append_batch(MAKE[form]({"n": list(range(6)), "_ts": stamps}))
+    elif minus_one == -1.0:
+        session.track("other").append(x=1)
+        first = points_of(session.track("other"))[0]["_ts"]
+    stamps = [minus_one, minus_one, 1_000_000_005, minus_one, 1_000_000_003, minus_one]
+    session.track("t").append_batch(MAKE[form]({"n": list(range(6)), "_ts": list(map(type(minus_one), stamps))}))
     points = points_of(session.track("t"))
-    assert [(point["n"], point["_ts"]) for point in points] == [(1, first or 1000.0), (3, 5.0), (5, 3.0)]
+    assert [(point["n"], point["_ts"]) for point in points] == [(1, first), (3, 1e9 + 5), (5, 1e9 + 3)]
 
 
 @pytest.mark.parametrize("form", ["dicts", "columns", "polars", "arrow table"])
-@pytest.mark.parametrize("stamps", [[-1.0], [-1.0, 5.0, 6.0], [-1, -1]])
+@pytest.mark.parametrize("stamps", [[-1.0], [-1.0, 1.6e9, 1.7e9], [-1, -1], [-1, 5, 6]])
 def test_minus_one_is_never_a_time(session: Session, form: str, stamps: list[Any]) -> None:
     """Rising floats look like timestamps that need no look."""
-    session.track("other").append(x=1, _ts=100.0)
+    session.track("other").append(x=1, _ts=1.5e9)
     session.track("t").append_batch(MAKE[form]({"n": list(range(len(stamps))), "_ts": stamps}))
     assert -1.0 not in [point["_ts"] for point in points_of(session.track("t"))]
-    assert points_of(session.track("t"))[0]["_ts"] == 100.0
+    assert points_of(session.track("t"))[0]["_ts"] == 1.5e9
 
 
 @pytest.mark.parametrize("form", [form for form in MAKE if form != "generator of dicts"])
-@pytest.mark.parametrize("stamps", [[-5.0, -1.0, 3.0], [-2.0, -1.5, -1.0, -0.5, 0.0], [3.0, -1.0, -0.5]])
-def test_minus_one_among_times_below_zero_is_refused(session: Session, form: str, stamps: list[float]) -> None:
-    track = session.track("t").append(n=-1, _ts=7.0)
-    with pytest.raises(ValueError, match=r"_ts=-1\.0 after a point at -[0-9.]+ may be a time"):
+@pytest.mark.parametrize(
+    "stamps", [[-5.0, -1.0, 3.0], [-2.0, -1.5, -1.0, -0.5, 0.0], [3.0, -1.0, -0.5], [-1.0, 0.0, 1.0], [0.0, -1.0]]
+)
+def test_minus_one_among_times_that_are_not_since_the_epoch_is_refused(
+    session: Session, form: str, stamps: list[float]
+) -> None:
+    track = session.track("t").append(n=-1, _ts=1.5e9)
+    with pytest.raises(ValueError, match=r"_ts=-1\.0 beside a point at -?[0-9.]+ may be a time"):
         track.append_batch(MAKE[form]({"n": list(range(len(stamps))), "_ts": stamps}))
-    assert points_of(track) == [{"n": -1, "_ts": 7.0}]
+    assert points_of(track) == [{"n": -1, "_ts": 1.5e9}]
 
 
-def test_the_integer_minus_one_inherits_in_a_batch_of_times_below_zero(session: Session) -> None:
-    session.track("t").append_batch([{"n": 0, "_ts": -5.0}, {"m": 1, "_ts": -1}])
-    assert points_of(session.track("t")) == [{"n": 0, "m": 1, "_ts": -5.0}]
+@pytest.mark.parametrize("form", ["dicts", "columns", "polars", "arrow table"])
+@pytest.mark.parametrize("before", [None, -2.0, 5.0])
+def test_a_batch_that_begins_with_minus_one_asks_the_append_before(
+    session: Session, form: str, before: float | None
+) -> None:
+    track = session.track("t")
+    if before is not None:
+        track.append(n=-1, _ts=before)
+    with pytest.raises(ValueError, match=r"_ts=-1\.0 (with no append before it|beside a point at \S+) may be a time"):
+        track.append_batch(MAKE[form]({"n": [0, 1], "_ts": [-1.0, 1.5e9]}))
+    assert len(track) == (before is not None)
+
+
+@pytest.mark.parametrize("form", ["dicts", "columns", "polars", "arrow table"])
+def test_the_integer_minus_one_inherits_in_a_batch_of_small_times(session: Session, form: str) -> None:
+    session.track("t").append_batch(MAKE[form]({"n": [0, 1, 2], "_ts": [-5, -1, 7]}))
+    assert points_of(session.track("t")) == [{"n": 1, "_ts": -5.0}, {"n": 2, "_ts": 7.0}]
 
 
 @pytest.mark.parametrize("form", ["dicts", "columns", "polars", "arrow table"])
 def test_a_row_without_a_timestamp_gets_one_of_its_own(session: Session, form: str) -> None:
-    spy_on(session, Time(1000.0))
-    session.track("t").append_batch(MAKE[form]({"n": [0, 1, 2, 3], "_ts": [5.0, None, -1.0, None]}))
+    spy_on(session, Time(1.75e9))
+    session.track("t").append_batch(MAKE[form]({"n": [0, 1, 2, 3], "_ts": [1.5e9, None, -1.0, None]}))
     points = points_of(session.track("t"))
     assert [point["n"] for point in points] == [0, 2, 3]
-    assert points[0]["_ts"] == 5.0
-    assert points[1]["_ts"] == 1000.0
-    assert points[2]["_ts"] > 1000.0
+    assert points[0]["_ts"] == 1.5e9
+    assert points[1]["_ts"] == 1.75e9
+    assert points[2]["_ts"] > 1.75e9
 
 
 @pytest.mark.parametrize("form", FRAMES)

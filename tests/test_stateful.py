@@ -110,7 +110,8 @@ class Lives(Life, RuleBasedStateMachine):
         first = self.stamp(stamp, process, name)
         columns: dict[str, list[Any]] = {"loss": [i * 0.5 for i in range(count)], "step": list(range(count))}
         if first is not None:
-            columns["_ts"] = [float(first + i if rising and first != -1 else first) for i in range(count)]
+            # Among times as small as these only the integer inherits.
+            columns["_ts"] = [-1 if first == -1 else float(first + i if rising else first) for i in range(count)]
             self.given.update(columns["_ts"])
         if form == "columns":
             columns["tag"] = [None, "t"] * (count // 2) + ["t"] * (count % 2)

@@ -238,29 +238,29 @@ def test_nothing_to_inherit_gives_an_automatic_timestamp_which_never_merges(lake
 
 @pytest.mark.parametrize("minus_one", [-1, -1.0, np.float64(-1), np.int64(-1)])
 def test_minus_one_takes_the_latest_of_any_track_and_kind(session: Session, minus_one: Any) -> None:
-    spy_on(session, Time(1000.0))
+    spy_on(session, Time(1.5e9))
     one, other = session.track("one"), session.track("other")
-    one.append(a=1, _ts=7.0)
+    one.append(a=1, _ts=1e9 + 7)
     other.append(a=1, _ts=minus_one)
     one.append(a=2)
     other.append(a=2, _ts=minus_one)
     other.append(b=2, _ts=minus_one)
-    one.append_batch([{"a": 3, "_ts": 9.0}, {"a": 4, "_ts": 8.0}])
+    one.append_batch([{"a": 3, "_ts": 1e9 + 9}, {"a": 4, "_ts": 1e9 + 8}])
     other.append(a=3, _ts=minus_one)
     one.append_batch([{"a": 5}, {"a": 6}])
     other.append(a=4, _ts=minus_one)
     last = points_of(one)[-1]["_ts"]
     assert points_of(other) == [
-        {"a": 1, "_ts": 7.0},
-        {"a": 2, "b": 2, "_ts": 1000.0},
-        {"a": 3, "_ts": 8.0},
+        {"a": 1, "_ts": 1e9 + 7},
+        {"a": 2, "b": 2, "_ts": 1.5e9},
+        {"a": 3, "_ts": 1e9 + 8},
         {"a": 4, "_ts": last},
     ]
 
 
 def test_minus_one_inherits_behind_times_below_it(session: Session) -> None:
     track = session.track("t")
-    for value, ts in enumerate([-3.5, -1, -1.25, np.int64(-1), -0.5, -1, 7.0, -1.0]):
+    for value, ts in enumerate([-3.5, -1, -1.25, np.int64(-1), -0.5, -1, 7.0, -1]):
         track.append(a=value, _ts=ts)
     assert points_of(track) == [
         {"a": 1, "_ts": -3.5},
@@ -274,13 +274,20 @@ def test_minus_one_inherits_behind_times_below_it(session: Session) -> None:
 def test_minus_one_that_may_well_be_a_time_is_refused(session: Session, minus_one: Any) -> None:
     """Times relative to a trigger: to take -1.0 for `_ts=-1` would merge the point with the one before, unseen."""
     track = session.track("t")
-    for ts in [-3.0, -2.0]:
-        track.append(v=ts, _ts=ts)
-    with pytest.raises(ValueError, match=r"after a point at -2\.0 may be a time.* give the integer -1"):
+    said = "may be a time, or mean that of the latest append: for the latter give the integer -1"
+    with pytest.raises(ValueError, match=rf"_ts=-1\.0 with no append before it {said}"):
         track.append(v=-1.0, _ts=minus_one)
-    track.append(v=0.0, _ts=0.0)
-    track.append(v=1.0, _ts=minus_one)
-    assert [(point["v"], point["_ts"]) for point in points_of(track)] == [(-3.0, -3.0), (-2.0, -2.0), (1.0, 0.0)]
+    for ts in [-3.0, -2.0, 0.0, 5.0, 9e7]:
+        track.append(v=ts, _ts=ts)
+        with pytest.raises(ValueError, match=said):
+            track.append(v=-1.0, _ts=minus_one)
+        with pytest.raises(ValueError, match=said):
+            track.append_batch([{"v": -1.0, "_ts": minus_one}, {"v": 1.0}])
+    track.append(more=1, _ts=-1)
+    track.append(v=1.0, _ts=1e9)
+    track.append(more=2, _ts=minus_one)
+    points = [(point["v"], point["_ts"], point.get("more")) for point in points_of(track)]
+    assert points == [*((ts, ts, None) for ts in [-3.0, -2.0, 0.0, 5.0]), (9e7, 9e7, 1), (1.0, 1e9, 2)]
 
 
 def test_a_refused_append_is_not_the_latest(session: Session) -> None:

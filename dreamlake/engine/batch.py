@@ -91,11 +91,15 @@ class _Columns:
 class _Points:
     """Rows of any shapes; each says its timestamp, None for an automatic one, or -1 for the one before."""
 
-    def __init__(self, points: list[tuple[Any, dict[str, Any]]]) -> None:
+    def __init__(self, points: list[tuple[Any, dict[str, Any]]], doubtful: Any = None) -> None:
         self.points = points
         self.count = len(points)
+        #: The -1.0 of the first row, if that is what it has.
+        self.doubtful = doubtful
 
     def add_to(self, track: "TrackWriter", clock: "SessionClock", merge: bool) -> Block:
+        if self.doubtful is not None:
+            check_doubtful(self.doubtful, clock.latest)
         rows: list[MixedRow] = []
         for ts, fields in self.points:
             if ts is None:
@@ -134,17 +138,22 @@ def _from_dicts(points: Sequence[Any]) -> "_Columns | _Points":
             rows.append((_checked_ts(stamps[-1]), take(fields)[0]))
         except (TypeError, ValueError) as error:
             raise type(error)(f"row {number} of the batch: {error}") from error
-    _refuse_doubtful(stamps)
-    return _Points(rows)
+    return _Points(rows, _refuse_doubtful(stamps))
 
 
-def _refuse_doubtful(stamps: Sequence[Any]) -> None:
-    """Refuse a batch in which -1.0 stands among times below zero; see `check_doubtful`."""
-    given = [ts for ts in stamps if ts is not None]
-    doubtful = [ts for ts in given if is_inherited(ts) and not hasattr(ts, "__index__")]
-    if doubtful:
-        lowest = min((float(ts) for ts in given if not is_inherited(ts)), default=None)
-        check_doubtful(doubtful[0], lowest)
+def _refuse_doubtful(stamps: Sequence[Any]) -> Any:
+    """Refuse a batch in which -1.0 may be a time; see `check_doubtful`.
+
+    Returns
+    -------
+    Any
+        The -1.0 of a first row, about which only the append before the batch can tell; else None.
+    """
+    doubtful = {at: ts for at, ts in enumerate(stamps) if is_inherited(ts) and not hasattr(ts, "__index__")}
+    lowest = min((float(ts) for ts in stamps if ts is not None and not is_inherited(ts)), default=None)
+    if doubtful and lowest is not None:
+        check_doubtful(next(iter(doubtful.values())), lowest)
+    return doubtful.get(0)
 
 
 def _columns_of(points: Sequence[Any]) -> _Columns | None:
@@ -231,8 +240,8 @@ def _from_frame(frame: "Frame") -> "_Columns | _Points":
     points = to_points(batch.data, batch.schema)
     for point in points:
         del point["_ts"]
-    _refuse_doubtful(frame.ts)
-    return _Points([(_checked_ts(ts), point) for ts, point in zip(frame.ts, points, strict=True)])
+    rows = [(_checked_ts(ts), point) for ts, point in zip(frame.ts, points, strict=True)]
+    return _Points(rows, None if frame.whole else _refuse_doubtful(frame.ts))
 
 
 def _is_column_of_new_points(ts: Sequence[float | None]) -> bool:

@@ -46,12 +46,15 @@ class Frame:
         The fields in the frame's order, then ``_none`` only if some field is an explicit None.
     count
         The number of rows.
+    whole
+        Whether a timestamp of -1 was given as an integer, which a column of integers does.
     """
 
     ts: Timestamps
     schema: TrackSchema
     data: pa.RecordBatch
     count: int
+    whole: bool = True
 
     def __len__(self) -> int:
         return self.count
@@ -142,9 +145,10 @@ def _frame(columns: Mapping[str, Any], count: int) -> Frame:
     arrays, fields = [], []
     nones: dict[str, Sequence[Any]] = {}
     ts: Timestamps = None
+    whole = True
     for name, column in columns.items():
         if name == TS:
-            ts = _timestamps(column)
+            ts, whole = _timestamps(column)
             continue
         schema[name], data, explicit = _column(name, column)
         arrays.append(data)
@@ -154,7 +158,7 @@ def _frame(columns: Mapping[str, Any], count: int) -> Frame:
     if nones:
         arrays.append(none_column(nones, count))
         fields.append(NONE_FIELD)
-    frame = Frame(ts, schema, pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields)), count)
+    frame = Frame(ts, schema, pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields)), count, whole)
     _check_sizes(frame)
     return frame
 
@@ -250,26 +254,28 @@ def _from_datetime64(name: str, column: Any) -> tuple[Logical, pa.Array]:
 # -------------------------------------------------------------------------------------------------- timestamps
 
 
-def _timestamps(column: Any) -> Timestamps:
-    """The ``_ts`` column; None when no row has one."""
+def _timestamps(column: Any) -> tuple[Timestamps, bool]:
+    """The ``_ts`` column, None when no row has one; and whether -1 is an integer in it."""
     if isinstance(column, (list, tuple)):
         given = [None if value is None else check_ts(value) for value in column]
+        whole = all(hasattr(value, "__index__") for value, ts in zip(column, given, strict=True) if ts == -1)
     else:
         logical, data, _ = _column(TS, column)
         if not has_numbers(logical):
             raise TypeError(f"column '_ts' holds {logical}; expected numbers: seconds since the epoch")
+        whole = pa.types.is_integer(data.type)
         data = data.cast(pa.float64(), safe=False)
         if not pc.all(pc.is_finite(data.drop_null())).as_py() and data.null_count < len(data):
             raise ValueError("column '_ts' holds NaN or an infinity; a timestamp is a finite number of seconds")
         if len(data) and not data.null_count:
             ticks = Packed("d")
             ticks.frombytes(memoryview(data.buffers()[1])[data.offset * 8 : (data.offset + len(data)) * 8])
-            return ticks
+            return ticks, whole
         given = data.to_pylist()
     present = [value for value in given if value is not None]
     if present and len(present) == len(given):
-        return Packed("d", present)
-    return given if present else None
+        return Packed("d", present), whole
+    return given if present else None, whole
 
 
 # ------------------------------------------------------------------------------------------------------- sizes
