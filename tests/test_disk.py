@@ -305,6 +305,24 @@ def test_dropped_points_are_told_once_with_their_number(
         assert kept[1:1000] == list(range(999))
         assert len(kept) > limit // (3 * 32) // 2
     assert caplog.records  # said while it happened, too
+    (record,) = Lake(lake_dir).session(crashlib.NAME, crashlib.WORKSPACE).logs("error").rows(named=True)
+    assert record["message"] == f"{caught.value.dropped} points were dropped, since disk and memory were full"
+    assert json.loads(record["metadata"]) == {"points": caught.value.dropped}
+
+
+@pytest.mark.parametrize("call", ["open", "pwrite"])
+def test_what_the_loop_raised_is_told_beside_what_the_disk_said(lake_dir: Path, faulty: Faulty, call: str) -> None:
+    opened = session(lake_dir)
+    own = RuntimeError("the loop's own")
+    with pytest.raises(OSError, match="No space left") as caught, opened:
+        opened.track(crashlib.TRACK).append(i=0)
+        dead(faulty, call)
+        raise own
+    assert caught.value.__context__ is own
+    assert not caught.value.__suppress_context__
+    heal(faulty)
+    opened.close()
+    assert numbers(lake_dir) == [0]
 
 
 def track_pending(opened: Session) -> Any:

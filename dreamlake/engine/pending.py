@@ -19,8 +19,8 @@ from dreamlake.format.point import check_ts, take
 BLOCK_ROWS = 2048
 #: A block with more than these bytes of lists, strings and the like is sealed earlier.
 BLOCK_BYTES = 1 << 20
-#: Timestamps from here on (1973) are taken to be seconds since the epoch, far from -1; a clock that counts from the start
-#: of something, or to a trigger, stays below.
+#: Timestamps from here on (1973) are taken to be seconds since the epoch, which -1 is far from. A clock that counts
+#: from the start of something, or to a trigger, stays below.
 EPOCH_TIMES = 1e8
 #: What a scalar field of a pending point costs: a Python float and its place in the list.
 SCALAR_BYTES = 32

@@ -18,7 +18,7 @@ from dreamlake.engine.footing import Footing
 from dreamlake.engine.logfile import LogFile
 from dreamlake.engine.options import Options
 from dreamlake.engine.pending import Block, Pending
-from dreamlake.engine.runfile import RunFile
+from dreamlake.engine.runfile import RunFile, iso_now
 from dreamlake.engine.sessionlock import SessionLock
 from dreamlake.engine.thread import Request, Worker
 from dreamlake.engine.trackwriter import TrackWriter
@@ -78,6 +78,7 @@ class Writer:
         self._pending_bytes = 0
         self._dropped = 0
         self._dropped_told = 0
+        self._dropped_logged = 0
         # The last flush failed; an append has waited for room in vain since the last flush that did not.
         self._failing = self._overrun = False
         self._encoding = False
@@ -261,9 +262,10 @@ class Writer:
         except OSError as error:
             from dreamlake.storage.local import FsyncFailed, PartialWriteError
 
-            if isinstance(error, FsyncFailed | PartialWriteError):
-                raise OSError(error.errno, error.strerror, error.filename) from error.__cause__
-            raise
+            if not isinstance(error, FsyncFailed | PartialWriteError):
+                raise
+            plain = OSError(error.errno, error.strerror, error.filename)
+        raise plain  # out here: what the caller's own code raised before stays its context
 
     def under_lock(self, work: Callable[[], T], timeout: float | None = None) -> T:
         """Run `work` on the writer's thread with the session's lock held; it is about to change the session."""
@@ -295,17 +297,19 @@ class Writer:
             self.closed = True
             for track in self.tracks.values():
                 track.pending.shut()
+        failed: OSError | None = None
         try:
             self.call(lambda: self._finish(status, last), timeout)
         except BaseException as error:
             self.closed = False
             costs = self._costs(error, last)
-            # What the disk said, in its own class: not that of the write which met it, and without the way to there.
-            if costs and isinstance(error, OSError) and error.errno and not isinstance(error, DreamlakeError):
-                raise OSError(error.errno, f"{error.strerror}; {costs}", error.filename) from None
-            if costs:
-                error.add_note(costs)
-            raise
+            if not (costs and isinstance(error, OSError) and error.errno and not isinstance(error, DreamlakeError)):
+                if costs:
+                    error.add_note(costs)
+                raise
+            failed = OSError(error.errno, f"{error.strerror}; {costs}", error.filename)
+        if failed is not None:
+            raise failed  # out here, as in `call`
         patience = timeout if timeout is not None else 10.0
         self.compactor.stop(patience)
         self.thread.stop(patience)
@@ -326,6 +330,7 @@ class Writer:
         return ", and ".join(said)
 
     def _finish(self, status: str | None, last: bool) -> None:
+        self._log_dropped()
         try:
             self._flush(list(self.tracks.values()), CALLER_LOCK, logs=True)
         except Exception:
@@ -333,6 +338,13 @@ class Writer:
                 self._say("failed" if status == "finished" else status)
             raise
         self._say(status)
+
+    def _log_dropped(self) -> None:
+        """Have the log of the run say how many of its points are missing, for whoever reads it later."""
+        count, self._dropped_logged = self._dropped - self._dropped_logged, self._dropped
+        if count:
+            message = f"{count} points were dropped, since disk and memory were full"
+            self.logs.add({"timestamp": iso_now(), "level": "error", "message": message, "metadata": {"points": count}})
 
     def _say(self, status: str | None) -> None:
         if status is not None and self.wrote and os.getpid() == self.opener:
@@ -441,7 +453,7 @@ class Writer:
         self.thread.after_fork_in_child()
         self._roll = self._relief = None
         self._failing = self._overrun = False
-        self._pending_bytes = self._dropped = self._dropped_told = 0
+        self._pending_bytes = self._dropped = self._dropped_told = self._dropped_logged = 0
         self.logs.pending = []
         self.logs.forget()
         self.session_lock.forget()
