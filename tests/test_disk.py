@@ -314,10 +314,15 @@ def test_dropped_points_are_told_once_with_their_number(
 def test_what_the_loop_raised_is_told_beside_what_the_disk_said(lake_dir: Path, faulty: Faulty, call: str) -> None:
     opened = session(lake_dir)
     own = RuntimeError("the loop's own")
-    with pytest.raises(OSError, match="No space left") as caught, opened:
-        opened.track(crashlib.TRACK).append(i=0)
-        dead(faulty, call)
-        raise own
+
+    def loop() -> None:
+        with opened:
+            opened.track(crashlib.TRACK).append(i=0)
+            dead(faulty, call)
+            raise own
+
+    with pytest.raises(OSError, match="No space left") as caught:
+        loop()
     assert caught.value.__context__ is own
     assert not caught.value.__suppress_context__
     heal(faulty)
