@@ -220,6 +220,7 @@ class Files(FilesView):
         """
         from dreamlake.engine.filestore import FileStore
         from dreamlake.format.layout import check_file
+        from dreamlake.storage import local
 
         about = _described(description, tags, metadata)
         with _opened(file) as (source, own_name):
@@ -228,7 +229,11 @@ class Files(FilesView):
                 raise ValueError("this source has no name of its own: give filename=")
             about |= {"path": check_file(path, name), "filename": name, "contentType": _type_of(name, content_type)}
             still = isinstance(file, str | os.PathLike)
-            return FileStore(self._open_writer()).add(source, about, stands_still=still)
+            try:
+                return FileStore(self._open_writer()).add(source, about, stands_still=still)
+            except (local.FsyncFailed, local.PartialWriteError) as error:
+                said = local.plain(error)
+        raise said  # out here: what the caller's own code raised before stays its context
 
     def delete(self, file: Wanted, /) -> FileRecord:
         """Delete a file, by its id or its path and name, and return its record, in which ``deletedAt`` is set.

@@ -235,6 +235,16 @@ def test_a_plain_reader_is_told_where_the_points_are(trimmed: Trimmed, caplog: p
     assert Lake(trimmed.root).session("s", "w").tracks.list() == [awaylib.TRACK]
 
 
+def test_a_check_notes_what_is_only_on_the_replica(trimmed: Trimmed, cli: Any) -> None:
+    trimmed.append(points_of(23))
+    assert cli("check", "--path", trimmed.root)[:2] == (0, "w/s: no damage\n")
+    trimmed.drop([A, B])
+    status, out, _ = cli("check", "--path", trimmed.root)
+    assert status == 0
+    assert out.startswith("w/s: no damage\n")
+    assert "14 points up to 14 (exclusive) are only on the replica" in out
+
+
 def test_a_plain_reader_reads_what_is_here_and_nothing_that_needs_more(trimmed: Trimmed) -> None:
     points = [{**point, "x": float(number) if number != 9 else None} for number, point in enumerate(points_of(23))]
     trimmed.append(points)

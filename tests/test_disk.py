@@ -310,6 +310,20 @@ def test_dropped_points_are_told_once_with_their_number(
     assert json.loads(record["metadata"]) == {"points": caught.value.dropped}
 
 
+def test_a_run_that_ends_with_the_news_of_dropped_points_has_failed(lake_dir: Path, faulty: Faulty) -> None:
+    opened = session(lake_dir, max_pending_bytes=1 << 18, segment_points=1_000_000).open()
+    track = opened.track(crashlib.TRACK)
+    dead(faulty)
+    for i in range(20_000):
+        track.append(i=i)
+    with pytest.raises(OSError, match="No space"):
+        track.flush()
+    heal(faulty)
+    with pytest.raises(PointsDroppedError):
+        opened.close()
+    assert Lake(lake_dir).session(crashlib.NAME, crashlib.WORKSPACE).info["status"] == "failed"
+
+
 @pytest.mark.parametrize("call", ["open", "pwrite"])
 def test_what_the_loop_raised_is_told_beside_what_the_disk_said(lake_dir: Path, faulty: Faulty, call: str) -> None:
     opened = session(lake_dir)

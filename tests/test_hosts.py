@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import uuid
 from collections import Counter
 from datetime import UTC, datetime, timedelta
@@ -158,10 +159,11 @@ class Dated(LocalStore):
     """A local store in which every file but session.json files was written at one time."""
 
     written: datetime
+    newest = "tracks/x/data.jsonl"
 
     def tree(self, path: str) -> list[Entry]:
         """The one file that was written last."""
-        return [Entry("tracks/x/data.jsonl", 1, self.written.timestamp(), False)]
+        return [Entry(self.newest, 1, self.written.timestamp(), False)]
 
 
 @pytest.mark.parametrize(
@@ -191,6 +193,22 @@ def test_the_status_of_a_session_of_two_machines(
     found = session_info(store, "w", "s", now=NOW.timestamp() + 100)
     assert found is not None
     assert found["status"] == status
+
+
+@pytest.mark.parametrize("newest", ["session.json", "hosts/m1/session.json"])
+@pytest.mark.parametrize("kind", [Dated, LocalStore])
+def test_what_a_dead_machine_says_of_itself_late_makes_no_run_go_on(tmp_path: Path, newest: str, kind: Any) -> None:
+    """Its session.json says running, and is uploaded by `dreamlake sync` long after another machine has finished."""
+    store = kind(tmp_path)
+    for path in ("session.json", "hosts/m1/session.json"):
+        put(store, path, info(0 if path == newest else 50, status="running" if path == newest else "finished"))
+        written = NOW.timestamp() + (500 if path == newest else 50)
+        os.utime(tmp_path / "w" / "s" / path, (written, written))
+    if kind is Dated:
+        store.newest, store.written = newest, NOW + timedelta(seconds=500)
+    found = session_info(store, "w", "s", now=NOW.timestamp() + 510)
+    assert found is not None
+    assert found["status"] == "finished"
 
 
 def test_a_plain_store_looks_below_hosts_too(tmp_path: Path) -> None:

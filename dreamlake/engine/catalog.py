@@ -104,7 +104,8 @@ def session_info(store: Store, workspace: str, session: str, now: float | None =
             info["status"] = "lost"
     elif any(each.get("status") == "running" for each in infos):
         ended = max(silent_since, moment(info.get("updatedAt")) + CLEARLY)
-        if _last_write(store, folder, ended) > ended:
+        # Not a session.json: that of a machine which died long ago may have been uploaded just now.
+        if _last_write(store, folder, ended, but=SESSION_FILE) > ended:
             info["status"] = "running"
     return info
 
@@ -131,12 +132,16 @@ def read_object(store: Store, path: str, *, may_be_empty: bool = False) -> dict[
         raise CorruptTrackError(store.describe(path), "the whole file", detail=str(error)) from error
 
 
-def _last_write(store: Store, folder: str, enough: float) -> float:
-    """When the session last wrote, in seconds since the epoch; looked into no further once that is above `enough`."""
+def _last_write(store: Store, folder: str, enough: float, but: str = "") -> float:
+    """When the session last wrote, in seconds since the epoch; looked into no further once that is above `enough`.
+
+    Files of the name `but` do not count.
+    """
     tree = getattr(store, "tree", None)
     if tree is not None:  # all at once, where each folder would cost a request
-        return max((entry.modified for entry in tree(folder)), default=0.0)
-    top = [entry.modified for entry in store.list(folder) if entry.name in (SESSION_FILE, LOCK_FILE)]
+        found = (entry.modified for entry in tree(folder) if entry.name.rpartition("/")[2] != but)
+        return max(found, default=0.0)
+    top = [entry.modified for entry in store.list(folder) if entry.name in {SESSION_FILE, LOCK_FILE} - {but}]
     latest = max(top, default=0.0)
     left = [f"{folder}/{HOSTS_DIR}", f"{folder}/{TRACKS_DIR}"]
     while left and latest <= enough:
@@ -144,7 +149,7 @@ def _last_write(store: Store, folder: str, enough: float) -> float:
         for entry in store.list(below):
             if entry.is_dir:
                 left.append(f"{below}/{entry.name}")
-            else:
+            elif entry.name != but:
                 latest = max(latest, entry.modified)
     return latest
 

@@ -162,6 +162,11 @@ def _tell_segments(store: Store, look: TrackLook) -> None:
         path = store.describe(f"{look.folder}/{name.filename}")
         said = "the last segment is missing; it always stays here, whatever else is only on the replica"
         look.tell(path, "its place", said, name.start, name.stop, lost=_points(name.start, name.stop))
+    gone = [name for name in look.live if name in look.away]
+    if gone:
+        count = sum(name.stop - name.start for name in gone)
+        said = f"{count} points up to {gone[-1].stop} (exclusive) are only on the replica, which must be asked for them"
+        look.tell(store.describe(look.folder), "its segments", said, note=True)
     for hole in look.holes:
         place = store.describe(look.folder)
         look.tell(place, "its segments", str(hole), hole.start, hole.stop, lost=_points(hole.start, hole.stop))

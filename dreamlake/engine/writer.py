@@ -260,12 +260,12 @@ class Writer:
         try:
             return self.thread.call(work, timeout, f"the write to {self.folder}")
         except OSError as error:
-            from dreamlake.storage.local import FsyncFailed, PartialWriteError
+            from dreamlake.storage import local
 
-            if not isinstance(error, FsyncFailed | PartialWriteError):
+            if not isinstance(error, local.FsyncFailed | local.PartialWriteError):
                 raise
-            plain = OSError(error.errno, error.strerror, error.filename)
-        raise plain  # out here: what the caller's own code raised before stays its context
+            said = local.plain(error)
+        raise said  # out here: what the caller's own code raised before stays its context
 
     def under_lock(self, work: Callable[[], T], timeout: float | None = None) -> T:
         """Run `work` on the writer's thread with the session's lock held; it is about to change the session."""
@@ -331,6 +331,8 @@ class Writer:
 
     def _finish(self, status: str | None, last: bool) -> None:
         self._log_dropped()
+        if status == "finished" and self._dropped > self._dropped_told:
+            status = "failed"  # `tell_dropped` raises when all else is done
         try:
             self._flush(list(self.tracks.values()), CALLER_LOCK, logs=True)
         except Exception:

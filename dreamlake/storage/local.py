@@ -79,6 +79,11 @@ class CommittedUnsynced(FsyncFailed):
     """A new file has its name, which could be neither synced nor taken back: it counts, and others may have read it."""
 
 
+def plain(error: PartialWriteError | FsyncFailed) -> OSError:
+    """What the disk said, for the users of a session: the classes here only tell a writer how to go on."""
+    return OSError(error.errno, error.strerror, error.filename)
+
+
 # ------------------------------------------------------------------------------------------------ writing
 
 

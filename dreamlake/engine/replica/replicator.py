@@ -276,7 +276,7 @@ class Replicator:
         except RemoteConflictError:
             raise
         except OSError as error:
-            what = f"all is safe in {self.folder}, and this uploads it: {self.command}"
+            what = f"all is safe in {self.folder}, and is uploaded by `{self.command}`"
             raise _with_words(error, what, self.place) from error
 
     def _sync(self) -> None:
