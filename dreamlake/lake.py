@@ -20,12 +20,12 @@ from dreamlake.view import TrackView
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from datetime import timedelta
-    from typing import Literal, Unpack
+    from typing import Unpack
 
     import altair
     import polars as pl
 
+    from dreamlake.analysis.align import How, Tolerance
     from dreamlake.engine.snapshot import Snapshot
     from dreamlake.logs import Level
     from dreamlake.storage.store import Store
@@ -339,8 +339,8 @@ class SessionView:
     def align(
         self,
         *tracks: str,
-        how: Literal["exact", "backward", "forward", "nearest"] = "exact",
-        tolerance: float | timedelta | None = None,
+        how: How | Mapping[str, How] = "exact",
+        tolerance: Tolerance | Mapping[str, Tolerance] = None,
         start_time: float | None = None,
         end_time: float | None = None,
         errors: Errors = "raise",

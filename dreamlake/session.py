@@ -13,14 +13,14 @@ from dreamlake.track import Track
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from datetime import timedelta
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from types import TracebackType
     from typing import Any, Literal, Self, TypeVar, Unpack
 
     import altair
     import polars as pl
 
+    from dreamlake.analysis.align import How, Tolerance
     from dreamlake.engine.writer import Writer
     from dreamlake.files import Files
     from dreamlake.logs import Level
@@ -415,8 +415,8 @@ class Session:
     def align(
         self,
         *tracks: str,
-        how: Literal["exact", "backward", "forward", "nearest"] = "exact",
-        tolerance: float | timedelta | None = None,
+        how: How | Mapping[str, How] = "exact",
+        tolerance: Tolerance | Mapping[str, Tolerance] = None,
         start_time: float | None = None,
         end_time: float | None = None,
         errors: Literal["raise", "skip"] = "raise",
@@ -431,9 +431,10 @@ class Session:
         how
             ``"exact"``: the point with the same ``_ts``, as ``_ts=-1`` gives it. ``"backward"``: the latest that is not
             after it, which is what was known then. ``"forward"``: the earliest that is not before it. ``"nearest"``:
-            whichever is nearer.
+            whichever is nearer. Or a dict that gives one of these for each track but the first.
         tolerance
-            The furthest that a point may be away, in seconds or as a timedelta; None for any distance.
+            The furthest that a point may be away, in seconds or as a timedelta; None for any distance. Or a dict, as
+            for `how`.
         start_time, end_time
             Half-open range of ``_ts`` of the rows, in seconds since the epoch; None for no bound. Only segments that
             can matter are read.
@@ -449,7 +450,7 @@ class Session:
         Raises
         ------
         ValueError
-            Fewer than two tracks, one named twice, an unknown `how`, a tolerance below 0.
+            Fewer than two tracks, one named twice, an unknown `how`, a tolerance below 0, a dict of other tracks.
         TrackNotFoundError
             There is no such track.
         CorruptTrackError, RuntimeError

@@ -135,6 +135,25 @@ def test_a_range_of_time_reads_only_its_segments(robot: Session, monkeypatch: py
     assert sum(looked) <= 20  # of 45
 
 
+def test_align_joins_each_track_in_its_own_way(robot: Session) -> None:
+    names = ("robot/pose", "force", "camera/left/image")
+    both = robot.align(*names, how={"force": "backward", "camera/left/image": "nearest"}, tolerance=0.05).collect()
+    first, *others = names
+    for other, how in zip(others, ("backward", "nearest"), strict=True):
+        alone = robot.align(first, other, how=how, tolerance=0.05).collect()  # type: ignore[arg-type]
+        assert_frame_equal(both.select(alone.columns), alone)
+    far = robot.align(*names, how="nearest", tolerance={"force": 0.0, "camera/left/image": None}).collect()
+    alone = robot.align(first, "force", how="nearest", tolerance=0.0).collect()
+    assert_frame_equal(far.select(alone.columns), alone)
+    assert far["camera/left/image._index"].null_count() == 0
+    with pytest.raises(ValueError, match="how= by track names each track but the first, 'force'; got 'robot/pose'"):
+        robot.align("robot/pose", "force", how={"robot/pose": "nearest"})
+    with pytest.raises(ValueError, match="tolerance= by track names each track but the first, 'force'; got none"):
+        robot.align("robot/pose", "force", tolerance={})
+    with pytest.raises(ValueError, match='take how="nearest"'):
+        robot.align(*names, how={"force": "exact", "camera/left/image": "nearest"}, tolerance=0.05)
+
+
 def test_what_align_refuses(robot: Session) -> None:
     with pytest.raises(ValueError, match="two tracks or more; got 1"):
         robot.align("force")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import timedelta
 from math import inf, nextafter
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
 
 import polars as pl
 
@@ -14,44 +15,64 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 How = Literal["exact", "backward", "forward", "nearest"]
+Tolerance: TypeAlias = "float | timedelta | None"
+Given = TypeVar("Given")
 HOW = ("exact", "backward", "forward", "nearest")
 
 
 def align(
     tracks: Sequence[tuple[str, pl.LazyFrame]],
-    how: How,
-    tolerance: float | timedelta | None,
+    how: How | Mapping[str, How],
+    tolerance: Tolerance | Mapping[str, Tolerance],
     start_time: float | None,
     end_time: float | None,
 ) -> pl.LazyFrame:
     """The rows of the first track, and beside each the row of every other track that fits it; see `Session.align`."""
-    seconds = _checked(tracks, how, tolerance)
+    names = [name for name, _ in tracks]
+    _check_names(names)
+    hows: list[How] = _each("how", how, names[1:])
+    tolerances: list[Tolerance] = _each("tolerance", tolerance, names[1:])
     low = -inf if start_time is None else start_time
     high = inf if end_time is None else end_time
-    # What is further away than this fits no row, so that its segments are not read. A step more, for the rounding.
-    reach = inf if seconds is None else seconds
-    lowest = low if how == "forward" else nextafter(low - reach, -inf)
-    highest = high if how == "backward" else nextafter(high + reach, inf)
     (name, frame), *others = tracks
     joined = _sorted(name, _between(frame, low, high).filter(pl.col(TS) < high) if high < inf else _between(frame, low))
-    for name, frame in others:
+    for (name, frame), manner, furthest in zip(others, hows, tolerances, strict=True):
+        seconds = _checked(manner, furthest)
+        # What is further away than this fits no row, so that its segments are not read. A step more, for the rounding.
+        reach = inf if seconds is None else seconds
+        lowest = low if manner == "forward" else nextafter(low - reach, -inf)
+        highest = high if manner == "backward" else nextafter(high + reach, inf)
         joined = joined.join_asof(
             _sorted(name, _between(frame, lowest, highest)),
             on=TS,
-            strategy="backward" if how == "exact" else how,
+            strategy="backward" if manner == "exact" else manner,
             tolerance=seconds,
         )
     return joined
 
 
-def _checked(tracks: Sequence[tuple[str, object]], how: str, tolerance: float | timedelta | None) -> float | None:
-    """The tolerance in seconds; None for as far as it is."""
-    names = [name for name, _ in tracks]
+def _check_names(names: Sequence[str]) -> None:
     if len(names) < 2:
         raise ValueError(f"align joins two tracks or more; got {len(names)}")
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise ValueError(f"{twice[0]!r} is named twice, and its columns would have one name")
+
+
+def _each(what: str, given: Given | Mapping[str, Given], others: Sequence[str]) -> list[Given]:
+    """What is given for each of the other tracks: the same for all, or by their names."""
+    if not isinstance(given, Mapping):
+        return [given for _ in others]
+    if set(given) != set(others):
+        raise ValueError(
+            f"{what}= by track names each track but the first, {', '.join(map(repr, others))}; "
+            f"got {', '.join(map(repr, given)) or 'none'}"
+        )
+    return [given[name] for name in others]
+
+
+def _checked(how: str, tolerance: Tolerance) -> float | None:
+    """The tolerance in seconds; None for as far as it is."""
     if how not in HOW:
         raise ValueError(f"how is one of {', '.join(map(repr, HOW))}, not {how!r}")
     if isinstance(tolerance, timedelta):
