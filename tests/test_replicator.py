@@ -205,7 +205,7 @@ def test_a_failed_sync_names_the_command(
     replicator: Replicator, pushes: Push, error: OSError, kind: type[OSError]
 ) -> None:
     pushes([Outcome(failures=[("there", error)])])
-    with pytest.raises(kind, match=f"all is safe in {replicator.folder}.* dreamlake sync ") as raised:
+    with pytest.raises(kind, match=f"all is safe in {replicator.folder}.*`dreamlake sync ") as raised:
         replicator.sync(10.0)
     assert raised.value.errno is not None
     replicator.thread.stop(10.0)

@@ -91,6 +91,7 @@ class Lives(Life, RuleBasedStateMachine):
 
     @rule(which=which, name=names, points=point_lists(), trouble=disk)
     def batch_of_one_kind(self, which: int, name: str, points: list[dict[str, Any]], trouble: tuple[str, int]) -> None:
+        points = [{**point, "_ts": -1 if point["_ts"] == -1 else point["_ts"]} for point in points]
         self.given.update(point["_ts"] for point in points)
         self.batch(self.process(which), name, points, points, trouble)
 
