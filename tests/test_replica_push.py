@@ -880,6 +880,22 @@ def test_the_highest_automatic_timestamp_goes_along(tmp_path: Path, memory: Watc
         assert last_ts_of(memory) == drawn + 5.0
 
 
+@pytest.mark.parametrize("own", [float("-inf"), 5.0])
+def test_the_highest_timestamp_of_another_process_goes_along(tmp_path: Path, memory: Watched, own: float) -> None:
+    """This one only uploads. An explicit time far ahead hides others of its segment from whoever adopts it."""
+    one = Machine(tmp_path / "one", memory)
+    with one.session() as session:
+        session.track("loss").append(v=1)
+        session.flush()
+        drawn = session.track("loss").read()["data"][0]["data"]["_ts"]
+    complete(send(one, last_ts=own))
+    assert last_ts_of(memory) == drawn
+    path = one.folder / "session.json"  # as while it runs: only the end of a session writes it there
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"lastTs": None}))
+    complete(send(one, last_ts=own))
+    assert last_ts_of(memory) == drawn
+
+
 def test_a_higher_timestamp_in_the_file_stays(tmp_path: Path, memory: Watched) -> None:
     one = Machine(tmp_path / "one", memory).write(points(0, 1))
     path = one.folder / "session.json"

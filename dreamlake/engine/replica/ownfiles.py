@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from hashlib import file_digest
-from math import isfinite
+from math import inf, isfinite
 from typing import Any
 
 from dreamlake.engine import hosts
@@ -31,6 +31,8 @@ from dreamlake.storage.lock import FileLock
 
 #: Seconds to wait for a writer of this process to let go of the session's lock.
 LOCK_PATIENCE = 5.0
+#: The same where this process knows its own highest timestamp, and may be the one that holds the lock.
+BRIEFLY = 0.2
 #: Times that the names may change in one pass.
 MOVES = 3
 
@@ -130,12 +132,15 @@ class OwnFiles:
             self.known.origin = True
 
     def _session(self) -> bytes:
-        """The bytes of session.json, with the highest automatic timestamp, above which another machine goes on."""
+        """The bytes of session.json, with the highest automatic timestamp, above which another machine goes on.
+
+        That of all processes here: the lock file has what others than this one have drawn.
+        """
         data = self.local.get(layout.SESSION_FILE)
         fields = self._object(layout.SESSION_FILE, data)
-        last = self._counter() if self._last_ts is None else self._last_ts
+        last = max((ts for ts in (self._counter(), self._last_ts) if ts is not None), default=-inf)
         own = fields.get("lastTs")
-        if last is None or not isfinite(last) or (isinstance(own, int | float) and own >= last):
+        if not isfinite(last) or (isinstance(own, int | float) and own >= last):
             return data
         return _encode({**fields, "lastTs": last})
 
@@ -147,8 +152,9 @@ class OwnFiles:
         path = self.local.describe(layout.LOCK_FILE)
         if not os.path.exists(path):
             return None
+        patience = LOCK_PATIENCE if self._last_ts is None else BRIEFLY
         try:
-            with FileLock.acquire(path, LOCK_PATIENCE, locked=False) as lock:
+            with FileLock.acquire(path, patience, locked=False) as lock:
                 found = Counter.decode(lock.read())
         except LockTimeoutError:
             return None
