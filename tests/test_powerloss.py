@@ -123,6 +123,28 @@ def test_log_records_outlast_failed_fsyncs(tmp_path: Path, failing: tuple[int, .
         assert re.findall(rb'"message":"(\d)"', data) == [b"0", b"1", b"2"]
 
 
+@pytest.mark.parametrize("failing", [(1,), (1, 2), (1, 2, 3)])
+def test_log_records_last_behind_those_of_a_session_without_fsync(tmp_path: Path, failing: tuple[int, ...]) -> None:
+    """As for waiting rows: without a new file the earlier record would be a hole."""
+    footing = Footing(str(tmp_path))
+    with Recorder(tmp_path) as recorder:
+        unsynced = logfile.LogFile(str(tmp_path), False, footing)
+        unsynced.add({"message": "0"})
+        unsynced.flush(1)
+        footing.secure(unsynced.folder)
+        recorder.fsyncs, recorder.failing = 0, failing
+        log = logfile.LogFile(str(tmp_path), True, footing)
+        log.add({"message": "1"})
+        while True:
+            try:
+                log.flush(1)
+                break
+            except OSError:
+                continue
+    for data in left(recorder, "logs/logs.jsonl"):
+        assert re.findall(rb'"message":"(\d)"', data) == [b"0", b"1"]
+
+
 @pytest.mark.parametrize("rest", [[], [2.0]])
 def test_rows_that_were_merged_do_not_come_back(tmp_path: Path, rest: list[float]) -> None:
     """They would be merged once more, over what was written to their points since."""
