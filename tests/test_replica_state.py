@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support import run_python
 
 from dreamlake.engine.replica import state
 from dreamlake.errors import LockTimeoutError
@@ -75,3 +76,20 @@ def test_one_at_a_time(tmp_path: Path) -> None:
     with state.hold(str(tmp_path), 0.0), pytest.raises(LockTimeoutError):
         state.hold(str(tmp_path), 0.01)
     state.hold(str(tmp_path), 0.0).release()
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    code = """
+import sys
+from dreamlake.engine.replica import state
+from dreamlake.errors import LockTimeoutError
+try:
+    state.hold(sys.argv[1], 0.05, single_writer=len(sys.argv) > 2).release()
+    print("taken")
+except LockTimeoutError:
+    print("refused")
+"""
+    with state.hold(str(tmp_path), 0.0):
+        assert run_python(code, tmp_path).stdout == "refused\n"
+        assert run_python(code, tmp_path, "single").stdout == "taken\n", "a single writer asks for no lock"
+    assert run_python(code, tmp_path).stdout == "taken\n"
