@@ -3,9 +3,13 @@
 from collections.abc import Callable
 from math import inf, nextafter, ulp
 from time import time
+from typing import Any
 
 #: Spacing of the timestamps of one batch, in seconds: the resolution of a float64 at today's epoch.
 TICK = 2.0**-22
+#: Timestamps from here on (1973) are taken to be seconds since the epoch, which -1 is far from. A clock that counts
+#: from the start of something, or to a trigger, stays below.
+EPOCH_TIMES = 1e8
 
 
 class SessionClock:
@@ -68,3 +72,37 @@ class SessionClock:
         """
         self.last = self._start = max(self.last, last)
         self._explicit = None
+
+
+def is_inherited(ts: Any) -> bool:
+    """Whether this is the ``_ts=-1`` that takes the timestamp of the latest append."""
+    if type(ts) is float or type(ts) is int:
+        return ts == -1
+    try:
+        return not isinstance(ts, (bool, str, bytes)) and bool(ts == -1)
+    except Exception:  # an array, say: `check_ts` refuses it with a better message
+        return False
+
+
+def check_doubtful(ts: Any, before: float | None) -> None:
+    """Refuse a ``_ts`` of -1.0 where it may well be a time; the integer -1 never is one.
+
+    Parameters
+    ----------
+    ts
+        What was given, -1 of any type.
+    before
+        The timestamp that it would inherit, or another one beside it; None where there is none.
+
+    Raises
+    ------
+    ValueError
+        It may be meant either way: to take it for the one would merge points that have nothing to do with each other.
+    """
+    if hasattr(ts, "__index__") or (before is not None and before >= EPOCH_TIMES):
+        return
+    beside = "with no append before it" if before is None else f"beside a point at {before}"
+    raise ValueError(
+        f"_ts={ts} {beside} may be a time, or mean that of the latest append: for the latter give the integer -1; "
+        "a point at the time -1.0 itself cannot be stored, so shift the times"
+    )

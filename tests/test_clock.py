@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from model import Time
 
 from dreamlake import Session
-from dreamlake.clock import SessionClock
+from dreamlake.clock import SessionClock, is_inherited
 
 
 def clock_at(now: float) -> tuple[SessionClock, Time]:
@@ -133,3 +133,10 @@ def test_an_inherited_timestamp_goes_on_over_a_close_in_one_process(lake_dir: Pa
     with Session("run", "lab", lake_dir) as session:
         session.track("image").append(frame=1, _ts=-1)
         assert session.track("image").read()["data"][0]["data"]["_ts"] == 1234.5
+
+
+def test_only_the_number_minus_one_is_inherited() -> None:
+    import numpy as np
+
+    assert all(map(is_inherited, (-1, -1.0, np.float64(-1), np.int64(-1))))
+    assert not any(map(is_inherited, (True, "-1", b"-1", None, 1, -1.5, float("nan"), [-1], np.array([1, 2]))))

@@ -846,22 +846,27 @@ def own_mounts() -> list[str]:
     return command
 
 
-@pytest.mark.parametrize(
-    ("code", "size"), [(FULL, "1m"), (FULL_WITH_ALL, "8m"), (READ_ONLY, "4m")], ids=["full", "full of all", "read-only"]
-)
-def test_a_disk_that_is_really(tmp_path: Path, own_mounts: list[str], code: str, size: str) -> None:
-    root, replica = tmp_path / "lake", tmp_path / "replica"
+def run_on_a_disk_of_its_own(own_mounts: list[str], root: Path, shell: str, code: str, *args: object) -> Any:
+    """Run a snippet by a line of shell that mounts a small disk at `root`, its "$0", and gets the snippet as "$@"."""
     root.mkdir()
-    mount = f'mount -t tmpfs -o size={size} t "$0" && exec "$@"'
-    python = [sys.executable, "-W", "error", "-c", code, str(root), str(replica)]
+    python = [sys.executable, "-W", "error", "-c", code, str(root), *map(str, args)]
     done = subprocess.run(
-        [*own_mounts, "sh", "-c", mount, str(root), *python],
+        [*own_mounts, "sh", "-c", shell, str(root), *python],
         capture_output=True,
         text=True,
         timeout=120,
         env=python_environment(PYTHONPATH=crashlib.PATH),
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+@pytest.mark.parametrize(
+    ("code", "size"), [(FULL, "1m"), (FULL_WITH_ALL, "8m"), (READ_ONLY, "4m")], ids=["full", "full of all", "read-only"]
+)
+def test_a_disk_that_is_really(tmp_path: Path, own_mounts: list[str], code: str, size: str) -> None:
+    mount = f'mount -t tmpfs -o size={size} t "$0" && exec "$@"'
+    done = run_on_a_disk_of_its_own(own_mounts, tmp_path / "lake", mount, code, tmp_path / "replica")
     assert done.stdout == "whole\n"
 
 
@@ -899,18 +904,8 @@ if how == "close":
 def test_a_disk_that_stays_full_costs_points_that_are_counted_to_the_last(
     tmp_path: Path, own_mounts: list[str], how: str, pause: str
 ) -> None:
-    root = tmp_path / "lake"
-    root.mkdir()
     run = 'mount -t tmpfs -o size=1m t "$0" && "$@"; status=$?; rm "$0/filler"; cp -r "$0" "$0-kept"; exit $status'
-    python = [sys.executable, "-W", "error", "-c", STAYS_FULL, str(root), how, pause]
-    done = subprocess.run(
-        [*own_mounts, "sh", "-c", run, str(root), *python],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env=python_environment(PYTHONPATH=crashlib.PATH),
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    done = run_on_a_disk_of_its_own(own_mounts, tmp_path / "lake", run, STAYS_FULL, how, pause)
     assert "Traceback" not in done.stderr
     kept = numbers(tmp_path / "lake-kept")
     assert kept == list(range(len(kept)))

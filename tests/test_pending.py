@@ -15,7 +15,7 @@ from values import floats, integers, same, values
 import dreamlake.engine.hotpath as hotpath
 from dreamlake.clock import SessionClock
 from dreamlake.engine.hotpath import bind
-from dreamlake.engine.pending import BLOCK_BYTES, BLOCK_ROWS, Block, Pending, chain_of, is_inherited
+from dreamlake.engine.pending import BLOCK_BYTES, BLOCK_ROWS, Block, Pending, chain_of
 from dreamlake.engine.rows import ITEM_BYTES
 from dreamlake.errors import SessionClosedError
 from dreamlake.format.extjson import from_json
@@ -263,13 +263,6 @@ def test_memory_is_estimated_for_every_form() -> None:
     assert pending.waiting_rows() == 2
     assert pending.waiting_bytes() == flat.nbytes + mixed.nbytes
     assert chain_of(None) == []
-
-
-def test_only_the_number_minus_one_is_inherited() -> None:
-    import numpy as np
-
-    assert all(map(is_inherited, (-1, -1.0, np.float64(-1), np.int64(-1))))
-    assert not any(map(is_inherited, (True, "-1", b"-1", None, 1, -1.5, float("nan"), [-1], np.array([1, 2]))))
 
 
 # -- points that hold lists ----------------------------------------------------------------------------------------

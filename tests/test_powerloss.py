@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import random
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from campaigns.powerloss import PLANTED, Planted, find, look
@@ -66,6 +68,17 @@ def left(recorder: Recorder, path: str) -> list[bytes]:
     return sorted(found)
 
 
+def until_kept(*steps: Callable[[], Any]) -> None:
+    """Do what raises where an fsync fails, all of it again, until nothing does."""
+    while True:
+        try:
+            for step in steps:
+                step()
+            return
+        except OSError:
+            continue
+
+
 #: The fsyncs that fail: each of the first, and two in a row.
 FAILING = [(number,) for number in range(1, 11)] + [(number, number + 1) for number in range(1, 9)]
 
@@ -75,13 +88,7 @@ def test_waiting_rows_of_a_failed_fsync_are_not_doubled_over_a_hole(tmp_path: Pa
     with Recorder(tmp_path, failing) as recorder:
         file = LateFile(str(tmp_path), fsync=True)
         for ts in (1.0, 2.0):
-            while True:
-                try:
-                    file.load()
-                    file.append([(ts, True, {"late": ts})])
-                    break
-                except local.FsyncFailed:
-                    continue
+            until_kept(file.load, lambda ts=ts: file.append([(ts, True, {"late": ts})]))
     for data in left(recorder, ".late.jsonl"):
         assert [point["_ts"] for point in hot.parse(data, path="x").points] == [1.0, 2.0]
 
@@ -94,13 +101,7 @@ def test_waiting_rows_last_behind_those_of_a_session_without_fsync(tmp_path: Pat
         local.fsync_dir(str(tmp_path))  # as each flush with fsync does first, see Footing
         recorder.fsyncs, recorder.failing = 0, failing
         file = LateFile(str(tmp_path), fsync=True)
-        while True:
-            try:
-                file.load()
-                file.append([(2.0, True, {"late": 2.0})])
-                break
-            except local.FsyncFailed:
-                continue
+        until_kept(file.load, lambda: file.append([(2.0, True, {"late": 2.0})]))
     for data in left(recorder, ".late.jsonl"):
         assert [point["_ts"] for point in hot.parse(data, path="x").points] == [1.0, 2.0]
 
@@ -112,12 +113,7 @@ def test_log_records_outlast_failed_fsyncs(tmp_path: Path, failing: tuple[int, .
         log = logfile.LogFile(str(tmp_path), True, Footing(str(tmp_path)))
         for number in range(3):
             log.add({"message": str(number)})
-            while True:
-                try:
-                    log.flush(1)
-                    break
-                except OSError:
-                    continue
+            until_kept(lambda: log.flush(1))
     assert recorder.fsyncs > 3
     for data in left(recorder, "logs/logs.jsonl"):
         assert re.findall(rb'"message":"(\d)"', data) == [b"0", b"1", b"2"]
@@ -135,12 +131,7 @@ def test_log_records_last_behind_those_of_a_session_without_fsync(tmp_path: Path
         recorder.fsyncs, recorder.failing = 0, failing
         log = logfile.LogFile(str(tmp_path), True, footing)
         log.add({"message": "1"})
-        while True:
-            try:
-                log.flush(1)
-                break
-            except OSError:
-                continue
+        until_kept(lambda: log.flush(1))
     for data in left(recorder, "logs/logs.jsonl"):
         assert re.findall(rb'"message":"(\d)"', data) == [b"0", b"1"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import pickle
 import random
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from types import FunctionType, ModuleType
 from typing import Any
 
 import polars as pl
@@ -450,6 +452,21 @@ def test_the_row_groups_of_a_wide_segment_are_taken_apart_when_they_are_asked_fo
     assert len(taken) == 1
     assert open_segment(forged(table_of(2, pa.array([1.0] * 2)), a_group=1)).info.rows == 2
     assert len(taken) == 2, "few are taken apart at once, so that what is wrong is told at once"
+
+
+@pytest.mark.parametrize("groups", [1, 8])
+def test_a_kept_footer_does_not_hold_the_bytes_of_the_footer(groups: int) -> None:
+    """These tell of all segments before it, so that what is kept of many would grow with the square of their number."""
+    footer = open_segment(forged(table_of(groups, pa.array([1.0] * groups)), a_group=1)).footer
+    assert len(footer.groups) == groups
+    reached, left = set(), [footer.groups, footer.row_groups]
+    while left:
+        held = left.pop()
+        if id(held) not in reached and not isinstance(held, (type, ModuleType, FunctionType)):
+            reached.add(id(held))
+            assert not isinstance(held, bytes) or len(held) < 100
+            left += gc.get_referents(held)
+    assert len(reached) > 5 * groups, "the columns were looked into"
 
 
 def test_another_version_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,8 +6,8 @@ from itertools import accumulate, repeat
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
-from dreamlake.clock import TICK
-from dreamlake.engine.pending import Block, check_doubtful, is_inherited
+from dreamlake.clock import TICK, check_doubtful, is_inherited
+from dreamlake.engine.pending import Block
 from dreamlake.engine.rows import BatchRows, ColumnRows, MixedRow, Rows, one_type
 from dreamlake.format.layout import check_field
 from dreamlake.format.point import MAX_POINT_BYTES, SCALARS, check_ts, take, take_value

@@ -109,18 +109,17 @@ class RowGroup:
 
 
 class _Raw(NamedTuple):
-    """What was matched of a column before its path and behind that, and the path, in its list."""
+    """Of a column the path, in its list, and its numbers as they stand there: values, size, where its pages begin.
 
-    begin: re.Match[bytes]
+    Not the matches, which would hold all of the footer as long as a footer is kept.
+    """
+
+    is_text: bool
     path: Data
-    end: re.Match[bytes]
-
-    @property
-    def is_text(self) -> bool:
-        return self.begin[1][0] == 2 * _BYTE_ARRAY
+    numbers: tuple[bytes, ...]
 
     def chunk(self) -> Chunk:
-        values, size, start = [thrift.count(number, 0)[0] for number in self.end.groups()[:3]]
+        values, size, start = [thrift.count(number, 0)[0] for number in self.numbers]
         path = b".".join(thrift.list_of(BINARY, thrift.text)(self.path, 0)[0]).decode()
         return Chunk(path, self.is_text, values, start, start + size, start)
 
@@ -190,7 +189,7 @@ def _raw(data: Data, at: int) -> tuple[_Raw, int] | None:
         stop = thrift.skip(data, stop + 1, STRUCT) + 2
         if data[end.end()] != _SIZES_FOLLOW or data[stop - 2 : stop] != b"\0\0":
             return None
-    return _Raw(begin, data[path:behind], end), stop
+    return _Raw(begin[1][0] == 2 * _BYTE_ARRAY, data[path:behind], end.group(1, 2, 3)), stop
 
 
 def _column_chunk(data: Data, at: int) -> tuple[Chunk, int]:

@@ -264,14 +264,16 @@ class _RowGroups:
         self._found: tuple[pages.RowGroup, ...] | None = None
 
     def found(self) -> tuple[pages.RowGroup, ...]:
-        # No lock: threads that come here at once find the same.
+        # No lock: threads that come here at once find the same. The bytes first, which go once the groups are there.
+        tail = self._tail
         if self._found is not None:
             return self._found
         with _damage("footer"):
-            groups = pages.row_groups(self._tail[:-8])  # each with the columns of the schema, or it raises
+            groups = pages.row_groups(tail[:-8])  # each with the columns of the schema, or it raises
         if len(groups) != self._number or sum(group.rows for group in groups) != self._rows:
             raise SegmentDamage("footer", "its row groups do not add up")
         self._found = groups
+        self._tail = b""
         return groups
 
 
