@@ -24,6 +24,7 @@ import dreamlake.storage.local as local
 from dreamlake import Lake
 from dreamlake.engine import away, late
 from dreamlake.engine.away import Away
+from dreamlake.engine.reader import TrackReader
 from dreamlake.errors import CorruptTrackError, PointsNotHereError
 from dreamlake.format import layout
 from dreamlake.format.layout import SegmentName
@@ -233,6 +234,39 @@ def test_a_plain_reader_is_told_where_the_points_are(trimmed: Trimmed, caplog: p
         track.read(limit=None)
     (trimmed.folder / "x").rename(trimmed.folder / A.filename)
     assert Lake(trimmed.root).session("s", "w").tracks.list() == [awaylib.TRACK]
+
+
+def test_segments_that_are_dropped_behind_a_plain_reader_s_look_are_told_as_not_here(
+    trimmed: Trimmed, caplog: pytest.LogCaptureFixture
+) -> None:
+    trimmed.append(points_of(23))
+    reader = TrackReader(LocalStore(trimmed.root), awaylib.BELOW, awaylib.TRACK)
+    strict, skipping = reader.snapshot(), reader.snapshot(errors="skip")
+    trimmed.drop([A, B])
+    with pytest.raises(PointsNotHereError) as caught:
+        strict.points(0, 23)
+    assert (caught.value.start, caught.value.stop) == (0, 14)
+    assert [index for index, _ in skipping.points(0, 23)] == list(range(14, 23))
+    assert "the replica alone holds them" in caplog.text
+    assert "missing" not in caplog.text
+
+
+def test_a_last_segment_that_is_away_too_is_not_here(trimmed: Trimmed) -> None:
+    """No writer leaves that; somebody who tidies a folder by hand may."""
+    trimmed.append(points_of(21))
+    trimmed.drop([A, B])
+    last = trimmed.here()[-1]
+    records = away.parse((trimmed.folder / ".away.jsonl").read_bytes(), "x")
+    bounds = [*(record.bounds for record in records.values()), SegmentBounds(*last, 34.0, 40.0, True)]
+    told = [Away(SegmentName(*each[:3]), 100, each, {"n": "int"}) for each in bounds]  # as where no footer tells it
+    away.write(str(trimmed.folder), told)
+    (trimmed.folder / last.filename).unlink()
+    track = plain(trimmed)
+    assert len(track) == 21
+    assert track.stats()["totalDataPoints"] == 21
+    with pytest.raises(PointsNotHereError) as caught:
+        track.read(20)
+    assert (caught.value.start, caught.value.stop) == (0, 21)
 
 
 def test_a_check_notes_what_is_only_on_the_replica(trimmed: Trimmed, cli: Any) -> None:

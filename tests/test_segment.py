@@ -455,6 +455,27 @@ def test_the_row_groups_of_a_wide_segment_are_taken_apart_when_they_are_asked_fo
 
 
 @pytest.mark.parametrize("groups", [1, 8])
+def test_a_kept_footer_tells_the_place_of_each_column_again(groups: int) -> None:
+    """What is read are the bytes of the columns that are asked for, at the second time too."""
+    whole = forged(table_of(groups, pa.array([float(at) + 0.5 for at in range(groups)])), a_group=1)
+    asked = []
+
+    def source(start: int, stop: int) -> bytes:
+        asked.append((start, stop))
+        return whole[start:stop]
+
+    footer = open_segment(whole).footer
+    seen = []
+    for _ in range(2):
+        asked.clear()
+        for names in (["x"], ["_index"], ["_ts", "x"], ["_index", "_ts", "x"]):
+            table = open_segment(source, len(whole), footer).read(names)
+            assert table.equals(open_segment(whole).read(names))
+        seen.append(list(asked))
+    assert seen[0] == seen[1]
+
+
+@pytest.mark.parametrize("groups", [1, 8])
 def test_a_kept_footer_does_not_hold_the_bytes_of_the_footer(groups: int) -> None:
     """These tell of all segments before it, so that what is kept of many would grow with the square of their number."""
     footer = open_segment(forged(table_of(groups, pa.array([1.0] * groups)), a_group=1)).footer

@@ -224,10 +224,6 @@ class Pending:
         """Rows in sealed blocks."""
         return sum(block.count for block in chain_of(self.open.before))
 
-    def rows(self) -> int:
-        """Rows in all blocks."""
-        return sum(block.count for block in chain_of(self.open))
-
     def waiting_bytes(self) -> int:
         """Memory that the sealed blocks take, estimated."""
         return sum(block.nbytes for block in chain_of(self.open.before))

@@ -318,7 +318,7 @@ class Writer:
     def _costs(self, error: BaseException, last: bool) -> str:
         """How many points a close that failed has not written, and how many were given up before; empty for none."""
         with self.lock:
-            pending, dropped = sum(track.pending.rows() for track in self.tracks.values()), self._dropped
+            pending, dropped = sum(track.pending.waiting_rows() for track in self.tracks.values()), self._dropped
         goes_on = type(error) is TimeoutError and error.errno is None
         if last:
             kept = f"{'may be' if goes_on else 'are'} lost with this process"
