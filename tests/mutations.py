@@ -184,6 +184,10 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "dreamlake/engine/replica/taking.py",
         "no `local.fsync_dir(self.path)`",
     ): "the hot file that is written next syncs the folder too; and what a cut takes is taken from the replica again",
+    (
+        "dreamlake/engine/replica/sync.py",
+        "no `lock.announce_rewrite()`",
+    ): "such a pull takes over descriptions, parameters and records of files, none of which a writer keeps in memory",
 }
 
 

@@ -641,6 +641,23 @@ def test_a_hot_file_that_somebody_else_added_to_without_a_lock_is_read_anew(lake
         assert numbers(lake_dir) == [0, 1, 2]
 
 
+def test_a_late_field_counts_after_a_merge_whose_name_may_not_last(lake_dir: Path, faulty: Faulty) -> None:
+    """It is there, and can neither be synced nor deleted: it counts, and a new form of one of its parts would not."""
+    with session(lake_dir, segment_points=10) as it:
+        track = it.track(crashlib.TRACK)
+        for turn in range(10):
+            track.append_batch([{"i": 10 * turn + i, "_ts": float(10 * turn + i)} for i in range(10)])
+        dead(faulty, "fsync", ending=str(track_folder(lake_dir)))
+        faulty.fail("unlink", EIO, always=True)
+        with pytest.raises(OSError, match="No space left"):
+            track.compact()
+        heal(faulty)
+        assert list(track_folder(lake_dir).glob("000000000000-000000000100*"))
+        track.append(late=1, _ts=15.0).flush()
+        assert numbers(lake_dir, "late") == [None] * 15 + [1] + [None] * 84
+        assert numbers(lake_dir) == list(range(100))
+
+
 def test_rows_that_were_written_but_not_taken_in_are_not_written_again(
     lake_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

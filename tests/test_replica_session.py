@@ -20,7 +20,7 @@ import pytest
 from crashlib import in_thread, run_group, wait_for
 from s3.proxy import Fault, Proxy
 from s3.server import BUCKET, KEY, SECRET, S3Server
-from support import python_environment, run_python
+from support import python_environment, run_python, start_python
 from world import disk_trouble
 
 from dreamlake import Lake, Session, errors
@@ -569,6 +569,44 @@ def test_unreachable_at_open_is_checked_later(
     assert proxied.values(track="third") == [7]
     assert [point["data"]["i"] for point in session.track("other").read()["data"]] == [5]
     assert [point["data"]["i"] for point in session.track("loss").read()["data"]] == [0, "mine"]
+
+
+BESIDE = """
+import sys
+from dreamlake import Session
+with Session("s", "w", sys.argv[1], segment_points=10, flush_interval=3600) as session:
+    session.track("loss").compact()
+    print("ready", flush=True)
+    assert sys.stdin.readline() == "go on\\n"
+    session.track("loss").append(i=20).flush()
+"""
+
+
+@pytest.mark.parametrize("who", ["the same process", "another process"])
+def test_a_track_that_was_taken_over_late_goes_on_behind_that(
+    proxied: Place, machine: Callable[[str], Open], s3_proxy: Proxy, tmp_path: Path, who: str
+) -> None:
+    """It had been looked at before, when it was empty and had no hot file; it has none now."""
+    with machine("a")(proxied, segment_points=10) as session:
+        session.track("loss").append_batch([{"i": i} for i in range(20)])
+    with Session("s", "w", tmp_path / "b", segment_points=10) as session:
+        session.track("loss", description="elsewhere")
+    s3_proxy.fail(Fault.RESET)
+    beside = start_python(BESIDE, tmp_path / "b")
+    with beside, machine("b")(proxied, segment_points=10) as session:
+        session.track("loss").compact()
+        assert beside.stdout is not None
+        assert beside.stdout.readline() == "ready\n"
+        s3_proxy.plan = lambda request: None
+        session.sync()
+        if who == "the same process":
+            session.track("loss").append(i=20).flush()
+            beside.kill()
+        else:
+            _, errors_of_it = beside.communicate("go on\n", timeout=60)
+            assert beside.returncode == 0, errors_of_it
+        session.sync()
+    assert proxied.values() == list(range(21))
 
 
 # ------------------------------------------------------------------------------------------------ nothing kept here

@@ -373,6 +373,8 @@ class TrackOnDisk(KnownSegments):
     def replace_parts(self, merged: "Merged") -> bool:
         """Give a merged segment its name, if its parts all count and are here; whether that was done.
 
+        When this raises, the segment may be there all the same: whoever calls learns the track anew, as after `drop`.
+
         The name is the commit: the widest range counts. The parts stay for readers that have listed them, until a
         sweep finds that they were replaced long enough ago.
         """
@@ -386,9 +388,6 @@ class TrackOnDisk(KnownSegments):
             local.commit_new(merged.tmp, os.path.join(self.folder, merged.name.filename))
         except FileNotFoundError:  # this process stood still for so long that another took it for a crashed one's
             return False
-        except BaseException:
-            self.forget()  # it may be there all the same
-            raise
         self.live = (*self.live[:place], merged.name, *self.live[behind:])
         self.bounds = (*self.bounds[:place], merged.info.bounds, *self.bounds[behind:])
         return True
@@ -400,13 +399,9 @@ class TrackOnDisk(KnownSegments):
     # -- segments that are only on the replica ---------------------------------------------------------------------
 
     def drop(self, names: Collection[SegmentName]) -> None:
-        """Delete segments that are on the replica; see `away.drop`."""
+        """Delete segments that are on the replica; see `away.drop`. When this raises, some may be deleted."""
         self.announce_rewrite()
-        try:
-            self.away.update(away.drop(self.folder, self.name, names, self.fsync))
-        except BaseException:
-            self.forget()
-            raise
+        self.away.update(away.drop(self.folder, self.name, names, self.fsync))
 
     def wanted(self) -> list[SegmentName]:
         """Return the away segments that waiting rows need next; see `late.wanted`."""

@@ -44,9 +44,5 @@ class TrackFromOutside:
         Raises `LockTimeoutError`, `LocksUnsupportedError`, and what `work` raises.
         """
         with self._lock.hold(WRITERS_PATIENCE):
-            try:
-                self.disk.learn(self._lock.tail_epoch, self._lock.full_epoch)
-                return work(self.disk)
-            except BaseException:
-                self.disk.forget()
-                raise
+            self.disk.learn(self._lock.tail_epoch, self._lock.full_epoch)
+            return work(self.disk)

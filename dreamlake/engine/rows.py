@@ -14,6 +14,8 @@ if TYPE_CHECKING:  # pyarrow takes 190 ms to import; a training script appends b
 
 #: What an item of a list costs in memory, estimated.
 ITEM_BYTES = 64
+#: What a point of its own costs beside its values.
+_POINT_BYTES = 128
 #: A row of any shape: its timestamp, whether that was given (and so may merge), and its fields without ``_ts``.
 MixedRow = tuple[float, bool, dict[str, Any]]
 
@@ -156,7 +158,7 @@ class PointRows(Rows):
 
     @property
     def nbytes(self) -> int:
-        return 300 * self.count
+        return sum(_POINT_BYTES + 32 * len(point) + sum(map(_held, point.values())) for point in self._points)
 
     def batch(self) -> "Batch":
         if self._batch is None:

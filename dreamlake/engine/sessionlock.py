@@ -64,6 +64,9 @@ class SessionLock:
     def hold(self, timeout: float, last_ts: float = -inf) -> Iterator[Counter]:
         """Hold the lock; raise the counter first. Yields the counter as it was found.
 
+        After an error in the block, what this process has changed counts as another's at the next hold: a track of
+        which a rewrite was announced is learnt anew, since it may be half-way.
+
         Raises
         ------
         LockTimeoutError
@@ -77,7 +80,7 @@ class SessionLock:
                 found = self._notice(lock.read())
                 self._raise(found, last_ts)
                 yield found
-                self._seen = self._now
+                self._seen = self._now  # not after an error
             finally:
                 self._file = None
 
@@ -98,11 +101,6 @@ class SessionLock:
         now = self._now
         if now is not None and last_ts > now.last_ts:
             self._store(now._replace(last_ts=last_ts))
-
-    def forget(self) -> None:
-        """Trust nothing that was known before: after a fork, or after an error in the middle of a write."""
-        self._seen = self._now = None
-        self._file = None
 
     def _notice(self, data: bytes) -> Counter:
         found = Counter.decode(data)

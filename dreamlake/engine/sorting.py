@@ -29,7 +29,10 @@ class SegmentAway(Exception):
 
 
 class RowQueue:
-    """New rows that wait to be written, in the order of their indices; what is written is dropped from the front."""
+    """New rows that wait to be written, in the order of their indices; what is written is dropped from the front.
+
+    What was asked for as a part can be dropped without needing memory: a drop that fails would write rows twice.
+    """
 
     def __init__(self) -> None:
         self.pieces: list[Rows] = []
@@ -43,26 +46,24 @@ class RowQueue:
 
     def part(self, start: int, stop: int) -> list[Rows]:
         """Return the rows from `start` up to, not with, `stop`, counted from the front."""
-        found = []
-        for rows in self.pieces:
-            if stop <= 0:
-                break
-            if start < rows.count:
-                found.append(rows.slice(max(start, 0), min(stop, rows.count)))
-            start -= rows.count
-            stop -= rows.count
-        return found
+        first = self._cut_at(start)
+        return self.pieces[first : self._cut_at(stop)]
 
     def drop(self, count: int) -> None:
         """Take the first `count` rows away, since they are on disk."""
+        del self.pieces[: self._cut_at(count)]
         self.count -= count
-        while count:
-            rows = self.pieces[0]
-            if rows.count > count:
-                self.pieces[0] = rows.slice(count, rows.count)
-                return
-            count -= rows.count
-            del self.pieces[0]
+
+    def _cut_at(self, place: int) -> int:
+        """See that a piece begins at this row, and return how many pieces are before it."""
+        for number, rows in enumerate(self.pieces):
+            if place <= 0:
+                return number
+            if place < rows.count:
+                self.pieces[number : number + 1] = [rows.slice(0, place), rows.slice(place, rows.count)]
+                return number + 1
+            place -= rows.count
+        return len(self.pieces)
 
 
 class Sorted:
@@ -89,14 +90,9 @@ class Sorted:
         """Return what is left as a chain of blocks, or None when all is written."""
         last: Block | None = None
         for rows in self.new.pieces:
-            block = Block(last)
-            if isinstance(rows, PointRows):
-                block.rows = rows.mixed()
-                block.size = held_bytes(block.rows)
-            else:
-                block.ready = rows
-                block.size = rows.nbytes
-            last = block
+            last = Block(last)
+            last.ready = rows
+            last.size = rows.nbytes
         if self.stuck or self.waiting:
             last = Block(last)
             last.rows = self.stuck + self.waiting

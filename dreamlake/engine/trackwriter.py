@@ -164,10 +164,7 @@ class TrackWriter:
         self._disk = self._disk or self._on_disk()
         try:
             self._disk.learn(lock.tail_epoch, lock.full_epoch)
-            return work(self._disk)
-        except BaseException:
-            self._disk.forget()
-            raise
+            return work(self._disk)  # what it raises leaves the lock, too: then all is learnt anew
         finally:
             self.pending.hot_points = self._disk.hot_count
 

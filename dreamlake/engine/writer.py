@@ -448,7 +448,11 @@ class Writer:
     # -- fork ------------------------------------------------------------------------------------------------------
 
     def after_fork_in_child(self) -> None:
-        """Start anew in a forked child: what was pending is the parent's, and so are its locks and its thread."""
+        """Start anew in a forked child: what was pending is the parent's, and so are its locks and its thread.
+
+        What the parent was just writing, the child learns at its first write: the lock's counter stands higher then
+        than when the parent began.
+        """
         # The same object, since every track's `append` holds it; another thread may have held it at the fork.
         self.lock._at_fork_reinit()  # type: ignore[attr-defined]
         self.clock.resume(self.clock.last)  # the latest append was the parent's
@@ -457,8 +461,6 @@ class Writer:
         self._failing = self._overrun = False
         self._pending_bytes = self._dropped = self._dropped_told = self._dropped_logged = 0
         self.logs.pending = []
-        self.logs.forget()
-        self.session_lock.forget()
         self.notices = Notices()
         self.compactor = Compactor(self)
         self._encoding = "dreamlake.engine.ondisk" in sys.modules
