@@ -15,6 +15,8 @@ from test_compaction import ranges, segments
 
 import dreamlake.engine.compaction as compaction
 import dreamlake.engine.compactor as compactor
+import dreamlake.engine.replica.tracks as replica
+import dreamlake.engine.replica.trim as trim
 import dreamlake.engine.sweep as sweeping
 from dreamlake import Lake, Session
 
@@ -27,6 +29,7 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Merges come at once, and 50 points are a usual long track."""
     monkeypatch.setattr(compactor, "DELAY", 0.0)
     monkeypatch.setattr(compaction, "USUAL_POINTS", SIZE)
+    monkeypatch.setattr(trim, "USUAL_POINTS", SIZE)
 
 
 @pytest.fixture
@@ -181,6 +184,8 @@ def test_a_fork_in_the_middle_of_a_merge(lake_dir: Path) -> None:
 import os, sys, threading
 import dreamlake.engine.compaction as compaction
 import dreamlake.engine.compactor as compactor
+import dreamlake.engine.replica.tracks as replica
+import dreamlake.engine.replica.trim as trim
 from dreamlake import Session
 compactor.DELAY, compaction.USUAL_POINTS = 0.0, 5
 begun, go_on = threading.Event(), threading.Event()
@@ -219,3 +224,52 @@ def test_a_pending_frame_over_parts_that_went_is_answered(
     folder = lake_dir / "w" / "s" / "tracks" / "a"
     wait_for(lambda: len(list(folder.glob("*.parquet"))) == 1)
     assert frame.select(pl.col("i").sum()).collect().item() == sum(range(45))
+
+
+# -- where nothing is kept here ------------------------------------------------------------------------------------
+
+
+def parquet(folder: Path) -> list[str]:
+    """The segments in a folder, by their ranges."""
+    return sorted(path.stem for path in folder.glob("*.parquet"))
+
+
+def test_segments_wait_for_their_merge_before_they_go_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compactor, "DELAY", HOUR)
+    monkeypatch.setattr(replica, "GRACE", -1.0)
+    monkeypatch.setattr(sweeping, "GRACE", -1.0)
+    there = tmp_path / "there/w/s/tracks/a"
+    options: dict[str, Any] = {"remote": f"file://{tmp_path}/there", "sync_interval": HOUR}
+    with Session("s", "w", None, segment_points=SIZE, flush_interval=HOUR, **options) as session:
+        here = Path(session.path, "tracks/a")
+        for turn in range(12):
+            write(session, 50 * turn, 50 * turn + 48)
+            session.sync()
+            assert parquet(here)[-9:] == ranges(*range(50 * turn, 50 * turn + 46, SIZE))
+            write(session, 50 * turn + 48, 50 * turn + 50)
+            session.track("a").compact()
+            session.sync()
+            assert parquet(there) == (
+                ranges(*range(0, 50 * turn + 51, 50)) if turn < 9 else ranges(0, *range(500, 50 * turn + 51, 50))
+            ), turn
+        session.track("a").append(late=1, i=-1)
+        assert parquet(here) == ranges(500, 550, 600)
+        assert session.track("a").to_polars()["i"].to_list() == [*range(600), -1]
+    assert not here.exists()
+    assert numbers(tmp_path / "there") == [*range(600), -1]
+
+
+def test_no_more_than_a_share_waits_for_a_merge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compactor, "DELAY", HOUR)
+    options: dict[str, Any] = {"remote": f"file://{tmp_path}/there", "sync_interval": HOUR}
+    with Session("s", "w", None, segment_points=SIZE, flush_interval=HOUR, **options) as session:
+        here = Path(session.path, "tracks")
+        write(session, 0, 22)
+        write(session, 0, 22, "b")
+        session.sync()
+        assert parquet(here / "a") == parquet(here / "b") == ranges(0, 5, 10, 15, 20)
+        size = max(path.stat().st_size for path in here.rglob("*.parquet"))
+        monkeypatch.setattr(trim, "HELD_BACK", 2 * (2 * size + size // 2))
+        session.sync()
+        assert parquet(here / "a") == parquet(here / "b") == ranges(10, 15, 20)
+        assert session.track("b").to_polars()["i"].to_list() == [*range(22)]
