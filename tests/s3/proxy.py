@@ -85,6 +85,7 @@ class Proxy:
         self.hold: Callable[[float], Awaitable[None]] = asyncio.sleep
         self.requests: list[Request] = []
         self._upstream = upstream
+        self._serving: set[asyncio.Task[None] | None] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="s3-proxy")
         ready = threading.Event()
@@ -139,6 +140,9 @@ class Proxy:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         upstream = None
+        task = asyncio.current_task()
+        # The loop refers to its tasks weakly: one that waits for a connection that is gone would be collected.
+        self._serving.add(task)
         try:
             upstream = await asyncio.open_connection("127.0.0.1", self._upstream)
             while await self._pass_on(reader, writer, *upstream):
@@ -149,6 +153,7 @@ class Proxy:
             for each in (writer, upstream[1] if upstream else writer):
                 each.transport.abort()
             await asyncio.sleep(0)  # the transports close in the loop's next round
+            self._serving.discard(task)
 
     async def _pass_on(
         self,
