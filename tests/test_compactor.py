@@ -259,6 +259,21 @@ def test_segments_wait_for_their_merge_before_they_go_away(tmp_path: Path, monke
     assert numbers(tmp_path / "there") == [*range(600), -1]
 
 
+def test_a_close_that_leaves_nothing_here_leaves_no_parts_there(tmp_path: Path) -> None:
+    """Nobody would come back and remove them once their time was over, and a glob would count their points twice."""
+    there = tmp_path / "there/w/s/tracks/a"
+    options: dict[str, Any] = {"remote": f"file://{tmp_path}/there", "sync_interval": HOUR}
+    with Session("s", "w", None, segment_points=SIZE, flush_interval=HOUR, **options) as session:
+        write(session, 0, 47)
+        session.sync()
+        write(session, 47, 53)
+        wait_for(lambda: ranges(0, 50)[0] in parquet(Path(session.path, "tracks/a")))
+        session.sync()
+        assert len(parquet(there)) == 10  # nine parts, and what they became
+    assert parquet(there) == ranges(0, 50)
+    assert numbers(tmp_path / "there") == list(range(53))
+
+
 def test_no_more_than_a_share_waits_for_a_merge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compactor, "DELAY", HOUR)
     options: dict[str, Any] = {"remote": f"file://{tmp_path}/there", "sync_interval": HOUR}

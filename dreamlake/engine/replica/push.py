@@ -45,6 +45,7 @@ def push(
     last_ts: float | None = None,
     now: Callable[[], float] = time.time,
     interval: float = INTERVAL,
+    grace: float | None = None,
 ) -> Outcome:
     """Bring the replica of a session up to date with its folder.
 
@@ -77,11 +78,14 @@ def push(
         The time in seconds since the epoch.
     interval
         Seconds between looks at the tracks while large files are on their way.
+    grace
+        Seconds for which segments stay on the replica that a merged one, or one with late fields, has replaced, for
+        readers that have listed them; by default `sweep.GRACE`. Without it they look again, which costs a request.
     """
     ledger = Ledger(folder, state)
     sender = Sender(remote, ledger, progress or Progress(), stop)
     seen = {} if seen is None else seen
-    pass_ = _Pass(folder, session, sender, seen, last_ts, now)
+    pass_ = _Pass(folder, session, sender, seen, last_ts, now, grace)
     pass_.interval = interval
     try:
         pass_.run()
@@ -109,12 +113,14 @@ class _Pass:
         seen: dict[str, Any],
         last_ts: float | None,
         now: Callable[[], float],
+        grace: float | None,
     ) -> None:
         self.local = LocalStore(folder)
         self.session = session
         self.sender = sender
         self.seen = seen
         self.now = now
+        self.grace = grace
         state = sender.ledger.state
         self.known = state.remote(sender.remote.describe())
         self.interval = INTERVAL
@@ -214,7 +220,7 @@ class _Pass:
         if known.conflict is not None:
             self.sender.conflict(known.conflict)
             return
-        track = TrackSender(below, self.local, self.session, known, self.sender, self.seen, self.now)
+        track = TrackSender(below, self.local, self.session, known, self.sender, self.seen, self.now, self.grace)
         if track.estimate(names):
             found.append(track)
 

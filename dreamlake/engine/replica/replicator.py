@@ -84,6 +84,8 @@ class Replicator:
         self.thread = Worker("dreamlake-replica", self._pause, self._tick, lambda: None, self._arm)
         self._pace = Pace(self.remote.interval)
         self._stop = False
+        #: Whether nobody will sweep the replica after this process.
+        self._is_last = False
         self._hurry = False
         #: Stats of files at their last look, see `push`.
         self._seen: dict[str, Any] = {}
@@ -309,6 +311,7 @@ class Replicator:
             self.sync(deadline)
             return
         ended = False
+        self._is_last = True
         try:
             self.sync(deadline)
             ended = True
@@ -390,6 +393,7 @@ class Replicator:
                 seen=self._seen,
                 last_ts=self.local.last_ts,
                 interval=self.remote.interval,
+                grace=0.0 if self._is_last and self.trims else None,
             )
             if self.trims and not self._stop:
                 self._trim(state.load(self.folder))  # what could not be saved is not known after this pass

@@ -42,6 +42,8 @@ class TrackSender:
         What earlier passes saw of all tracks, or an empty dict.
     now
         Seconds since the epoch.
+    grace
+        Seconds for which segments stay there that a later form has replaced, by default `sweep.GRACE`.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class TrackSender:
         sender: Sender,
         seen: dict[str, Any],
         now: Callable[[], float],
+        grace: float | None = None,
     ) -> None:
         self.below = below
         self.there = f"{session}/{below}"
@@ -60,6 +63,7 @@ class TrackSender:
         self.sender = sender
         self._seen = seen
         self._now = now
+        self._grace = GRACE if grace is None else grace
         self._segments = set(known.segments)
         self._changed = False  # since they were noted in the state
         self._here = TrackHere(below, local, known, self._segments)
@@ -306,7 +310,7 @@ class TrackSender:
         with self.sender.ledger:
             self.known.superseded = since
         for filename, when in list(since.items()):
-            if now - when >= GRACE:
+            if now - when >= self._grace:
                 path = f"{self.there}/{filename}"
                 try:
                     self.sender.ask(lambda path=path: self.sender.remote.delete(path))  # type: ignore[misc]
