@@ -25,7 +25,7 @@ from dreamlake.engine import late, logread
 from dreamlake.engine.hotpart import HotPart, parse_hot
 from dreamlake.engine.replica import state
 from dreamlake.errors import CorruptTrackError, DreamlakeError
-from dreamlake.format import hot, pages, segment
+from dreamlake.format import footer, hot, pages, segment
 from dreamlake.format.hot import HotLines
 from dreamlake.format.point import encode_line, encode_lines
 from dreamlake.format.schema import batch_from_points, to_points, ts_bounds
@@ -299,10 +299,10 @@ def footer_start(data: bytes) -> int:
 def signed(data: bytes) -> bytes:
     """The file with the right length and checksum of its footer; as it is where that has no place any more."""
     start = footer_start(data)
-    mark = data.rfind(segment._CRC_MARK)
+    mark = data.rfind(footer.CRC_MARK)
     if not 4 <= start < mark or len(data) < 20:
         return data
-    at = mark + len(segment._CRC_MARK)
+    at = mark + len(footer.CRC_MARK)
     blank = data[:at] + b"00000000" + data[at + 8 :]
     return data[:at] + b"%08x" % zlib.crc32(blank[start:]) + data[at + 8 :]
 
@@ -698,7 +698,7 @@ def _believe_pages() -> None:
 def _let_errors_pass() -> None:
     import contextlib
 
-    segment._damage = lambda place: contextlib.nullcontext()
+    segment.damage_at = footer.damage_at = lambda place: contextlib.nullcontext()
 
 
 def _any_object() -> None:

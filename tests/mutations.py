@@ -134,7 +134,10 @@ ENGINE = [
     "engine/replica/taking.py", "engine/replica/localside.py", "engine/replica/state.py", "engine/replica/sync.py",
     "parameters.py",
 ]  # fmt: skip
-FORMAT = ["format/segment.py", "format/segmentinfo.py", "format/pages.py", "format/hot.py", "format/live.py"]
+FORMAT = [
+    "format/segment.py", "format/footer.py", "format/segmentinfo.py", "format/pages.py", "format/hot.py",
+    "format/live.py",
+]  # fmt: skip
 
 #: What is looked for where.
 RULES: list[tuple[str, list[str], Callable[[ast.AST], Iterator[Change]]]] = [
@@ -173,7 +176,7 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "`list(column)` without the copy",
     ): "the values become Arrow before the call returns, and are not kept",
     (
-        "dreamlake/format/segment.py",
+        "dreamlake/format/footer.py",
         "no check of `metadata.num_columns != place`",
     ): "the Arrow schema was compared before, and makes as many columns",
     (

@@ -23,7 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import run_python
 
-from dreamlake.format import pages, segment
+from dreamlake.format import footer, pages, segment
 from dreamlake.format.columns import counting
 from dreamlake.format.schema import Batch, batch_from_columns, batch_from_points, to_points
 from dreamlake.format.segment import SegmentBounds, SegmentDamage, SegmentInfo, encode, open_segment
@@ -59,11 +59,11 @@ def sample(count: int = 12) -> list[dict[str, Any]]:
 
 def signed(data: bytes | bytearray) -> bytes:
     """The file with the right checksum for its footer, as a stranger would put it there."""
-    return bytes(segment._signed(pa.py_buffer(blank(data))))
+    return bytes(footer.signed(pa.py_buffer(blank(data))))
 
 
 def blank(data: bytes | bytearray) -> bytes:
-    at = bytes(data).rindex(segment._CRC_MARK) + len(segment._CRC_MARK)
+    at = bytes(data).rindex(footer.CRC_MARK) + len(footer.CRC_MARK)
     return bytes(data[:at]) + b"00000000" + bytes(data[at + 8 :])
 
 

@@ -2,22 +2,15 @@
 
 The columns are ``_index`` (int64), ``_ts`` (double), the fields, and ``_none`` where a field was set to None; zstd,
 delta encoding for integers and timestamps, byte-stream-split for doubles, a dictionary for strings, page checksums.
-The key-value metadata of the footer says what the segment is (``format/segmentinfo.py``), and holds
-
-``dreamlake.footer_crc32``
-    CRC-32, 8 lower-case hex digits, of everything from the first byte of the footer to the end of the file, computed
-    with these digits as ``00000000``. Parquet itself leaves the footer unprotected.
+The key-value metadata of the footer says what the segment is (``format/segmentinfo.py``), and holds the footer's own
+checksum (``format/footer.py``).
 
 Nothing that the bytes say is believed before it was checked: they may be damaged, and a stranger may have written them.
 """
 
 from __future__ import annotations
 
-import inspect
-import zlib
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -26,11 +19,24 @@ import pyarrow.parquet as pq
 
 from dreamlake.format import pages
 from dreamlake.format.columns import counting
-from dreamlake.format.logical import TrackSchema, identical, leaf_count, leaves, to_arrow
+from dreamlake.format.damage import SegmentDamage, damage_at
+from dreamlake.format.footer import (
+    CRC_BLANK,
+    CRC_KEY,
+    INDEX,
+    INDEX_FIELD,
+    MAX_ROWS,
+    READ_OPTIONS,
+    Footer,
+    arrow_schema,
+    open_footer,
+    signed,
+)
+from dreamlake.format.logical import TrackSchema, identical, leaves
 from dreamlake.format.pages import Chunk
 from dreamlake.format.ranges import Ranges, Source
-from dreamlake.format.schema import NONE, NONE_FIELD, TS, TS_FIELD, Batch, conform
-from dreamlake.format.segmentinfo import SegmentBounds, SegmentInfo, from_key_values, to_key_values
+from dreamlake.format.schema import NONE, TS, Batch, conform
+from dreamlake.format.segmentinfo import SegmentBounds, SegmentInfo, to_key_values
 
 __all__ = [
     "INDEX",
@@ -45,61 +51,12 @@ __all__ = [
     "open_segment",
 ]
 
-INDEX = "_index"
-MAX_ROWS = 1 << 24
-"""Most points of one segment."""
-
 MAX_BATCH_BYTES = 1 << 30
 """Most bytes of a batch in memory (``batch.data.nbytes``) that one segment may hold."""
-
-MAX_FOOTER_BYTES = 128 << 20
-"""Longest footer; what it tells of a million segments before it takes half of that."""
 
 WIDE = 100_000  # points from which on a segment is called wide
 ROW_GROUP = 100_000  # points of one row group
 WIDE_ROW_GROUP = 10_000  # points of one in a wide segment, so that a short range needs a tenth of it or less
-
-_MAGIC = b"PAR1"
-_INDEX_FIELD = pa.field(INDEX, pa.int64(), nullable=False)
-_CRC_KEY = b"dreamlake.footer_crc32"
-_CRC_BLANK = b"00000000"
-# The key and the head of its value as thrift's compact protocol writes them: two strings, of 22 and 8 bytes.
-_CRC_MARK = b"\x18" + bytes([len(_CRC_KEY)]) + _CRC_KEY + b"\x18\x08"
-_TAIL = 1 << 16  # bytes read at once where a footer is expected
-_FEW_GROUPS = 4  # row groups that are taken apart at once; those of the usual segment
-
-_KNOWN_OPTIONS = inspect.signature(pq.ParquetFile.__init__).parameters
-_READ_OPTIONS: dict[str, Any] = {
-    name: value
-    for name, value in {
-        "page_checksum_verification": True,
-        "pre_buffer": False,  # the bytes are in memory already
-        "thrift_string_size_limit": 1 << 26,
-        "thrift_container_size_limit": 1 << 20,
-        "schema_depth_limit": 64,  # newer versions of PyArrow only
-    }.items()
-    if name in _KNOWN_OPTIONS
-}
-
-
-class SegmentDamage(ValueError):
-    """The bytes of a segment are not what dreamlake wrote.
-
-    Parameters
-    ----------
-    place
-        Where: ``"footer"``, ``"column 'loss'"`` …
-    detail
-        What is wrong there.
-    """
-
-    def __init__(self, place: str, detail: str) -> None:
-        self.place = place
-        self.detail = detail
-        super().__init__(f"{place}: {detail}")
-
-    def __reduce__(self) -> tuple[type[SegmentDamage], tuple[str, str]]:
-        return type(self), (self.place, self.detail)
 
 
 # ------------------------------------------------------------------------------------------------------ encode
@@ -139,27 +96,27 @@ def encode_parts(parts: Iterable[Batch], info: SegmentInfo, has_none: bool) -> m
     ValueError
         The parts do not have the rows that `info` says.
     """
-    schema = pa.schema([field for field in _arrow_schema(info.schema, has_none) if field.name != INDEX])
+    schema = pa.schema([field for field in arrow_schema(info.schema, has_none) if field.name != INDEX])
     conformed = (conform(part, info.schema, has_none) for part in parts)
     return _written(conformed, schema, info, WIDE_ROW_GROUP)
 
 
 def _written(parts: Iterable[pa.RecordBatch], schema: pa.Schema, info: SegmentInfo, row_group: int) -> memoryview:
     sink = pa.BufferOutputStream()
-    schema = pa.schema([_INDEX_FIELD, *schema])
+    schema = pa.schema([INDEX_FIELD, *schema])
     at = info.start
     with pq.ParquetWriter(sink, schema, **_write_options(info.schema)) as writer:
         for part in parts:
             index = counting(at, at + part.num_rows)
             writer.write_table(
-                pa.Table.from_arrays([index, *part.columns], schema=pa.schema([_INDEX_FIELD, *part.schema])),
+                pa.Table.from_arrays([index, *part.columns], schema=pa.schema([INDEX_FIELD, *part.schema])),
                 row_group_size=row_group,
             )
             at += part.num_rows
-        writer.add_key_value_metadata({**to_key_values(info), _CRC_KEY.decode(): _CRC_BLANK.decode()})
+        writer.add_key_value_metadata({**to_key_values(info), CRC_KEY.decode(): CRC_BLANK.decode()})
     if at - info.start != info.rows:
         raise ValueError(f"{at - info.start} points do not make the segment [{info.start}, {info.stop})")
-    return _signed(sink.getvalue())
+    return signed(sink.getvalue())
 
 
 def _write_options(schema: TrackSchema) -> dict[str, Any]:
@@ -194,87 +151,7 @@ def _encoding(leaf: str) -> str:
     return "DELTA_BINARY_PACKED" if leaf in ("int", "int64") or leaf.startswith("timestamp") else "PLAIN"
 
 
-def _signed(data: pa.Buffer) -> memoryview:
-    """The file with its footer's checksum in place."""
-    signed = memoryview(bytearray(data))
-    start = len(signed) - 8 - int.from_bytes(signed[-8:-4], "little")
-    tail = bytes(signed[start:])
-    at = tail.rindex(_CRC_MARK) + len(_CRC_MARK)  # the last one: user text (statistics, names) comes before it
-    signed[start + at : start + at + 8] = b"%08x" % zlib.crc32(tail)
-    return signed
-
-
 # -------------------------------------------------------------------------------------------------------- open
-
-
-@dataclass(frozen=True)
-class Footer:
-    """A footer that was verified; to be kept, and given to ``open_segment`` when the same file is read again.
-
-    Parameters
-    ----------
-    info
-        What it says.
-    metadata
-        Parquet's own form of it.
-    schema
-        The columns as Arrow has them.
-    columns
-        For each column its places among the Parquet columns: the first, and one past the last.
-    row_groups
-        What there is of its row groups; `groups` has them.
-    file_size, length
-        Bytes of the file, and of its end from the footer on.
-    checksum
-        CRC-32 of these.
-    """
-
-    info: SegmentInfo
-    metadata: pq.FileMetaData
-    schema: pa.Schema
-    columns: dict[str, tuple[int, int]]
-    row_groups: _RowGroups
-    file_size: int
-    length: int
-    checksum: int
-
-    @property
-    def groups(self) -> tuple[pages.RowGroup, ...]:
-        """The row groups. Raises SegmentDamage where they are not those of a segment of dreamlake's."""
-        return self.row_groups.found()
-
-
-class _RowGroups:
-    """The row groups of a footer, taken apart when they are first asked for: a wide segment has a hundred.
-
-    Parameters
-    ----------
-    tail
-        The bytes from the footer to the end of the file, whose checksum was verified.
-    number, rows
-        How many there are, of how many rows together.
-    """
-
-    __slots__ = ("_found", "_number", "_rows", "_tail")
-
-    def __init__(self, tail: bytes, number: int, rows: int) -> None:
-        self._tail = tail
-        self._number = number
-        self._rows = rows
-        self._found: tuple[pages.RowGroup, ...] | None = None
-
-    def found(self) -> tuple[pages.RowGroup, ...]:
-        # No lock: threads that come here at once find the same. The bytes first, which go once the groups are there.
-        tail = self._tail
-        if self._found is not None:
-            return self._found
-        with _damage("footer"):
-            groups = pages.row_groups(tail[:-8])  # each with the columns of the schema, or it raises
-        if len(groups) != self._number or sum(group.rows for group in groups) != self._rows:
-            raise SegmentDamage("footer", "its row groups do not add up")
-        self._found = groups
-        self._tail = b""
-        return groups
 
 
 def open_segment(source: Any, size: int | None = None, footer: Footer | None = None) -> Segment:
@@ -296,79 +173,7 @@ def open_segment(source: Any, size: int | None = None, footer: Footer | None = N
         The bytes are not what dreamlake wrote.
     """
     opened = Source(source, size)
-    tail = _read_tail(opened, footer)
-    checksum = zlib.crc32(tail)
-    if footer is None or footer.file_size != opened.size or footer.checksum != checksum:
-        _verify_checksum(tail)
-        footer = _parse(tail, opened.size, checksum)
-    return Segment(opened, footer)
-
-
-def _read_tail(source: Source, footer: Footer | None) -> bytes:
-    """The bytes from the footer to the end of the file."""
-    size = source.size
-    if size < 12:
-        raise SegmentDamage("footer", f"{size} bytes are no Parquet file" if size else "the file is empty")
-    guess = 8 if source.is_memory else _TAIL if footer is None else footer.length
-    start = max(0, size - guess)
-    tail = source.get(start, size)
-    if tail[-4:] != _MAGIC:
-        raise SegmentDamage("footer", "the file does not end as a Parquet file does: cut off, or not one")
-    length = int.from_bytes(tail[-8:-4], "little")
-    if length > min(size - 12, MAX_FOOTER_BYTES):
-        raise SegmentDamage("footer", f"it claims {length} bytes in a file of {size}")
-    begin = size - 8 - length
-    tail = source.get(begin, size) if begin < start else tail[begin - start :]
-    if len(tail) != length + 8:
-        raise SegmentDamage("footer", "the file is shorter than its size says")
-    return tail
-
-
-def _verify_checksum(tail: bytes) -> None:
-    at = tail.rfind(_CRC_MARK)
-    if at < 0:
-        raise SegmentDamage("footer", "there is no checksum of dreamlake's in it: another program's file, or damaged")
-    at += len(_CRC_MARK)
-    if b"%08x" % zlib.crc32(tail[:at] + _CRC_BLANK + tail[at + 8 :]) != tail[at : at + 8]:
-        raise SegmentDamage("footer", "its checksum does not match")
-
-
-def _parse(tail: bytes, file_size: int, checksum: int) -> Footer:
-    """Read a footer that is as it was written, which does not yet mean that dreamlake wrote it."""
-    with _damage("footer"):
-        metadata = pq.ParquetFile(pa.BufferReader(tail), **_READ_OPTIONS).metadata
-        found = metadata.schema.to_arrow_schema()
-        info = from_key_values(metadata.metadata or {})
-    rows = info.rows
-    if not 0 <= info.start < info.stop or not 0 <= rows <= MAX_ROWS or metadata.num_rows != rows:
-        raise SegmentDamage("footer", f"{metadata.num_rows} rows in the range {info.start} to {info.stop} (exclusive)")
-    has_none = found.names[-1:] == [NONE]
-    if not found.equals(_arrow_schema(info.schema, has_none)):
-        raise SegmentDamage("footer", "the columns are not those of its schema")
-    columns, place = {}, 0
-    for name, width in _widths(info.schema, has_none):
-        columns[name] = (place, place + width)
-        place += width
-    if metadata.num_columns != place:
-        raise SegmentDamage("footer", "the columns are not those of its schema")
-    groups = _RowGroups(tail, metadata.num_row_groups, rows)
-    if metadata.num_row_groups <= _FEW_GROUPS:
-        groups.found()
-    return Footer(info, metadata, found, columns, groups, file_size, len(tail), checksum)
-
-
-def _arrow_schema(schema: TrackSchema, has_none: bool) -> pa.Schema:
-    fields = [pa.field(name, to_arrow(logical)) for name, logical in schema.items()]
-    return pa.schema([_INDEX_FIELD, TS_FIELD, *fields, *([NONE_FIELD] if has_none else [])])
-
-
-def _widths(schema: TrackSchema, has_none: bool) -> Iterator[tuple[str, int]]:
-    yield INDEX, 1
-    yield TS, 1
-    for name, logical in schema.items():
-        yield name, leaf_count(logical)
-    if has_none:
-        yield NONE, 1
+    return Segment(opened, open_footer(opened, footer))
 
 
 # -------------------------------------------------------------------------------------------------------- read
@@ -450,14 +255,14 @@ class Segment:
         footer = self.footer
         wanted = sorted(place for name in names for place in range(*footer.columns[name]))
         place = f"column {names[0]!r}" if len(names) == 1 else "pages"
-        with _damage(place):
+        with damage_at(place):
             chunks = [footer.groups[group].chunk(column) for group in groups for column in wanted]
         data = self._load(chunks, place)
-        with _damage(place):
+        with damage_at(place):
             json = {name for name, logical in self.info.schema.items() if logical == "json"}
             repeated = _bounded(data, chunks, json)
             file = pq.ParquetFile(
-                data.stream(), metadata=footer.metadata, read_dictionary=repeated or None, **_READ_OPTIONS
+                data.stream(), metadata=footer.metadata, read_dictionary=repeated or None, **READ_OPTIONS
             )
             table = file.reader.read_row_groups(groups, column_indices=wanted, use_threads=False)
             if table.num_rows != count:
@@ -526,16 +331,3 @@ def _has_text(kind: pa.DataType) -> bool:
     if pa.types.is_struct(kind):
         return any(_has_text(field.type) for field in kind)
     return bool(pa.types.is_string(kind) or isinstance(kind, pa.JsonType))
-
-
-@contextmanager
-def _damage(place: str) -> Iterator[None]:
-    """Turn what Arrow raises on bytes that somebody made up, errors of many kinds, into damage at ``place``."""
-    try:
-        yield
-    except (SegmentDamage, MemoryError):
-        raise
-    except Exception as error:
-        said = " ".join(str(error).split())[:200]
-        known = isinstance(error, ValueError) and not isinstance(error, pa.ArrowException)
-        raise SegmentDamage(place, said if known else f"{type(error).__name__}: {said}") from error

@@ -43,13 +43,13 @@ STATE_STRIDE = 7
 def _no_page_checksums(patch: Callable[..., None]) -> None:
     from dreamlake.format import segment
 
-    patch(segment, "_READ_OPTIONS", {**segment._READ_OPTIONS, "page_checksum_verification": False})
+    patch(segment, "READ_OPTIONS", {**segment.READ_OPTIONS, "page_checksum_verification": False})
 
 
 def _no_footer_checksum(patch: Callable[..., None]) -> None:
-    from dreamlake.format import segment
+    from dreamlake.format import footer
 
-    patch(segment, "_verify_checksum", lambda tail: None)
+    patch(footer, "_verify_checksum", lambda tail: None)
 
 
 def _damaged_lines_are_left_out(patch: Callable[..., None]) -> None:
