@@ -6,7 +6,8 @@ import os
 from threading import RLock
 
 from dreamlake.arguments import LONGEST_WAIT, description_of, local_folder, options_of, remote_of
-from dreamlake.engine.lifecycle import give_temporary_back, open_writer, release_writer, status_of, take_temporary
+from dreamlake.engine.ending import Ending
+from dreamlake.engine.lifecycle import ending_of, give_temporary_back, open_writer, release_writer, take_temporary
 from dreamlake.errors import PointsDroppedError, SessionClosedError, TrackNotFoundError
 from dreamlake.format import layout
 from dreamlake.track import Track
@@ -249,9 +250,9 @@ class Session:
         PointsDroppedError
             Points were dropped earlier because memory and disk were full.
         """
-        self._close("finished", None if timeout is None else min(timeout, LONGEST_WAIT))
+        self._close(Ending("finished"), None if timeout is None else min(timeout, LONGEST_WAIT))
 
-    def _close(self, status: str, timeout: float | None = None, quiet: bool = False) -> None:
+    def _close(self, ending: Ending, timeout: float | None = None, quiet: bool = False) -> None:
         with self._lock:
             writer, self._writer = self._writer, None
             if writer is None:
@@ -261,7 +262,7 @@ class Session:
                 track._detach()
         dropped: PointsDroppedError | None = None
         try:
-            release_writer(writer, status, timeout)
+            release_writer(writer, ending, timeout)
         except PointsDroppedError as error:
             dropped = error
         except BaseException:
@@ -296,7 +297,7 @@ class Session:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._close(status_of(error), quiet=error is not None)
+        self._close(ending_of(error), quiet=error is not None)
 
     # -- tracks ----------------------------------------------------------------------------------------------------
 

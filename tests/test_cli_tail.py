@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +198,21 @@ def test_a_live_run_that_rolls_and_compacts(lake_dir: Path) -> None:
     steps = [row["data"]["step"] for row in rows if row["track"] == "a"]
     assert steps == list(range(46, 2000))
     assert [row["index"] for row in rows if row["track"] == "later"] == list(range(20))
+
+
+def test_the_traceback_of_a_run_that_failed(cli: Any, lake_dir: Path) -> None:
+    with suppress(ValueError), Session("run", "w", lake_dir) as session:
+        session.track("a").append(i=1)
+        raise ValueError("bad \x1b[2J step")
+    status, out, err = cli("tail", "run", "--log", "--path", lake_dir)
+    first, *trace = out.splitlines()
+    assert (status, err) == (0, "")
+    assert first.endswith("error  the run failed: ValueError: bad \ufffd[2J step")
+    assert trace[0] == "    Traceback (most recent call last):"
+    assert trace[-1] == "    ValueError: bad \ufffd[2J step"
+    shown = cli("show", "run", "--path", lake_dir)[1]
+    assert "the run failed: ValueError" in shown
+    assert "Traceback" not in shown
 
 
 def test_a_log_that_is_followed(lake_dir: Path) -> None:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,80 @@ def test_an_ending(lake_dir: Path, name: str) -> None:
     assert outcome(lake_dir) == (said, 3)
     assert "Exception ignored" not in done.stderr
     assert "at exit" not in done.stderr
+
+
+def failures(root: Path) -> list[tuple[str, Any]]:
+    """The records in the run's log of errors: the message, and what is told of it."""
+    errors = Lake(root).session("s", "w").logs("error")
+    return list(zip(errors["message"], map(json.loads, errors["metadata"]), strict=True))
+
+
+@pytest.mark.parametrize("how", ["with opened() as s: append(s); f()", "s = opened(); append(s); f()"])
+def test_the_log_says_why_a_run_failed(lake_dir: Path, how: str) -> None:
+    done = run(lake_dir, f"def f(): raise ValueError('a b\\udcff')\n{how}")
+    assert done.returncode == 1
+    ((message, told),) = failures(lake_dir)
+    assert message == "the run failed: ValueError: a b\\udcff"
+    assert told["exception"] == "ValueError"
+    assert "in f" in told["traceback"]
+    assert told["traceback"].rstrip().endswith("ValueError: a b\\udcff")
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("with opened() as s: append(s); sys.exit(3)", "the program exited with status 3"),
+        ("s = opened(); append(s); sys.exit('no data')", "the program exited: no data"),
+        ("with opened() as s: append(s); raise RuntimeError('x' * 5_000_000)", f"RuntimeError: {'x' * 1986}"),
+        (
+            "class Odd(Exception):\n __str__ = None\nwith opened() as s: append(s); raise Odd",
+            "Odd: <exception str() failed>",
+        ),
+    ],
+)
+def test_the_log_says_how_a_program_ended(lake_dir: Path, how: str, said: str) -> None:
+    run(lake_dir, how)
+    ((message, told),) = failures(lake_dir)
+    assert message.removeprefix("the run failed: ").removeprefix("__main__.") == said
+    assert len(told.get("traceback", "")) <= 16_000
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "with opened() as s: append(s)",
+        "with opened() as s: append(s); raise KeyboardInterrupt",
+        "with opened() as s: append(s); sys.exit(0)",
+        "with opened() as s: append(s)\n1 / 0",
+    ],
+)
+def test_the_log_says_nothing_of_a_run_that_did_not_fail(lake_dir: Path, how: str) -> None:
+    run(lake_dir, how)
+    assert Lake(lake_dir).session("s", "w").logs().height == 0
+
+
+def test_a_session_that_wrote_nothing_logs_nothing(lake_dir: Path) -> None:
+    run(lake_dir, "with opened() as s: append(s)")
+    run(lake_dir, "with opened() as s: len(s.track('t')); 1 / 0")
+    assert Lake(lake_dir).session("s", "w").logs().height == 0
+    assert outcome(lake_dir) == ("finished", 3)
+
+
+def test_a_close_that_is_tried_again_says_it_once(lake_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import dreamlake.storage.local as local
+    from dreamlake import Session
+
+    session = Session("s", "w", lake_dir, flush_interval=3600.0)
+    real = local.append_at
+    with suppress(ValueError, OSError), session:
+        session.track("t").append(i=1)
+        monkeypatch.setattr(local, "append_at", lambda *args: (_ for _ in ()).throw(OSError(28, "no space")))
+        raise ValueError("first")
+    assert session.is_open
+    monkeypatch.setattr(local, "append_at", real)
+    with suppress(ValueError), session:
+        raise ValueError("second")
+    assert [message for message, _ in failures(lake_dir)] == ["the run failed: ValueError: first"]
 
 
 @pytest.mark.parametrize(("ending", "said"), [("", "failed"), ("raise KeyboardInterrupt", "interrupted")])

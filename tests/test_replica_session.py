@@ -24,6 +24,7 @@ from support import python_environment, run_python, start_python
 from world import disk_trouble
 
 from dreamlake import Lake, Session, errors
+from dreamlake.engine.ending import Ending
 from dreamlake.storage.remote import RemoteStore
 
 DEAD = {"key": KEY, "secret": SECRET, "client_kwargs": {"endpoint_url": "http://127.0.0.1:9"}}
@@ -100,7 +101,7 @@ def machine(tmp_path: Path) -> Iterator[Callable[[str], Open]]:
     yield on
     for session in opened:
         if session.is_open:  # as a machine that was switched off
-            session._close("finished", timeout=20.0, quiet=True)
+            session._close(Ending("finished"), timeout=20.0, quiet=True)
         assert session._remote is not None
         session._remote.store().close()
 

@@ -242,8 +242,12 @@ def _json_point(track: str, index: int, point: dict[str, Any]) -> str:
 def _text_record(record: dict[str, Any]) -> str:
     level = str(record.get("level") or "")
     said = f"{time_text(record.get('timestamp'))}  {painted(f'{clean(level):5}', LEVEL_STYLES.get(level, ''))}"
-    more = record.get("metadata")
-    return f"{said}  {clean(str(record.get('message') or ''))}" + (f"  {value_text(more)}" if more else "")
+    more, trace = record.get("metadata"), None
+    if isinstance(more, dict) and isinstance(more.get("traceback"), str):  # of a run that failed
+        trace = more["traceback"]
+        more = None
+    line = f"{said}  {clean(str(record.get('message') or ''))}" + (f"  {value_text(more)}" if more else "")
+    return "\n    ".join([line, *map(clean, (trace or "").splitlines())])
 
 
 def _json_line(value: dict[str, Any]) -> str:

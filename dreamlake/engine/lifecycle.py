@@ -10,6 +10,7 @@ from contextlib import suppress
 from types import FrameType
 from typing import Any
 
+from dreamlake.engine.ending import Ending
 from dreamlake.engine.options import Options, Remote
 from dreamlake.engine.writer import Writer
 from dreamlake.errors import PointsDroppedError, SessionExistsError
@@ -97,7 +98,7 @@ def _check_same(writer: Writer, options: Options, resume: str) -> None:
             )
 
 
-def release_writer(writer: Writer, status: str | None, timeout: float | None) -> None:
+def release_writer(writer: Writer, ending: Ending | None, timeout: float | None) -> None:
     """Give a session's hold on its writer back; the last one closes it. Otherwise what is pending is flushed.
 
     When that fails the hold is kept, and the error raised; PointsDroppedError tells of what was lost before.
@@ -113,7 +114,7 @@ def release_writer(writer: Writer, status: str | None, timeout: float | None) ->
         if count:
             writer.flush(timeout=timeout)
         else:
-            writer.close(status, timeout)
+            writer.close(ending, timeout)
     except PointsDroppedError:
         raise
     except BaseException:
@@ -168,35 +169,28 @@ def give_temporary_back(path: str, empty: bool) -> None:
 # -- how a run ends ------------------------------------------------------------------------------------------------
 
 
-def status_of(error: BaseException | None) -> str:
-    """Return how a run ended that was left by this exception, or by none: finished, failed or interrupted."""
-    if error is None or isinstance(error, GeneratorExit):
-        return "finished"
-    if isinstance(error, KeyboardInterrupt) or (isinstance(error, SystemExit) and _process.terminated):
-        return "interrupted"
-    if isinstance(error, SystemExit) and not error.code:
-        return "finished"
-    return "failed"
+def ending_of(error: BaseException | None) -> Ending:
+    """Return how a run ended that was left by this exception, or by none."""
+    return Ending.by(error, _process.terminated)
 
 
-def _status_at_exit() -> str:
+def _ending_at_exit() -> Ending:
     if _process.terminated:
-        return "interrupted"
+        return Ending("interrupted")
     if _process.exit_code:
-        return "failed"
+        return Ending.by_exit(_process.exit_code)
     # Set by the interpreter when an exception ends the program; at a prompt it may be one of long ago.
-    error = getattr(sys, "last_value", None)
-    return "finished" if hasattr(sys, "ps1") else status_of(error)
+    return ending_of(None if hasattr(sys, "ps1") else getattr(sys, "last_value", None))
 
 
 def _at_exit() -> None:
     """Flush what no close() has; on the writers' own threads, since the exiting one could hang on a dead disk."""
     _process.exiting = True
     deadline = time.monotonic() + EXIT_DEADLINE
-    status = _status_at_exit() if _process.pid == os.getpid() else None
+    ending = _ending_at_exit() if _process.pid == os.getpid() else None
     for writer, _ in list(_process.writers.values()):
         try:
-            writer.close(status, max(0.1, deadline - time.monotonic()), last=True)
+            writer.close(ending, max(0.1, deadline - time.monotonic()), last=True)
         except Exception as error:
             log().error("at exit: %s: %s", writer.folder, "; ".join([str(error), *getattr(error, "__notes__", ())]))
         # In a forked child the parent goes on replicating what both wrote.

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from dreamlake.clock import SessionClock
 from dreamlake.engine.compactor import Compactor
+from dreamlake.engine.ending import Ending
 from dreamlake.engine.footing import Footing
 from dreamlake.engine.logfile import LogFile
 from dreamlake.engine.options import Options
@@ -79,6 +80,8 @@ class Writer:
         self._dropped = 0
         self._dropped_told = 0
         self._dropped_logged = 0
+        #: Whether the log has been given why the run failed.
+        self._has_said_why = False
         # The last flush failed; an append has waited for room in vain since the last flush that did not.
         self._failing = self._overrun = False
         self._encoding = False
@@ -286,8 +289,10 @@ class Writer:
         if self.replica is not None and track is not None and track.waits():
             self.replica.settle()
 
-    def close(self, status: str | None, timeout: float | None = None, last: bool = False) -> None:
+    def close(self, ending: Ending | None, timeout: float | None = None, last: bool = False) -> None:
         """Write everything, say in session.json how the run ended, and end the thread; then appends are refused.
+
+        Why a run failed becomes a record in its log, if it has written anything.
 
         When the disk fails, the error is raised and the writer stays open: what is pending is not given up. With `last`
         there is no later try, so how the run ended is said all the same. The error, or a note of it, says how many
@@ -299,7 +304,7 @@ class Writer:
                 track.pending.shut()
         failed: OSError | None = None
         try:
-            self.call(lambda: self._finish(status, last), timeout)
+            self.call(lambda: self._finish(ending, last), timeout)
         except BaseException as error:
             self.closed = False
             costs = self._costs(error, last)
@@ -329,7 +334,10 @@ class Writer:
             said.append(f"{dropped} points were dropped before, since disk and memory were full")
         return ", and ".join(said)
 
-    def _finish(self, status: str | None, last: bool) -> None:
+    def _finish(self, ending: Ending | None, last: bool) -> None:
+        status = None if ending is None else ending.status
+        if ending is not None and ending.why is not None:
+            self._log_why(ending.why)
         self._log_dropped()
         if status == "finished" and self._dropped > self._dropped_told:
             status = "failed"  # `tell_dropped` raises when all else is done
@@ -340,6 +348,13 @@ class Writer:
                 self._say("failed" if status == "finished" else status)
             raise
         self._say(status)
+
+    def _log_why(self, why: dict[str, Any]) -> None:
+        """Have the log of the run say why it failed, once, though a close that fails is tried again."""
+        wrote = self.wrote or self.logs.pending or any(track.needs_flush() for track in self.tracks.values())
+        if wrote and not self._has_said_why:
+            self._has_said_why = True
+            self.logs.add(why)
 
     def _log_dropped(self) -> None:
         """Have the log of the run say how many of its points are missing, for whoever reads it later."""

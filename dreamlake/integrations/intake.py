@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
+from dreamlake.engine.ending import Ending
 from dreamlake.errors import LockTimeoutError, SessionNotFoundError
 from dreamlake.format import layout
 from dreamlake.integrations.names import apart, run_name
@@ -256,9 +257,9 @@ def take_in(
             run.pour(intake)
             intake.finish()
         except BaseException:
-            session._close(said or "running")  # how the run ended is not known yet
+            session._close(Ending(said or "running"))  # how the run ended is not known yet
             raise
-        session._close(intake.status)
+        session._close(Ending(intake.status))
     return told
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from dreamlake.engine.lifecycle import status_of
+from dreamlake.engine.ending import Ending
+from dreamlake.engine.lifecycle import ending_of
 from dreamlake.format.layout import check_field
 from dreamlake.format.point import take_value
 from dreamlake.notices import log
@@ -133,7 +134,8 @@ class Recorder:
         What a replica lacks is told to the log, and what is wrong with the disk is raised.
         """
         if self._is_own and self._session.is_open:
-            self._session._close(status or status_of(sys.exc_info()[1]), quiet=True)
+            error = sys.exc_info()[1]
+            self._session._close(ending_of(error) if status is None else Ending(status), quiet=True)
 
 
 def _storable(value: Any) -> Any:
