@@ -16,7 +16,7 @@ from unittest import mock
 
 import crashlib
 from crashlib import NAME, TRACK, WORKSPACE, Plan
-from powerloss import THERE, Mark, Recorder, Sample, put_replica, write_down
+from powerloss import THERE, Mark, Recorder, Sample, State, put_replica, write_down
 
 import dreamlake.engine.repair as repairing
 import dreamlake.engine.replica.pace as pace
@@ -520,6 +520,45 @@ def record(folder: Path, scene: str, fsync: bool, failing: tuple[int, ...] = ())
                 playing.acknowledge()
             act(playing)
     shutil.rmtree(root)
+    return recorder
+
+
+def _again(scene: Scene) -> None:
+    """What a script does that is started again: it goes on, rolls, and adds to a point from before."""
+    opened = scene.open()
+    track = opened.track(TRACK)
+    for number, count in enumerate((2, 9, 3)):
+        for each in range(count):
+            track.append(id=AGAIN + 10 * number + each, v=each / 7)
+        scene.flush(opened)
+    track.append(late=1, _ts=track.read(limit=1)["data"][0]["data"]["_ts"])
+    opened.log("again")
+    scene.flush(opened)
+    scene.close(opened)
+
+
+#: Where the numbers of points begin that were appended after a cut.
+AGAIN = 10_000
+
+
+def record_again(folder: Path, scene: str, state: State, fsync: bool) -> Recorder | None:
+    """Start again on what a cut left, and write down what that does; None where it takes a repair first.
+
+    All that can be read at first counts as acknowledged: it has come through a cut, so it was on the disk.
+    """
+    root = Path(tempfile.mkdtemp(prefix="again-", dir=folder))
+    write_down(state, root)
+    put_replica({})
+    playing = Scene(str(root), Plan(), fsync)
+    try:
+        with Recorder(root, scene=f"{scene}, again") as recorder:
+            playing.recorder = recorder
+            playing.acknowledge()
+            _again(playing)
+    except (CorruptTrackError, SessionNotFoundError):
+        return None
+    finally:
+        shutil.rmtree(root)
     return recorder
 
 

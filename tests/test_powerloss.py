@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from campaigns.powerloss import PLANTED, Planted, find, look
+from campaigns.powerloss import PLANTED, Planted, find, look, look_again
 from powerloss import POLICIES, Cut, Recorder, samples
 from powerscenes import REPLICAS, SCENES, record
 
@@ -40,6 +40,29 @@ def test_whatever_a_cut_leaves(tmp_path: Path, scene: str, fsync: bool) -> None:
     counts = look(recorder, some, tmp_path, wrong.append)
     assert not wrong, "\n".join(wrong)
     assert counts["whole"] > len(some) // 8
+
+
+@pytest.mark.parametrize("fsync", [True, False], ids=["fsync", "plain"])
+@pytest.mark.parametrize("scene", ["roll", "late", "everything", "synced later"])
+def test_whatever_a_second_cut_leaves(tmp_path: Path, scene: str, fsync: bool) -> None:
+    recorder = record(tmp_path, scene, fsync)
+    these = list(samples(recorder, 2, 1))
+    wrong: list[str] = []
+    counts = look_again(recorder, random.Random(2).sample(these, 6), fsync, tmp_path, wrong.append, 6, 2)
+    assert not wrong, "\n".join(wrong)
+    assert counts["whole"] > counts.total() // 8
+
+
+def test_a_bug_that_only_a_second_cut_shows_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder = record(tmp_path, "flush", True)
+    these = list(samples(recorder, 2, 1))
+    real = local.append_at
+    monkeypatch.setattr(
+        local, "append_at", lambda path, offset, data, fsync, lasts=True: real(path, offset, data, False)
+    )
+    wrong: list[str] = []
+    look_again(recorder, random.Random(2).sample(these, 6), True, tmp_path, wrong.append, 6, 2)
+    assert wrong
 
 
 @pytest.mark.parametrize("scene", ["flush", "everything"])

@@ -1,4 +1,4 @@
-"""Power cuts after any disk operation of many scenes, and fsyncs that fail in them: every state is opened and read.
+"""Power cuts after any disk operation of many scenes, fsyncs that fail in them, and second cuts: all states are read.
 
 What was acknowledged with ``fsync=True`` must be there, and without it what is in segments; with a replica all that was
 synced too, once the session is open. Said of each scene: its operations, the states that differ, how many were whole as
@@ -24,7 +24,7 @@ from unittest import mock
 
 import msgspec
 from powerloss import Recorder, Sample, samples
-from powerscenes import SCENES, judge, record
+from powerscenes import REPLICAS, SCENES, judge, record, record_again
 
 import dreamlake.engine.away as away
 import dreamlake.engine.compaction as compaction
@@ -41,11 +41,16 @@ from dreamlake.engine.replica.taking import Taking
 from dreamlake.format import layout
 
 
+#: States looked at that a second cut leaves, of each first one.
+SECONDS = 10
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What the run may be told."""
     parser.add_argument("--each", type=int, default=8, help="drawn states of each kind after each operation")
     parser.add_argument("--failed", type=int, default=12, help="states looked at for each fsync that fails")
     parser.add_argument("--most", type=int, help="states looked at of each scene, drawn from all; all by default")
+    parser.add_argument("--again", type=int, default=20, help="states of a scene after which the power goes once more")
     parser.add_argument("--scene", choices=sorted(SCENES), action="append", help="only this one; may be repeated")
 
 
@@ -90,7 +95,43 @@ def _whole_scene(scene: str, fsync: bool, args: argparse.Namespace, folder: Path
             told = f"{what}, failing {failing}"
             failed += look(again, some[: args.failed], folder, lambda seen, told=told: log.say(f"{told}: {seen}"))
     log.say(f"{what}, {recorder.fsyncs} fsyncs fail in turn: {_told(failed)}")
-    return counts + failed
+    return counts + failed + _cut_again(scene, fsync, recorder, args, folder, log)
+
+
+def _cut_again(
+    scene: str, fsync: bool, recorder: Recorder, args: argparse.Namespace, folder: Path, log: Log
+) -> Counter[str]:
+    """Look at what a second cut leaves of a script that was started again after the first."""
+    if scene in REPLICAS:
+        return Counter()
+    what = f"{scene}, fsync={fsync}, cut again"
+    firsts = list(samples(recorder, args.seed, 1))
+    random.Random(f"{args.seed}/again").shuffle(firsts)
+    twice = look_again(
+        recorder, firsts[: args.again], fsync, folder, lambda seen: log.say(f"{what}: {seen}"), SECONDS, args.seed
+    )
+    log.say(f"{what}: {_told(twice)}")
+    return twice
+
+
+def look_again(
+    recorder: Recorder,
+    firsts: Iterable[Sample],
+    fsync: bool,
+    folder: Path,
+    tell: Callable[[str], None],
+    count: int,
+    seed: int,
+) -> Counter[str]:
+    """Look at `count` states that a second cut leaves after each of these first ones; as `look`."""
+    counts: Counter[str] = Counter()
+    for first in firsts:
+        again = record_again(folder, recorder.scene, first.state, fsync)
+        if again is not None:
+            seconds = list(samples(again, seed, 1))
+            random.Random(f"{seed}/{first.seed}").shuffle(seconds)
+            counts += look(again, seconds[:count], folder, lambda seen, at=first.seed: tell(f"after {at}: {seen}"))
+    return counts
 
 
 def look(
