@@ -40,7 +40,6 @@ from dreamlake.engine.replica import ledger, ownfiles, state, tracks
 from dreamlake.engine.replica.taking import Taking
 from dreamlake.format import layout
 
-
 #: States looked at that a second cut leaves, of each first one.
 SECONDS = 10
 
