@@ -106,7 +106,8 @@ def test_a_conflict_is_told_and_the_other_tracks_go(
     assert main(["sync", str(tmp_path / "copy/w/two"), there]) == 1
     out = capsys.readouterr()
     assert "'loss'" in out.err
-    assert "is not up to date" in out.out
+    assert out.out.endswith(" sent, 1 track that another machine wrote is kept here only\n")
+    assert "is not up to date: " in out.out
     lake = Lake(there).session("two", "w")
     assert [point["data"]["i"] for point in lake.track("loss").read()["data"]] == [0, 1, 2, "a"]
     assert lake.tracks.list() == ["from copy", "from lake", "loss"]

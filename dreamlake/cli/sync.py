@@ -103,4 +103,9 @@ def _tell(session: str, place: str, outcome: Outcome) -> None:
     if outcome.complete:
         say(f"{clean(place)} is up to date: {sent}")
     else:
-        say(f"{clean(place)} is not up to date: {sent}, {outcome.left:,} left")
+        rest = [f"{outcome.left:,} left"] if outcome.left or not outcome.conflicts else []
+        if outcome.conflicts:
+            count = len(outcome.conflicts)
+            which = "1 track that another machine wrote is" if count == 1 else f"{count:,} tracks that others wrote are"
+            rest.append(f"{which} kept here only")
+        say(f"{clean(place)} is not up to date: {', '.join([sent, *rest])}")
