@@ -96,7 +96,8 @@ def _merge(writer: Writer, flat: dict[str, Any]) -> None:
     from dreamlake.engine.hosts import read_parameters, with_parameters
     from dreamlake.engine.runfile import iso_now
     from dreamlake.format.point import to_json
-    from dreamlake.storage.local import LocalStore, atomic_write
+    from dreamlake.storage.local import atomic_write
+    from dreamlake.storage.localstore import LocalStore
 
     local = LocalStore(writer.folder)
     stored = read_parameters(local, PARAMETERS_FILE)

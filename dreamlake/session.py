@@ -346,7 +346,7 @@ class Session:
 
     def store(self) -> Store:
         """The lake of the session as a store; for the library's own use."""
-        from dreamlake.storage.local import LocalStore
+        from dreamlake.storage.localstore import LocalStore
 
         remote = self._remote
         if remote is None:

@@ -19,7 +19,7 @@ from dreamlake.engine.reader import TrackReader
 from dreamlake.format import layout
 from dreamlake.format.layout import SegmentName
 from dreamlake.format.live import parse_listing
-from dreamlake.storage.local import LocalStore
+from dreamlake.storage.localstore import LocalStore
 
 HOUR = 3600.0
 TRACK = "a/t"

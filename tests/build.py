@@ -15,7 +15,7 @@ from dreamlake.format.logical import unify_schemas
 from dreamlake.format.point import encode_lines
 from dreamlake.format.schema import batch_from_points, ts_bounds
 from dreamlake.format.segment import SegmentInfo, encode, open_segment
-from dreamlake.storage.local import LocalStore
+from dreamlake.storage.localstore import LocalStore
 
 Points = Sequence[Mapping[str, Any]]
 

@@ -14,7 +14,7 @@ from columnar import same
 from dreamlake import Session
 from dreamlake.format.segment import open_segment
 from dreamlake.lake import SessionView
-from dreamlake.storage.local import LocalStore
+from dreamlake.storage.localstore import LocalStore
 
 NAME, WORKSPACE, TRACK = "s", "w", "a/b"
 POINTS = 26

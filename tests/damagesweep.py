@@ -28,7 +28,7 @@ from dreamlake.engine.inspect import look_at_session
 from dreamlake.engine.repair import repair_session
 from dreamlake.errors import CorruptTrackError, RemoteConflictError
 from dreamlake.format.point import from_json
-from dreamlake.storage.local import LocalStore
+from dreamlake.storage.localstore import LocalStore
 
 SESSION = f"{WORKSPACE}/{NAME}"
 #: Seconds that one read may take before it counts as a hang.

@@ -12,7 +12,7 @@ from typing import Any
 from dreamlake.engine.footing import Footing
 from dreamlake.files import Files
 from dreamlake.format import filerecord, layout
-from dreamlake.storage.local import LocalStore
+from dreamlake.storage.localstore import LocalStore
 
 
 class Folder:

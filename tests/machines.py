@@ -16,7 +16,7 @@ from dreamlake.engine.replica.check import Findings
 from dreamlake.engine.replica.push import push
 from dreamlake.engine.sessionlock import SessionLock
 from dreamlake.format import layout
-from dreamlake.storage.local import LocalStore
+from dreamlake.storage.localstore import LocalStore
 from dreamlake.storage.remote import RemoteStore
 
 SESSION = "w/s"

@@ -127,7 +127,7 @@ def _copies(node: ast.AST) -> Iterator[Change]:
         yield node, ast.unparse(node.func.value), f"`{ast.unparse(node)}` without the copy"
 
 
-STORAGE = ["storage/local.py", "storage/lock.py"]
+STORAGE = ["storage/local.py", "storage/localstore.py", "storage/lock.py"]
 ENGINE = [
     "engine/ondisk.py", "engine/away.py", "engine/late.py", "engine/trackfile.py", "engine/runfile.py",
     "engine/logfile.py", "engine/trackwriter.py", "engine/writer.py", "engine/sessionlock.py", "engine/roll.py",

@@ -25,7 +25,7 @@ from dreamlake.engine.overlay import OverlayStore
 from dreamlake.engine.repair import Report, repair_session
 from dreamlake.errors import CorruptTrackError, RemoteConflictError, SessionNotFoundError, TrackNotFoundError
 from dreamlake.lake import SessionView
-from dreamlake.storage.local import LocalStore
+from dreamlake.storage.localstore import LocalStore
 from dreamlake.storage.remote import RemoteStore
 
 OTHER = "c"

@@ -30,7 +30,7 @@ from dreamlake.format import layout
 from dreamlake.format.layout import SegmentName
 from dreamlake.format.segment import SegmentDamage, open_segment
 from dreamlake.format.segmentinfo import SegmentBounds
-from dreamlake.storage.local import LocalStore
+from dreamlake.storage.localstore import LocalStore
 from dreamlake.view import TrackView
 
 A, B, C = SegmentName(0, 7), SegmentName(7, 14), SegmentName(14, 21)
@@ -843,7 +843,7 @@ def test_rows_of_another_process_that_wait_are_noticed(
         import sys
         from pathlib import Path
         from awaylib import Trimmed
-        from dreamlake.storage.local import LocalStore
+        from dreamlake.storage.localstore import LocalStore
         other = Trimmed(Path(sys.argv[1]), LocalStore(sys.argv[2]))
         other.append([{"late": 1, "_ts": 4.0}, {"other": 1, "_ts": 6.0}])
         if sys.argv[3] == "drop":
@@ -875,7 +875,7 @@ def test_timestamps_that_another_process_has_fetched_are_noticed(trimmed: Trimme
         import sys
         from pathlib import Path
         from awaylib import Trimmed
-        from dreamlake.storage.local import LocalStore
+        from dreamlake.storage.localstore import LocalStore
         other = Trimmed(Path(sys.argv[1]), LocalStore(sys.argv[2]))
         print(other.settle())
         other.session.close()
@@ -891,7 +891,7 @@ def test_two_processes_drop_and_add_late_fields(lake_dir: Path, tmp_path: Path) 
         import sys, random
         from pathlib import Path
         from awaylib import Trimmed
-        from dreamlake.storage.local import LocalStore
+        from dreamlake.storage.localstore import LocalStore
         root, there, number = Path(sys.argv[1]), LocalStore(sys.argv[2], fsync=False), int(sys.argv[3])
         draw = random.Random(number)
         mine = Trimmed(root, there)

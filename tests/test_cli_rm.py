@@ -18,7 +18,7 @@ from dreamlake import Lake, Session
 from dreamlake.cli import rm
 from dreamlake.engine import removal
 from dreamlake.engine.catalog import SILENCE
-from dreamlake.storage.local import LocalStore
+from dreamlake.storage.localstore import LocalStore
 from dreamlake.storage.lock import FileLock
 from dreamlake.storage.remote import RemoteStore
 

@@ -21,7 +21,7 @@ from dreamlake.engine.catalog import SILENCE, session_folders, session_info, wor
 from dreamlake.engine.hosts import merged_info, merged_parameters, moment, with_parameters
 from dreamlake.errors import CorruptTrackError, SessionNotFoundError
 from dreamlake.storage import open_store
-from dreamlake.storage.local import LocalStore
+from dreamlake.storage.localstore import LocalStore
 from dreamlake.storage.remote import RemoteStore
 from dreamlake.storage.store import Entry
 

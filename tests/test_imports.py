@@ -105,7 +105,7 @@ def test_the_walk_over_imports_finds_some() -> None:
     """Should the walk break, the tests below would hold of nothing."""
     found = [edge for name in MODULES for edge in imports_of(name)]
     assert any(edge.target == "dreamlake.errors" for edge in found)
-    assert any(edge.target == "dreamlake.storage.store" for edge in imports_of("dreamlake.storage.local"))
+    assert any(edge.target == "dreamlake.storage.store" for edge in imports_of("dreamlake.storage.localstore"))
     assert any(edge.for_types_only for edge in found)
 
 

@@ -17,7 +17,7 @@ from dreamlake.engine.catalog import session_info
 from dreamlake.errors import CorruptTrackError, SessionNotFoundError, TrackNotFoundError
 from dreamlake.lake import Lake
 from dreamlake.storage import open_store, scheme_of
-from dreamlake.storage.local import LocalStore
+from dreamlake.storage.localstore import LocalStore
 
 
 @pytest.fixture

@@ -19,7 +19,8 @@ from support import Faulty, run_python
 from dreamlake import errors
 from dreamlake.format import layout
 from dreamlake.storage import local
-from dreamlake.storage.local import FsyncFailed, LocalStore, PartialWriteError, SizeChanged
+from dreamlake.storage.local import FsyncFailed, PartialWriteError, SizeChanged
+from dreamlake.storage.localstore import LocalStore
 from dreamlake.storage.store import Store
 
 ENOSPC = OSError(errno.ENOSPC, "No space left on device")

@@ -20,7 +20,7 @@ from dreamlake.engine.ondisk import TrackOnDisk
 from dreamlake.engine.rows import BatchRows, ColumnRows, PointRows
 from dreamlake.engine.sorting import RowQueue
 from dreamlake.format import layout
-from dreamlake.storage.local import LocalStore
+from dreamlake.storage.localstore import LocalStore
 
 #: What allocates as much as a track has points: the calls that fail first where memory is short.
 SEAMS: list[tuple[Any, str]] = [

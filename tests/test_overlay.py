@@ -20,7 +20,7 @@ from dreamlake.errors import CorruptTrackError
 from dreamlake.format import layout
 from dreamlake.format.layout import SegmentName
 from dreamlake.lake import SessionView
-from dreamlake.storage.local import LocalStore
+from dreamlake.storage.localstore import LocalStore
 from dreamlake.storage.remote import RemoteStore
 from dreamlake.view import TrackView
 

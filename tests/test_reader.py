@@ -18,7 +18,7 @@ from dreamlake.engine.reader import MAX_LOOKS, TrackReader
 from dreamlake.engine.snapshot import Snapshot
 from dreamlake.errors import CorruptTrackError, DreamlakeError
 from dreamlake.format.layout import SegmentName
-from dreamlake.storage.local import LocalStore
+from dreamlake.storage.localstore import LocalStore
 
 
 def read_all(snapshot: Snapshot) -> list[dict[str, Any]]:

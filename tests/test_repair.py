@@ -30,7 +30,7 @@ from dreamlake.format.layout import SegmentName
 from dreamlake.format.schema import TS_FIELD, Batch, batch_from_points
 from dreamlake.format.segment import encode, open_segment
 from dreamlake.format.segmentinfo import LOST_BOUNDS, SegmentInfo
-from dreamlake.storage.local import LocalStore
+from dreamlake.storage.localstore import LocalStore
 from dreamlake.storage.lock import FileLock
 from dreamlake.storage.remote import RemoteStore
 

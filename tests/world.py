@@ -29,7 +29,7 @@ from dreamlake.engine.overlay import OverlayStore
 from dreamlake.engine.reader import TrackReader
 from dreamlake.engine.replica.pace import Pace
 from dreamlake.format import hot, layout, live
-from dreamlake.storage.local import LocalStore
+from dreamlake.storage.localstore import LocalStore
 from dreamlake.storage.remote import RemoteStore
 from dreamlake.storage.store import Store
 

@@ -304,7 +304,7 @@ def _runs_below(path: str, options: dict[str, Any] | None) -> list[SessionView]:
 
 def is_folder(run: SessionView) -> bool:
     """Whether the run is in a folder of this machine."""
-    from dreamlake.storage.local import LocalStore
+    from dreamlake.storage.localstore import LocalStore
 
     return isinstance(run._store, LocalStore)
 

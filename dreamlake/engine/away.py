@@ -23,6 +23,7 @@ from dreamlake.format.layout import SegmentName
 from dreamlake.format.logical import TrackSchema, check
 from dreamlake.format.segmentinfo import SegmentBounds, SegmentInfo
 from dreamlake.notices import log
+from dreamlake.storage.localstore import LocalStore
 
 #: Bytes of a column of timestamps above which it is taken for damaged: a segment has 16 million points at most.
 MAX_STAMPS_BYTES = 1 << 28
@@ -228,7 +229,7 @@ def drop(folder: str, track: str, names: Collection[SegmentName], fsync: bool) -
     chosen = [name for name in counting[:-1] if name in here and name in set(names)]
     if not chosen:
         return {}
-    files = SegmentFiles(local.LocalStore(os.path.dirname(folder)), os.path.basename(folder), track)
+    files = SegmentFiles(LocalStore(os.path.dirname(folder)), os.path.basename(folder), track)
     told = {SegmentName(*bounds[:3]) for bounds in files.newest(counting[-1], None).before}
     dropped = {}
     for name in chosen:

@@ -15,7 +15,7 @@ from dreamlake.engine.process import reading_width, side_by_side
 from dreamlake.errors import CorruptFileError, StoredFileNotFoundError
 from dreamlake.format import filerecord, layout
 from dreamlake.storage import get_whole
-from dreamlake.storage.local import LocalStore
+from dreamlake.storage.localstore import LocalStore
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -30,7 +30,7 @@ from dreamlake.engine.fileread import CHUNK, all_records, find, read_records
 from dreamlake.engine.runfile import iso_now
 from dreamlake.format import filerecord, layout
 from dreamlake.notices import log
-from dreamlake.storage.local import LocalStore
+from dreamlake.storage.localstore import LocalStore
 
 if TYPE_CHECKING:
     from dreamlake.engine.writer import Writer

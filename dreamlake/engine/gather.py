@@ -18,7 +18,7 @@ from dreamlake.format import hot, layout, live
 from dreamlake.format.layout import SegmentName
 from dreamlake.format.schema import to_points
 from dreamlake.format.segment import SegmentDamage, open_segment
-from dreamlake.storage.local import LocalStore
+from dreamlake.storage.localstore import LocalStore
 from dreamlake.storage.store import Store
 
 Point = dict[str, Any]

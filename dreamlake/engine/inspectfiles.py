@@ -9,7 +9,7 @@ from dreamlake.engine.findings import Finding, why
 from dreamlake.engine.replica.state import decode_state
 from dreamlake.errors import CorruptTrackError
 from dreamlake.format import filerecord, layout
-from dreamlake.storage.local import LocalStore
+from dreamlake.storage.localstore import LocalStore
 from dreamlake.storage.store import Store
 from dreamlake.types import FileRecord
 

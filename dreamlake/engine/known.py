@@ -8,7 +8,6 @@ from collections.abc import Collection
 from math import inf
 from typing import TYPE_CHECKING, Any
 
-import dreamlake.storage.local as local
 from dreamlake.engine import away
 from dreamlake.engine.segments import SegmentFiles
 from dreamlake.engine.sorting import SegmentAway
@@ -16,6 +15,7 @@ from dreamlake.errors import CorruptTrackError
 from dreamlake.format import layout, live, logical, schema
 from dreamlake.format.layout import SegmentName
 from dreamlake.format.segmentinfo import SegmentBounds
+from dreamlake.storage.localstore import LocalStore
 
 if TYPE_CHECKING:
     from dreamlake.engine.late import LateFile
@@ -30,7 +30,7 @@ class KnownSegments:
     def __init__(self, folder: str, name: str, late: LateFile) -> None:
         self.folder = folder
         self.name = name
-        self.files = SegmentFiles(local.LocalStore(os.path.dirname(folder)), os.path.basename(folder), name)
+        self.files = SegmentFiles(LocalStore(os.path.dirname(folder)), os.path.basename(folder), name)
         #: Rows that wait for segments which are only on the replica.
         self.late = late
         #: Away segments that were fetched, while the rows that wait for them are merged.

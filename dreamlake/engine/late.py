@@ -19,6 +19,7 @@ from dreamlake.errors import CorruptTrackError
 from dreamlake.format import hot, layout, live, point
 from dreamlake.format.layout import SegmentName
 from dreamlake.notices import log
+from dreamlake.storage.localstore import LocalStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -111,7 +112,7 @@ class LateFile:
 def tracks_that_wait(session: str) -> list[str]:
     """The tracks, as folders below the folder of their session, in which rows wait. Raises CorruptTrackError."""
     found = []
-    for path in local.LocalStore(session).walk(layout.TRACKS_DIR):
+    for path in LocalStore(session).walk(layout.TRACKS_DIR):
         below, _, filename = path.rpartition("/")
         if filename == layout.LATE_FILE and _has_rows(os.path.join(session, *path.split("/"))):
             try:

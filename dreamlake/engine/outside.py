@@ -10,7 +10,7 @@ from dreamlake.engine.catalog import read_object
 from dreamlake.engine.ondisk import TrackOnDisk
 from dreamlake.engine.sessionlock import SessionLock
 from dreamlake.format import layout
-from dreamlake.storage.local import LocalStore
+from dreamlake.storage.localstore import LocalStore
 
 T = TypeVar("T")
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from dreamlake.engine.away import Away
     from dreamlake.format.layout import SegmentName
-    from dreamlake.storage.local import LocalStore
+    from dreamlake.storage.localstore import LocalStore
     from dreamlake.storage.store import Entry, Store
 
 #: Segments that are read side by side, once some are away: each costs a request.

@@ -25,7 +25,7 @@ from dreamlake.engine.replica import state as states
 from dreamlake.engine.sessionlock import SessionLock
 from dreamlake.errors import CorruptTrackError
 from dreamlake.format import layout
-from dreamlake.storage.local import LocalStore
+from dreamlake.storage.localstore import LocalStore
 from dreamlake.storage.store import Store
 
 #: Seconds that another process which writes, or sends, is waited for.

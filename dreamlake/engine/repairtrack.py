@@ -23,7 +23,7 @@ from dreamlake.format.layout import SegmentName
 from dreamlake.format.point import encode_lines
 from dreamlake.format.schema import TS_FIELD, Batch
 from dreamlake.format.segmentinfo import LOST_BOUNDS, SegmentBounds, SegmentInfo
-from dreamlake.storage.local import LocalStore
+from dreamlake.storage.localstore import LocalStore
 
 #: Points of a segment that a repair writes.
 SEGMENT_POINTS = 10_000

@@ -57,7 +57,7 @@ def open_store(url: str | os.PathLike[str], storage_options: Mapping[str, Any] |
     ImportError
         The package that reads such URLs is not installed.
     """
-    from dreamlake.storage.local import LocalStore
+    from dreamlake.storage.localstore import LocalStore
 
     scheme = scheme_of(url)
     if scheme is None:

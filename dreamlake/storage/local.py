@@ -1,7 +1,7 @@
-"""Files on a local disk: append, write beside and rename, and the store over a folder; locks stand in ``lock.py``.
+"""Files on a local disk as the writer needs them: append, write beside and rename; locks stand in ``lock.py``.
 
-The functions are the writer's: absolute paths, few system calls, and each says what it leaves behind when it fails.
-``LocalStore`` is the contract of ``storage.store`` over a folder.
+Absolute paths, few system calls, and each function says what it leaves behind when it fails. The store over a folder
+stands in ``localstore.py``.
 """
 
 # The write path imports this before the first append, so it takes nothing from dataclasses, typing or logging.
@@ -23,13 +23,10 @@ except ImportError:  # Windows
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import builtins
     from collections.abc import Iterable
-    from io import FileIO
 
     from typing_extensions import Buffer
 
-    from dreamlake.storage.store import Entry
 
 TMP_PREFIX = ".tmp-"
 #: Most bytes of a file that are taken into memory: no file of a session is so long, and a sparse one costs a stranger
@@ -41,7 +38,7 @@ os_ = os
 
 _tmp_numbers = itertools.count()
 _CLOEXEC = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-_NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
+NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _NO_LINKS = frozenset(
     {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EMLINK, errno.EINVAL}
 )
@@ -180,7 +177,7 @@ def append_at(path: str, offset: int, data: Buffer, fsync: bool, name_lasts: boo
         All were written, and may not be on disk (an fsync or the close failed). Write them anew to a new file.
     """
     # A link in the place of the file would lead the write out of the folder: O_NOFOLLOW refuses it.
-    fd = os_.open(path, os.O_CREAT | os.O_RDWR | _CLOEXEC | _NOFOLLOW, 0o666)
+    fd = os_.open(path, os.O_CREAT | os.O_RDWR | _CLOEXEC | NOFOLLOW, 0o666)
     try:
         size = os_.fstat(fd).st_size
         if size != offset:
@@ -202,7 +199,7 @@ def append_at(path: str, offset: int, data: Buffer, fsync: bool, name_lasts: boo
 
 def truncate(path: str, size: int, fsync: bool = False) -> None:
     """Cut a file off at ``size`` bytes."""
-    fd = os_.open(path, os.O_RDWR | _CLOEXEC | _NOFOLLOW)
+    fd = os_.open(path, os.O_RDWR | _CLOEXEC | NOFOLLOW)
     try:
         os_.ftruncate(fd, size)
         if fsync:
@@ -230,13 +227,13 @@ def _is_within(path: str, size: int) -> bool:
 def fsync_file(path: str) -> None:
     """Make the bytes of a file last that was written without; nothing where there is none."""
     try:
-        fd = os_.open(path, os.O_RDWR | _CLOEXEC | _NOFOLLOW)
+        fd = os_.open(path, os.O_RDWR | _CLOEXEC | NOFOLLOW)
     except FileNotFoundError:
         return
     except OSError as error:
         if error.errno not in _NO_WRITING:
             raise
-        fd = os_.open(path, os.O_RDONLY | _CLOEXEC | _NOFOLLOW)  # enough on most systems
+        fd = os_.open(path, os.O_RDONLY | _CLOEXEC | NOFOLLOW)  # enough on most systems
     try:
         _fsync(fd, path)
     finally:
@@ -286,7 +283,7 @@ def sweep_tmp(folder: str, older_than: float) -> int:
     """
     removed = 0
     newest = time.time() - older_than
-    for entry in _scan(folder):
+    for entry in scan(folder):
         try:
             if entry.name.startswith(TMP_PREFIX) and entry.stat(follow_symlinks=False).st_mtime < newest:
                 os_.unlink(entry.path)
@@ -382,11 +379,11 @@ def read_if_there(path: str, offset: int = 0, most: int = MAX_BYTES) -> bytes:
         It is a link, which may lead anywhere, or no plain file, or there are more than `most` bytes to read.
     """
     try:
-        fd = _open_plain(path, os.O_RDONLY | _NOFOLLOW)
+        fd = open_plain(path, os.O_RDONLY | NOFOLLOW)
     except FileNotFoundError:
         return b""
     try:
-        return _read_range(fd, path, offset, os.fstat(fd).st_size, most)
+        return read_range(fd, path, offset, os.fstat(fd).st_size, most)
     finally:
         os.close(fd)
 
@@ -429,7 +426,8 @@ def _close_quietly(fd: int) -> None:
         return  # Linux has closed it all the same
 
 
-def _scan(folder: str) -> list[os.DirEntry[str]]:
+def scan(folder: str) -> list[os.DirEntry[str]]:
+    """The entries of a folder; none where there is no such folder."""
     try:
         with os.scandir(folder) as entries:
             return list(entries)
@@ -437,185 +435,13 @@ def _scan(folder: str) -> list[os.DirEntry[str]]:
         return []
 
 
-# ------------------------------------------------------------------------------------------------ the store
-
-
-class LocalStore:
-    """The contract of ``storage.store`` over a local folder.
-
-    Parameters
-    ----------
-    root
-        The folder; it need not exist before the first write.
-    fsync
-        Whether ``put`` makes sure that the file survives power loss. ``create`` always does.
-    """
-
-    def __init__(self, root: str | os.PathLike[str], *, fsync: bool = True) -> None:
-        self.root = os.path.abspath(os.fspath(root))
-        self._fsync = fsync
-        self._inside: set[str] = set()  # folders known to lie inside the root, links resolved
-
-    def __repr__(self) -> str:
-        return f"LocalStore({self.root!r})"
-
-    def describe(self, path: str = "") -> str:
-        """The absolute path of ``path``."""
-        return os.path.join(self.root, path) if path else self.root
-
-    def list(self, path: str = "") -> list[Entry]:
-        """The entries of one folder, sorted by name, links followed; none if there is no such folder."""
-        from dreamlake.storage.store import Entry
-
-        folder = self._folder(path)
-        found = []
-        for entry in _scan(folder):
-            try:
-                status = entry.stat()
-            except OSError:
-                continue  # gone since, or a link to nothing
-            is_dir = entry.is_dir(follow_symlinks=False)
-            found.append(Entry(entry.name, 0 if is_dir else status.st_size, status.st_mtime, is_dir))
-        return sorted(found, key=lambda entry: entry.name)
-
-    def names(self, path: str = "") -> builtins.list[str]:
-        """The names of the files in one folder, sorted: `list` without a system call for each file."""
-        return sorted([entry.name for entry in _scan(self._folder(path)) if not entry.is_dir(follow_symlinks=False)])
-
-    def walk(self, path: str = "") -> builtins.list[str]:
-        """The paths, from the root on, of all files in ``path`` and the folders below, sorted."""
-        self._folder(path)
-        found = []
-        left = [path]
-        while left:
-            folder = left.pop()
-            try:
-                for entry in _scan(self.describe(folder)):
-                    below = f"{folder}/{entry.name}" if folder else entry.name
-                    if entry.is_dir(follow_symlinks=False):
-                        left.append(below)
-                    elif entry.is_file():
-                        found.append(below)
-            except OSError as error:
-                import logging
-
-                logging.getLogger("dreamlake").warning("%s cannot be listed: %s", self.describe(folder), error.strerror)
-        return sorted(found)
-
-    def get(self, path: str, start: int = 0, stop: int | None = None) -> bytes:
-        """The bytes ``[start, stop)`` of a file: fewer, or none, when it ends before; to its end by default.
-
-        Raises
-        ------
-        FileNotFoundError
-            There is no such file.
-        CorruptTrackError
-            A link in the path leads out of the root; it is no plain file, or too long to be one of a session.
-        ValueError
-            The path itself leads out of the root.
-        """
-        if start < 0 or (stop is not None and stop < 0):
-            raise ValueError(f"a byte range begins and ends at 0 or above, not at {start} and {stop}")
-        fd = self._open(path)
-        try:
-            size = os.fstat(fd).st_size
-            return _read_range(fd, self.describe(path), start, size if stop is None else min(stop, size))
-        finally:
-            os.close(fd)
-
-    def open(self, path: str) -> FileIO:
-        """A file, opened for reading: what is removed or replaced meanwhile is read to its end. Raises as `get`."""
-        return os.fdopen(self._open(path), "rb", buffering=0)
-
-    def size(self, path: str) -> int:
-        """The length of a file in bytes."""
-        folder, name = self._split(path)
-        try:
-            status = os.lstat(os.path.join(self._folder(folder), name))
-        except OSError:
-            status = None  # to open it says what is wrong
-        if status is not None and stat.S_ISREG(status.st_mode):
-            return status.st_size
-        fd = self._open(path)
-        try:
-            return os.fstat(fd).st_size
-        finally:
-            os.close(fd)
-
-    def sizes(self, path: str, names: Iterable[str]) -> builtins.list[int]:
-        """The lengths of files in one folder, in bytes; 0 for one that is not there. Otherwise raises as `size`."""
-        folder = self._folder(path)
-        found = []
-        for name in names:
-            try:
-                status = os.lstat(f"{folder}{os.sep}{name}")
-                found.append(status.st_size if stat.S_ISREG(status.st_mode) else self.size(f"{path}/{name}"))
-            except FileNotFoundError:
-                found.append(0)
-        return found
-
-    def put(self, path: str, data: bytes) -> None:
-        """Write a file, in the place of an older one: readers see all of the old or all of the new."""
-        atomic_write(self._writable(path), data, self._fsync)
-
-    def create(self, path: str, data: bytes) -> None:
-        """Write a file that must be new: all of it appears, or nothing. Raises ``FileExistsError``."""
-        write_new(self._writable(path), data)
-
-    def delete(self, path: str) -> None:
-        """Remove a file; one that is not there is no error."""
-        folder, name = self._split(path)
-        try:
-            os_.unlink(os.path.join(self._folder(folder), name))
-        except (FileNotFoundError, NotADirectoryError):
-            return
-
-    def _split(self, path: str) -> tuple[str, str]:
-        folder, _, name = path.rpartition("/")
-        if not name or name in (".", ".."):
-            raise ValueError(f"{path!r} is not the path of a file")
-        return folder, name
-
-    def _folder(self, path: str) -> str:
-        """The absolute path of a folder, which must lie inside the root whatever links are in it."""
-        full = self.describe(path)
-        if full in self._inside:
-            return full
-        parts = path.split("/") if path else []
-        if "\0" in path or any(part in ("", ".", "..") or (os.sep != "/" and os.sep in part) for part in parts):
-            raise ValueError(f"{path!r} is not a relative path below {self.root}")
-        check_inside(self.root, full)
-        if os.path.isdir(full):
-            self._inside.add(full)
-        return full
-
-    def _writable(self, path: str) -> str:
-        folder, name = self._split(path)
-        full = self._folder(folder)
-        make_dirs(full, self._fsync)
-        return os.path.join(full, name)
-
-    def _open(self, path: str) -> int:
-        folder, name = self._split(path)
-        full = os.path.join(self._folder(folder), name)
-        try:
-            return _open_plain(full, os.O_RDONLY | _NOFOLLOW)
-        except NotADirectoryError:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), full) from None
-        except CorruptTrackError:
-            if not os.path.islink(full):
-                raise
-        check_inside(self.root, full)
-        return _open_plain(full, os.O_RDONLY)
-
-
-def _open_plain(path: str, flags: int) -> int:
-    """Open a file that must be a plain one, and with `_NOFOLLOW` no link. Raises CorruptTrackError."""
+def open_plain(path: str, flags: int) -> int:
+    """Open a file that must be a plain one, and with `NOFOLLOW` no link. Raises CorruptTrackError."""
     try:
         # Not blocking: a named pipe from a stranger must not hold the reader for ever.
         fd = os.open(path, flags | _CLOEXEC | getattr(os, "O_NONBLOCK", 0))
     except OSError as error:
-        if flags & _NOFOLLOW and os.path.islink(path):
+        if flags & NOFOLLOW and os.path.islink(path):
             raise CorruptTrackError(path, "its place", detail="it is a link, which is not followed") from error
         if error.errno == errno.ENXIO:  # a socket
             raise CorruptTrackError(path, "its place", detail="it is not a plain file") from error
@@ -626,7 +452,7 @@ def _open_plain(path: str, flags: int) -> int:
     return fd
 
 
-def _read_range(fd: int, path: str, start: int, end: int, most: int = MAX_BYTES) -> bytes:
+def read_range(fd: int, path: str, start: int, end: int, most: int = MAX_BYTES) -> bytes:
     if start >= end:
         return b""
     if end - start > most:

@@ -19,7 +19,8 @@ from typing import Any
 from fsspec.callbacks import Callback
 
 from dreamlake.storage.faults import Cancelled, Refused
-from dreamlake.storage.local import LocalStore, check_inside
+from dreamlake.storage.local import check_inside
+from dreamlake.storage.localstore import LocalStore
 from dreamlake.storage.store import Entry, Stat
 
 #: Filesystems on which a plain write can be seen half done, and that can rename.

@@ -27,7 +27,7 @@ from promises import SESSION, Promises, Teller
 from campaigns.log import Log
 from dreamlake import Lake
 from dreamlake.engine.overlay import OverlayStore
-from dreamlake.storage.local import LocalStore
+from dreamlake.storage.localstore import LocalStore
 from dreamlake.storage.remote import RemoteStore
 
 #: Kinds of histories, and how often each is drawn.

@@ -18,7 +18,7 @@ from dreamlake.engine.replica.state import RemoteState, Sent, TrackState, digest
 from dreamlake.errors import CorruptTrackError
 from dreamlake.format import layout, live
 from dreamlake.format.layout import SegmentName
-from dreamlake.storage.local import LocalStore
+from dreamlake.storage.localstore import LocalStore
 from dreamlake.storage.remote import RemoteStore
 from dreamlake.storage.store import Entry
 

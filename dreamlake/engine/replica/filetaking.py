@@ -17,7 +17,7 @@ from dreamlake.errors import CorruptFileError
 from dreamlake.format import filerecord, layout
 from dreamlake.notices import log
 from dreamlake.storage import get_whole
-from dreamlake.storage.local import LocalStore
+from dreamlake.storage.localstore import LocalStore
 from dreamlake.storage.remote import RemoteStore
 from dreamlake.storage.store import Entry
 from dreamlake.types import FileRecord

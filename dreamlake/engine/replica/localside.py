@@ -64,7 +64,7 @@ class LocalSide:
     def drop_files(self, paths: Sequence[str]) -> None:
         """Drop the bytes at these paths below the session, which are on the replica."""
         from dreamlake.engine.filestore import remove_bytes
-        from dreamlake.storage.local import LocalStore
+        from dreamlake.storage.localstore import LocalStore
 
         def work() -> None:
             with self._locked():

@@ -15,7 +15,7 @@ from dreamlake.engine.replica.state import Sent, TrackState, digest
 from dreamlake.errors import CorruptTrackError
 from dreamlake.format import layout, live
 from dreamlake.format.layout import SegmentName
-from dreamlake.storage.local import LocalStore
+from dreamlake.storage.localstore import LocalStore
 
 _MAGIC = b"PAR1"
 

@@ -9,7 +9,7 @@ from typing import Any
 from dreamlake.engine.replica.sides import is_md5_of
 from dreamlake.engine.replica.state import RemoteState, Sent, digest
 from dreamlake.format import layout
-from dreamlake.storage.local import LocalStore
+from dreamlake.storage.localstore import LocalStore
 from dreamlake.storage.remote import RemoteStore
 from dreamlake.storage.store import Entry
 

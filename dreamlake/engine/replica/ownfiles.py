@@ -26,7 +26,7 @@ from dreamlake.engine.replica.state import RemoteState, ReplicaState, Sent, dige
 from dreamlake.engine.sessionlock import Counter
 from dreamlake.errors import CorruptTrackError, LockTimeoutError
 from dreamlake.format import layout
-from dreamlake.storage.local import LocalStore
+from dreamlake.storage.localstore import LocalStore
 from dreamlake.storage.lock import FileLock
 
 #: Seconds to wait for a writer of this process to let go of the session's lock.

@@ -24,6 +24,7 @@ from dreamlake.engine.replica.taking import Taking
 from dreamlake.errors import CorruptTrackError, RemoteConflictError
 from dreamlake.format import layout, point
 from dreamlake.notices import log
+from dreamlake.storage.localstore import LocalStore
 from dreamlake.storage.remote import RemoteStore
 from dreamlake.storage.store import Entry
 
@@ -202,7 +203,7 @@ def lost_parameters(
     So it is where parameters.json is missing or empty, as a power cut may leave one that was not synced; and where it
     was begun anew, or is older than what was sent.
     """
-    here = local.LocalStore(folder)
+    here = LocalStore(folder)
     own = layout.PARAMETERS_FILE if state.origin is not False else _path_of(machine)
     try:
         mine = hosts.read_parameters(here, layout.PARAMETERS_FILE)
@@ -226,7 +227,7 @@ def _merge_parameters(
 ) -> None:
     """Take over parameters that were set elsewhere; of one key the value that was set later stays."""
     theirs = _parameters(session, remote, tree)
-    own = hosts.read_parameters(local.LocalStore(folder), layout.PARAMETERS_FILE)
+    own = hosts.read_parameters(LocalStore(folder), layout.PARAMETERS_FILE)
     merged = hosts.merged_parameters([own, *theirs.values()])
     if not theirs or not merged:
         return

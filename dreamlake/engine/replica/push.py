@@ -19,7 +19,7 @@ from dreamlake.engine.replica.state import ReplicaState
 from dreamlake.engine.replica.tracks import TrackSender
 from dreamlake.format import layout
 from dreamlake.format.layout import SegmentName
-from dreamlake.storage.local import LocalStore
+from dreamlake.storage.localstore import LocalStore
 from dreamlake.storage.remote import RemoteStore
 
 #: Tracks of which the hot files are held until they are sent, and the bytes of these: the state is saved once for all.

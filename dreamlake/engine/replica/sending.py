@@ -16,7 +16,7 @@ from dreamlake.engine.replica.ledger import Ledger
 from dreamlake.engine.replica.progress import Progress
 from dreamlake.engine.replica.state import Sent, digest
 from dreamlake.notices import log
-from dreamlake.storage.local import LocalStore
+from dreamlake.storage.localstore import LocalStore
 from dreamlake.storage.remote import Cancelled, ObjectChanged, RemoteStore
 
 Made = TypeVar("Made")

@@ -17,7 +17,7 @@ from dreamlake.engine.segments import SegmentFiles
 from dreamlake.engine.snapshot import Snapshot
 from dreamlake.format import hot, layout, live
 from dreamlake.format.layout import SegmentName
-from dreamlake.storage.local import LocalStore
+from dreamlake.storage.localstore import LocalStore
 from dreamlake.storage.remote import RemoteStore
 from dreamlake.storage.store import Entry, Store
 

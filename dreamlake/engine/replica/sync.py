@@ -18,7 +18,7 @@ from dreamlake.engine.replica.push import Outcome, push
 from dreamlake.engine.sessionlock import SessionLock
 from dreamlake.format import layout
 from dreamlake.notices import log
-from dreamlake.storage.local import LocalStore
+from dreamlake.storage.localstore import LocalStore
 from dreamlake.storage.remote import RemoteStore
 
 #: Seconds that another process, which replicates the session just then, is waited for.

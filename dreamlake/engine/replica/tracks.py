@@ -19,7 +19,7 @@ from dreamlake.errors import CorruptTrackError
 from dreamlake.format import layout, live
 from dreamlake.format.layout import SegmentName
 from dreamlake.notices import log
-from dreamlake.storage.local import LocalStore
+from dreamlake.storage.localstore import LocalStore
 
 #: Looks taken at a track that changes meanwhile: its segments vanish as they are swept or dropped.
 LOOKS = 3
