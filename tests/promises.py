@@ -17,6 +17,7 @@ from threading import Lock
 from typing import Any
 
 from dreamlake import Lake, errors
+from dreamlake.lake import SessionView
 
 NAME, WORKSPACE = "s", "w"
 SESSION = f"{WORKSPACE}/{NAME}"
@@ -262,16 +263,18 @@ class Promises:
         moved
             The local side is lost, and `lake` the replica that is gone on from: what is not there is promised no more.
         """
+        metadata: dict[str, Any] = {}
+        view: SessionView | None = SessionView(lake._store, WORKSPACE, NAME)
         try:
-            view = lake.session(NAME, WORKSPACE)
-            listed = view.tracks.list()
+            metadata = view.info["metadata"]
         except errors.SessionNotFoundError:
-            view, listed = None, []
+            if not moved:  # of a first upload that was cut off the next machine goes on from what there is
+                view = None
+        listed = view.tracks.list() if view is not None else []
         for track in sorted({op.track for op in self.ops if op.track}):
             rows = view.track(track).read(limit=None)["data"] if view is not None and track in listed else []
             self._settle_track(track, [row["data"] for row in rows], moved)
         parameters = view.parameters().get() if view is not None else {}
-        metadata = view.info["metadata"] if view is not None else {}
         messages = {record["message"] for record in log_of(lake)} if view is not None else set()
         for op in self.ops:
             if op.here and not moved:

@@ -355,6 +355,24 @@ def test_the_rest_of_a_first_upload_that_was_cut_off(s3: Place, machine: Callabl
     assert s3.values() == list(range(96))
 
 
+def test_the_beginning_of_a_first_upload_belongs_to_the_run_and_to_no_new_one(
+    s3: Place, machine: Callable[[str], Open], tmp_path: Path
+) -> None:
+    """The machine is lost, and had sent two whole segments of its track, but not session.json."""
+    with Session("s", "w", tmp_path / "a", segment_points=10) as session:
+        session.track("loss").append_batch([{"i": i} for i in range(95)])
+    store = RemoteStore(s3.url, s3.options)
+    for name in ("metadata.json", "000000000000-000000000010.parquet", "000000000010-000000000020.parquet"):
+        path = f"w/s/tracks/loss/{name}"
+        store.put(path, (tmp_path / "a" / path).read_bytes())
+    store.close()
+    with pytest.raises(errors.SessionExistsError, match="resume='never'"):
+        machine("b")(s3, resume="never").open()
+    with machine("c")(s3, segment_points=10) as session:
+        session.track("loss").append(i=20)
+    assert s3.values() == list(range(21))
+
+
 # ------------------------------------------------------------------------------------------------ two machines
 
 

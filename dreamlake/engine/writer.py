@@ -106,7 +106,8 @@ class Writer:
         if replica is not None and not (found and resume == "never"):
             tree = replica.contact(found)
             there = found or (tree is not None and replica.holds_session(tree))
-        if there and resume == "never":
+        # The rest of a first upload that was cut off would become the beginning of the new run.
+        if resume == "never" and (there or (replica is not None and tree is not None and replica.holds_tracks(tree))):
             raise self._exists()
         if resume == "must" and not there:
             raise SessionNotFoundError(f"{self.folder} holds no session, and resume='must' was asked for")

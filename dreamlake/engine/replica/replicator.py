@@ -136,6 +136,12 @@ class Replicator:
 
         return check.holds_session(tree)
 
+    def holds_tracks(self, tree: dict[str, Entry]) -> bool:
+        """Whether there are tracks in what `contact` found; of a first upload they come before the session."""
+        from dreamlake.engine.replica import check
+
+        return bool(check.tracks_in(tree))
+
     def take_over(self, tree: dict[str, Entry], local_there: bool) -> float | None:
         """Compare both sides when a session is opened, and take over what the replica is ahead in.
 
