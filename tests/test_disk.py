@@ -641,6 +641,36 @@ def test_a_hot_file_that_somebody_else_added_to_without_a_lock_is_read_anew(lake
         assert numbers(lake_dir) == [0, 1, 2]
 
 
+def test_a_torn_end_that_could_not_be_cut_off_is_nobody_elses_write(
+    lake_dir: Path, faulty: Faulty, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Half of a flush reaches the file, and the file cannot be cut: the next flush does it, and blames nobody."""
+
+    written: list[int] = []
+
+    def half(fd: int, data: Any, offset: int) -> int:
+        if not os.readlink(f"/proc/self/fd/{fd}").endswith("data.jsonl"):
+            return os.pwrite(fd, data, offset)
+        if written:
+            raise ENOSPC
+        written.append(os.pwrite(fd, bytes(data)[:-7], offset))
+        return written[0]
+
+    with session(lake_dir) as it:
+        track = it.track(crashlib.TRACK).append(i=0)
+        track.flush()
+        faulty.fail("pwrite", half, always=True)
+        faulty.fail("ftruncate", EIO, always=True)
+        track.append(i=1)
+        with pytest.raises(OSError, match="No space left"):
+            track.flush()
+        heal(faulty)
+        with caplog.at_level("WARNING", logger="dreamlake"):
+            track.append(i=2).flush()
+        assert "reading it again" not in caplog.text
+        assert numbers(lake_dir) == [0, 1, 2]
+
+
 def test_a_late_field_counts_after_a_merge_whose_name_may_not_last(lake_dir: Path, faulty: Faulty) -> None:
     """It is there, and can neither be synced nor deleted: it counts, and a new form of one of its parts would not."""
     with session(lake_dir, segment_points=10) as it:
