@@ -11,6 +11,7 @@ from awaylib import Trimmed
 from model import ModelTrack
 
 import dreamlake.engine.away as away
+import dreamlake.format.footer as footer
 import dreamlake.format.hot as hot
 import dreamlake.format.point as point
 import dreamlake.format.schema as schema
@@ -28,7 +29,8 @@ SEAMS: list[tuple[Any, str]] = [
     (schema.Batch, "slice"),
     (RowQueue, "drop"),
     *((point, name) for name in ("encode_line", "encode_lines")),
-    *((segment, name) for name in ("encode", "encode_parts", "_read_tail")),
+    *((segment, name) for name in ("encode", "encode_parts")),
+    (footer, "_read_tail"),
     *((segment.Segment, name) for name in ("read", "_load")),
     *((away, name) for name in ("add", "write", "read", "write_stamps", "stamps")),
     *((local, name) for name in ("read_if_there", "write_beside", "commit_new")),

@@ -256,15 +256,12 @@ class TrackOnDisk(KnownSegments):
         rows.new.drop(lines - len(changed))
         self.size += nbytes
         self.lines += lines
-        try:
-            for index, fields in changed:
-                self.changes.setdefault(index, {}).update(fields)
-            for piece in pieces:
-                self._keep(piece.batch())
-                self.max_ts = max(self.max_ts, piece.max_ts)
-        except BaseException:  # they are on disk and no longer pending: what is known here must be read from there
-            self.forget()
-            raise
+        # What goes wrong here is no OSError: the track is learnt anew, see `TrackWriter._write`.
+        for index, fields in changed:
+            self.changes.setdefault(index, {}).update(fields)
+        for piece in pieces:
+            self._keep(piece.batch())
+            self.max_ts = max(self.max_ts, piece.max_ts)
 
     def _cut_torn_tail_quietly(self, size: int) -> None:
         if not local.cut_off(self.hot_path, size):
