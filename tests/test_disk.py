@@ -641,6 +641,22 @@ def test_a_hot_file_that_somebody_else_added_to_without_a_lock_is_read_anew(lake
         assert numbers(lake_dir) == [0, 1, 2]
 
 
+def test_a_segment_that_somebody_put_there_is_learnt_of(lake_dir: Path, tmp_path: Path) -> None:
+    """Somebody who keeps to no lock: the roll is refused, once, and the point goes behind what is there now."""
+    with session(tmp_path / "other") as other:
+        other.track(crashlib.TRACK).append_batch([{"i": i} for i in range(10)])
+    with session(lake_dir) as it:
+        track = it.track(crashlib.TRACK)
+        track.append_batch([{"i": i} for i in range(9)])
+        name = "000000000000-000000000010.parquet"
+        shutil.copy(track_folder(tmp_path / "other") / name, track_folder(lake_dir) / name)
+        track.append(i=10)
+        with pytest.raises(FileExistsError):
+            track.flush()
+        track.flush()
+    assert numbers(lake_dir) == list(range(11))
+
+
 def test_a_torn_end_that_could_not_be_cut_off_is_nobody_elses_write(
     lake_dir: Path, faulty: Faulty, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -25,7 +25,7 @@ from dreamlake.storage import plain, remote, s3
 from dreamlake.storage.faults import Secrets, translated
 from dreamlake.storage.remote import ObjectChanged, RemoteStore
 
-FAST = {"connect_timeout": 0.5, "read_timeout": 0.5}
+FAST = {"connect_timeout": 10, "read_timeout": 0.5}
 
 
 @pytest.fixture
