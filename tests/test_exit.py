@@ -133,6 +133,10 @@ def test_an_ending(lake_dir: Path, name: str) -> None:
     assert "at exit" not in done.stderr
 
 
+#: What has no text.
+ODD = "class Odd(Exception):\n __str__ = None"
+
+
 def failures(root: Path) -> list[tuple[str, Any]]:
     """The records in the run's log of errors: the message, and what is told of it."""
     errors = Lake(root).session("s", "w").logs("error")
@@ -155,9 +159,11 @@ def test_the_log_says_why_a_run_failed(lake_dir: Path, how: str) -> None:
     [
         ("with opened() as s: append(s); sys.exit(3)", "the program exited with status 3"),
         ("s = opened(); append(s); sys.exit('no data')", "the program exited: no data"),
+        (f"{ODD}\nwith opened() as s: append(s); sys.exit(Odd())", "the program exited with a Odd"),
+        (f"{ODD}\ns = opened(); append(s); sys.exit(Odd())", "the program exited with a Odd"),
         ("with opened() as s: append(s); raise RuntimeError('x' * 5_000_000)", f"RuntimeError: {'x' * 1986}"),
         (
-            "class Odd(Exception):\n __str__ = None\nwith opened() as s: append(s); raise Odd",
+            f"{ODD}\nwith opened() as s: append(s); raise Odd",
             "Odd: <exception str() failed>",
         ),
     ],

@@ -340,14 +340,19 @@ def test_a_sync_comes_to_its_end_after_one_that_the_disk_ended(fault: str, monke
             assert Place(url, None).values() == list(range(6)), f"{fault} at call {calls}"
 
 
-def test_the_rest_of_a_first_upload_that_was_cut_off(s3: Place, machine: Callable[[str], Open], tmp_path: Path) -> None:
-    with Session("s", "w", tmp_path / "a", segment_points=10) as session:
+def cut_off(place: Place, root: Path, *starts: int) -> None:
+    """Begin the first upload of a track of 95 points: these segments are there, and no session.json."""
+    with Session("s", "w", root, segment_points=10) as session:
         session.track("loss").append_batch([{"i": i} for i in range(95)])
-    store = RemoteStore(s3.url, s3.options)
-    for name in ("metadata.json", "000000000000-000000000010.parquet", "000000000030-000000000040.parquet"):
+    store = RemoteStore(place.url, place.options)
+    for name in ("metadata.json", *(f"{start:012}-{start + 10:012}.parquet" for start in starts)):
         path = f"w/s/tracks/loss/{name}"
-        store.put(path, (tmp_path / "a" / path).read_bytes())
+        store.put(path, (root / path).read_bytes())
     store.close()
+
+
+def test_the_rest_of_a_first_upload_that_was_cut_off(s3: Place, machine: Callable[[str], Open], tmp_path: Path) -> None:
+    cut_off(s3, tmp_path / "a", 0, 30)
     with pytest.raises(errors.RemoteConflictError, match="first upload that was cut off"):
         machine("b")(s3).open()
     with machine("a")(s3, segment_points=10) as session:
@@ -358,14 +363,7 @@ def test_the_rest_of_a_first_upload_that_was_cut_off(s3: Place, machine: Callabl
 def test_the_beginning_of_a_first_upload_belongs_to_the_run_and_to_no_new_one(
     s3: Place, machine: Callable[[str], Open], tmp_path: Path
 ) -> None:
-    """The machine is lost, and had sent two whole segments of its track, but not session.json."""
-    with Session("s", "w", tmp_path / "a", segment_points=10) as session:
-        session.track("loss").append_batch([{"i": i} for i in range(95)])
-    store = RemoteStore(s3.url, s3.options)
-    for name in ("metadata.json", "000000000000-000000000010.parquet", "000000000010-000000000020.parquet"):
-        path = f"w/s/tracks/loss/{name}"
-        store.put(path, (tmp_path / "a" / path).read_bytes())
-    store.close()
+    cut_off(s3, tmp_path / "lost", 0, 10)
     with pytest.raises(errors.SessionExistsError, match="resume='never'"):
         machine("b")(s3, resume="never").open()
     with machine("c")(s3, segment_points=10) as session:

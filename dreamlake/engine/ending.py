@@ -46,7 +46,10 @@ class Ending(NamedTuple):
     @classmethod
     def by_exit(cls, code: Any) -> "Ending":
         """Return how a run ends whose program exits with this, which is not 0: a status, or what it says."""
-        said = f"the program exited with status {code}" if isinstance(code, int) else f"the program exited: {code}"
+        try:
+            said = f"the program exited with status {code}" if isinstance(code, int) else f"the program exited: {code}"
+        except Exception:  # it has no text, and the points are still to be written
+            said = f"the program exited with a {type(code).__name__}"
         return cls("failed", _record(said, exception="SystemExit"))
 
 
