@@ -274,6 +274,17 @@ def test_a_close_that_leaves_nothing_here_leaves_no_parts_there(tmp_path: Path) 
     assert numbers(tmp_path / "there") == list(range(53))
 
 
+def test_a_close_that_leaves_all_here_lets_the_parts_there_have_their_grace(tmp_path: Path) -> None:
+    there = tmp_path / "there/w/s/tracks/a"
+    options: dict[str, Any] = {"remote": f"file://{tmp_path}/there", "sync_interval": HOUR}
+    with Session("s", "w", tmp_path / "here", segment_points=SIZE, flush_interval=HOUR, **options) as session:
+        write(session, 0, 47)
+        session.sync()
+        write(session, 47, 53)
+        wait_for(lambda: ranges(0, 50)[0] in parquet(Path(session.path, "tracks/a")))
+    assert parquet(there) == sorted([*ranges(*range(0, 46, SIZE)), *ranges(0, 50)])
+
+
 def test_no_more_than_a_share_waits_for_a_merge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compactor, "DELAY", HOUR)
     options: dict[str, Any] = {"remote": f"file://{tmp_path}/there", "sync_interval": HOUR}

@@ -297,6 +297,18 @@ EVERY_DAMAGE = """
 """
 
 
+def test_a_footer_that_was_damaged_since_it_was_kept_is_found() -> None:
+    """As long as before, so that only its bytes tell."""
+    good = segment_of(sample(3))
+    kept = open_segment(good).footer
+    assert open_segment(good, footer=kept).footer is kept
+    for at in range(footer_start(good), len(good) - 8):
+        bad = bytearray(good)
+        bad[at] ^= 1
+        with pytest.raises(SegmentDamage):
+            open_segment(bytes(bad), footer=kept)
+
+
 def test_every_bit_flip_and_every_truncation_is_found_or_harmless() -> None:
     # In its own process, since what is to be shown is also that the interpreter lives.
     length, found, wrong = map(int, run_python(EVERY_DAMAGE, TESTS, timeout=600).stdout.split())
