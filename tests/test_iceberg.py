@@ -6,11 +6,14 @@ import datetime as dt
 import hashlib
 import json
 import signal
+import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.table import Table
 from pyiceberg.utils.concurrent import ExecutorFactory
 from s3.server import S3Server
@@ -359,13 +362,13 @@ print(register(sys.argv[1], "train", catalog=sys.argv[2]).files)
 def test_several_at_once_register_each_file_once(run: Any, registered: Any, lake_dir: Path, tmp_path: Path) -> None:
     for name in "abcd":
         run(name)
-    several = [start_python(AT_ONCE, lake_dir, tmp_path / "iceberg") for _ in range(4)]
-    for process in several:
-        assert process.stdin is not None
-        process.stdin.write("go\n")
-        process.stdin.flush()
-    for process in several:
-        with process:
+    with ExitStack() as stack:
+        several = [stack.enter_context(start_python(AT_ONCE, lake_dir, tmp_path / "iceberg")) for _ in range(4)]
+        for process in several:
+            assert process.stdin is not None
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        for process in several:
             out, err = process.communicate(timeout=120)
             assert (process.returncode, out) == (0, "8\n"), err
     done = registered()
@@ -393,6 +396,39 @@ def test_a_change_that_comes_first_makes_it_begin_anew(
     assert calls
     assert done.files == 4
     assert rows(done.table, "loss", "step") == expected(["a", "b"])
+
+
+def test_another_makes_the_namespace_between_the_look_and_the_insert(
+    run: Any, registered: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("a")
+    real = SqlCatalog.namespace_exists
+    looks = []
+
+    def late(self: SqlCatalog, identifier: Any) -> bool:
+        found = real(self, identifier)
+        if not looks:
+            with closing(sqlite3.connect(tmp_path / "iceberg" / "catalog.db")) as database, database:
+                database.execute(
+                    "INSERT INTO iceberg_namespace_properties VALUES ('dreamlake', 'dreamlake', 'exists', 'true')"
+                )
+        looks.append(found)
+        return found
+
+    monkeypatch.setattr(SqlCatalog, "namespace_exists", late)
+    assert registered().files == 2
+    assert looks[:2] == [False, True]
+
+
+def test_a_namespace_that_cannot_be_made_is_said(run: Any, registered: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    run("a")
+
+    def refused(*args: Any) -> None:
+        raise PermissionError("not yours")
+
+    monkeypatch.setattr(SqlCatalog, "create_namespace", refused)
+    with pytest.raises(PermissionError, match="not yours"):
+        registered()
 
 
 KILLED = """

@@ -7,7 +7,6 @@ import os
 import random
 import re
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -434,8 +433,7 @@ def _table(catalog: Catalog, name: str | None, track: str, root: str) -> pyicebe
     try:
         table = catalog.load_table((*namespace, last))
     except NoSuchTableError:
-        with suppress(NamespaceAlreadyExistsError):
-            catalog.create_namespace_if_not_exists(tuple(namespace))
+        _make_namespace(catalog, tuple(namespace))
         properties = {**PROPERTIES, TRACK: track, ROOT: root}
         try:
             return catalog.create_table((*namespace, last), schema=BASE, partition_spec=BY_RUN, properties=properties)
@@ -447,6 +445,17 @@ def _table(catalog: Catalog, name: str | None, track: str, root: str) -> pyicebe
             whose = "none that register made" if found is None else f"that of {found!r}"
             raise ValueError(f"the table {identifier} is {whose}, and not of {value!r}: choose another one (table=)")
     return table
+
+
+def _make_namespace(catalog: Catalog, namespace: tuple[str, ...]) -> None:
+    try:
+        catalog.create_namespace_if_not_exists(namespace)
+    except NamespaceAlreadyExistsError:
+        pass
+    except Exception:
+        # That another process was first, a catalogue in SQL says with its database's own error.
+        if not catalog.namespace_exists(namespace):
+            raise
 
 
 def _location(place: str) -> str:
