@@ -133,6 +133,67 @@ def test_lines_that_a_cut_took_are_no_other_machines(tmp_path: Path) -> None:
         assert seen.how != "wrong", seen.detail
 
 
+def merged_here_and_lines_there(root: Path, url: str) -> Path:
+    """A track whose newest lines are on the replica only, and whose late field is here only; its hot file.
+
+    So a power cut leaves it where the disk refused to sync the lines before they were sent.
+    """
+    with session(root, url, segment_points=10) as opened:
+        track = opened.track(TRACK)
+        track.append_batch([{"v": number, "_ts": 1000.0 + number} for number in range(12)])
+        opened.sync()
+        hot = root / opened.path / "tracks" / TRACK / "data.jsonl"
+        before = hot.read_bytes()
+        assert before.count(b"\n") == 2
+        track.append_batch([{"v": number, "_ts": 1000.0 + number} for number in (12, 13)])
+    with crashlib.session(root, segment_points=10) as opened:  # nothing of it is sent
+        opened.track(TRACK).append(late=1, _ts=1003.0)
+    hot.write_bytes(before)
+    assert list(hot.parent.glob("*10.1.parquet"))
+    return hot
+
+
+def is_whole(*places: Any) -> None:
+    for place in places:
+        rows = [row["data"] for row in Lake(place).session(NAME, WORKSPACE).track(TRACK).read()["data"]]
+        assert [row["v"] for row in rows] == list(range(14)), place
+        assert [at for at, row in enumerate(rows) if "late" in row] == [3], place
+
+
+@pytest.mark.parametrize("from_where", ["the session", "outside"])
+def test_a_late_field_here_and_lines_that_a_cut_took_join(lake_dir: Path, url: str, from_where: str) -> None:
+    hot = merged_here_and_lines_there(lake_dir, url)
+    if from_where == "outside":
+        assert from_outside(hot.parents[len(Path(TRACK).parts) + 1], url).complete
+    else:
+        with session(lake_dir, url, segment_points=10) as opened:
+            assert len(opened.track(TRACK)) == 14
+    is_whole(lake_dir, url)
+    with session(lake_dir, url, segment_points=10) as opened:
+        opened.track(TRACK).append(v=14).flush()
+        assert len(opened.track(TRACK)) == 15
+
+
+def test_lines_that_are_not_a_beginning_of_those_there_are_another_machines(lake_dir: Path, url: str) -> None:
+    hot = merged_here_and_lines_there(lake_dir, url)
+    with crashlib.session(lake_dir, segment_points=10) as opened:
+        opened.track(TRACK).append(v=-1, _ts=1012.0)
+    before = hot.read_bytes()
+    with pytest.raises(RemoteConflictError, match="written by two machines"):
+        session(lake_dir, url, segment_points=10).open()
+    assert hot.read_bytes() == before
+
+
+def test_a_late_field_that_both_sides_merged_differently_is_told(lake_dir: Path, tmp_path: Path, url: str) -> None:
+    hot = merged_here_and_lines_there(lake_dir, url)
+    with session(tmp_path / "other machine", url, segment_points=10) as opened:
+        opened.track(TRACK).append(late=2, _ts=1003.0)
+    before = hot.read_bytes()
+    with pytest.raises(RemoteConflictError, match="written by two machines"):
+        session(lake_dir, url, segment_points=10).open()
+    assert hot.read_bytes() == before
+
+
 @pytest.mark.parametrize("how", ["empty", "missing", "begun anew", "older"])
 def test_lost_parameters_come_back_by_a_sync_from_outside(lake_dir: Path, url: str, how: str) -> None:
     path = begun(lake_dir, url)

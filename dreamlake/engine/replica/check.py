@@ -43,7 +43,7 @@ class Findings:
     conflicts
         For the folders of tracks in which both sides are ahead of one another: a sentence that says what to do.
     described
-        Those of `pull` of which only metadata.json is ahead there: points may have to be sent.
+        Those of `pull` of which only metadata.json or the hot file is ahead there: segments may have to be sent.
     """
 
     session_there: bool
@@ -61,8 +61,14 @@ class Verdict(Enum):
     """The replica, which holds all that this side does, and more."""
     TOLD = auto()
     """This one, but the track was described elsewhere."""
+    LINES = auto()
+    """This one with the hot file of the replica: all that is here, and lines that are not here any more."""
     CLASH = auto()
     """Neither."""
+
+
+#: Something of the replica is taken over, and points of this side may have to be sent all the same.
+_PARTLY = (Verdict.TOLD, Verdict.LINES)
 
 
 # ------------------------------------------------------------------------------------------------ a session
@@ -145,9 +151,9 @@ def compare(folder: str, session: str, remote: RemoteStore, state: RemoteState, 
         state.track(below).conflict = verdict if isinstance(verdict, str) else None
     return Findings(
         session_there=holds_session(tree),
-        pull=tuple(below for below, verdict in found.items() if verdict in (Verdict.THEIRS, Verdict.TOLD)),
+        pull=tuple(below for below, verdict in found.items() if verdict in (Verdict.THEIRS, *_PARTLY)),
         conflicts={below: verdict for below, verdict in found.items() if isinstance(verdict, str)},
-        described=tuple(below for below, verdict in found.items() if verdict is Verdict.TOLD),
+        described=tuple(below for below, verdict in found.items() if verdict in _PARTLY),
     )
 
 
@@ -286,7 +292,22 @@ class Pair:
             or (self._is_unchanged() and covers(self.theirs, self.mine, self.alike, values=False))
         ):
             return Verdict.THEIRS
+        if not damage and self._lacks_only_lines():
+            return Verdict.LINES
         return Verdict.CLASH
+
+    def _lacks_only_lines(self) -> bool:
+        """Whether the replica has the segments in older forms only, and a hot file that goes on from the one here.
+
+        A power cut leaves that where the disk refused to sync lines that then were sent, while late fields were merged
+        here and not sent yet.
+        """
+        return (
+            live.survey({*self.mine.sizes, *self.theirs.sizes})[0] == self.mine.live
+            and live.end_of(self.mine.live) == live.end_of(self.theirs.live)
+            and self.theirs.hot.startswith(self.mine.hot)
+            and covers(self.mine, self.theirs, self.alike, values=not self._is_ours(), lines=False)
+        )
 
     def _is_ours(self) -> bool:
         """Whether the replica holds what this machine sent, though the reply to it may have been lost."""

@@ -191,7 +191,9 @@ def is_md5(entry: Entry, digest: str) -> bool:
 # -------------------------------------------------------------------------------- who holds whose points
 
 
-def covers(over: Side, under: Side, alike: Callable[[SegmentName], bool], values: bool = True) -> bool:
+def covers(
+    over: Side, under: Side, alike: Callable[[SegmentName], bool], *, values: bool = True, lines: bool = True
+) -> bool:
     """Whether one side holds every point of the other, with its fields.
 
     Parameters
@@ -200,6 +202,8 @@ def covers(over: Side, under: Side, alike: Callable[[SegmentName], bool], values
         Whether both have the same bytes under the name of this segment, which both have.
     values
         Whether the fields must be equal; else their names and the timestamps suffice.
+    lines
+        Whether the points of the hot file are looked at too.
 
     Raises
     ------
@@ -208,7 +212,9 @@ def covers(over: Side, under: Side, alike: Callable[[SegmentName], bool], values
     """
     pieces = under.snapshot.pieces()
     if under.hot and over.hot.startswith(under.hot) and live.end_of(under.live) >= live.end_of(over.live):
-        pieces = [piece for piece in pieces if piece.segment is not None]  # what follows was written after it
+        lines = False  # what follows was written after it
+    if not lines:
+        pieces = [piece for piece in pieces if piece.segment is not None]
     for piece in pieces:
         name = piece.segment
         if name is not None and over.has_made(name) and alike(name):

@@ -86,7 +86,11 @@ class Taking:
             return -inf
         self.known.conflict = None
         self._take_about()
-        last = self._take_points(pair) if verdict is Verdict.THEIRS else -inf
+        last = -inf
+        if verdict is Verdict.THEIRS:
+            last = self._take_points(pair)
+        elif verdict is Verdict.LINES:
+            last = self._take_lines(pair.theirs)
         pair.note()
         return last
 
@@ -166,6 +170,12 @@ class Taking:
         self._remove(mine, theirs, kept)
         self._note_away(final, noted)
         away.sweep_stamps(self.path, os.listdir(self.path), final)
+        return max((ts for ts in stamps if ts <= self.newest), default=-inf)
+
+    def _take_lines(self, theirs: There) -> float:
+        """Take over the hot file alone."""
+        self._write(os.path.join(self.path, layout.HOT_FILE), theirs.hot, fsync=True)
+        stamps = (fields["_ts"] for fields in theirs.snapshot.hot.points)
         return max((ts for ts in stamps if ts <= self.newest), default=-inf)
 
     def _place(
