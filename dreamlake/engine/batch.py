@@ -10,7 +10,7 @@ from dreamlake.clock import TICK, check_doubtful, is_inherited
 from dreamlake.engine.pending import Block
 from dreamlake.engine.rows import BatchRows, ColumnRows, MixedRow, Rows, one_type
 from dreamlake.format.layout import check_field
-from dreamlake.format.point import MAX_POINT_BYTES, SCALARS, check_ts, take, take_value
+from dreamlake.format.point import MAX_POINT_BYTES, SCALARS, check_ts, take, take_value, types_of
 
 if TYPE_CHECKING:
     from dreamlake.clock import SessionClock
@@ -161,7 +161,7 @@ def _columns_of(points: Sequence[Any]) -> _Columns | None:
     if not points or type(points[0]) is not dict:
         return None
     names = tuple(points[0])
-    if set(map(type, points)) != {dict} or set(map(len, points)) != {len(names)} or not names:
+    if types_of(points) != {dict} or set(map(len, points)) != {len(names)} or not names:
         return None
     try:
         columns = [list(map(itemgetter(name), points)) for name in names]
@@ -180,7 +180,7 @@ def _columns_of(points: Sequence[Any]) -> _Columns | None:
     types: list[type | None] = []
     largest = 0  # row, in bytes of JSON, at most; scalars and names left out
     for name, column in zip(names, columns, strict=True):
-        kinds = set(map(type, column))
+        kinds = types_of(column)
         values: Sequence[Any] | None = column
         if not kinds <= SCALARS:
             values, size = _take_column(name, column)

@@ -157,10 +157,10 @@ class TrackReader:
         hot = self._hot_part(data, end_of(live), strict)
         exists = bool(live or data or described)
         gone = {name: away[name] for name in live if name.filename not in listing} if away else {}
-        sizes = [
-            listing[filename] if filename in listing else gone[name].nbytes
-            for name, filename in zip(live, filenames, strict=True)
-        ]
+        sizes = {name: record.nbytes for name, record in gone.items()}
+        if self.files.lists_sizes:
+            found = zip(live, map(listing.get, filenames), strict=True)
+            sizes |= {name: size for name, size in found if size is not None}
         return Snapshot(self.files, live, sizes, hot, hot_bytes=len(data), exists=exists, away=gone)
 
     def _away(self, listing: Collection[str], strict: bool) -> Mapping[SegmentName, Away]:

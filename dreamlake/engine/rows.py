@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from dreamlake.format.point import SCALARS
+from dreamlake.format.point import SCALARS, types_of
 
 if TYPE_CHECKING:  # pyarrow takes 190 ms to import; a training script appends before it is there
     from dreamlake.format.schema import Batch
@@ -246,10 +246,14 @@ def _as_list(value: Any) -> Any:
 def _held_by_column(column: Sequence[Any], kind: type | None) -> int:
     if kind in SCALARS:
         return 0
-    return sum(map(len, column)) if kind is str or kind is bytes else sum(map(_held, column))
+    if kind is str or kind is bytes:
+        return sum(map(len, column))
+    if kind is tuple or kind is list:
+        return ITEM_BYTES * sum(map(len, column))
+    return sum(map(_held, column))
 
 
 def one_type(column: Sequence[Any]) -> type | None:
     """Return the one exact type of all values of a column, or None when there are several or no values."""
-    types = set(map(type, column))
+    types = types_of(column)
     return types.pop() if len(types) == 1 else None

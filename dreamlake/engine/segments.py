@@ -66,11 +66,15 @@ class SegmentFiles:
         """Whether it is known what these live segments hold."""
         return self.described is not None and self.described[0] is live
 
+    @property
+    def lists_sizes(self) -> bool:
+        """Whether a listing tells sizes; where the store lists names sooner than these, it does not."""
+        return getattr(self.store, "names", None) is None
+
     def listing(self) -> dict[str, int | None]:
-        """The files in the folder now, and the bytes of each; None where the store lists names sooner than sizes."""
-        names = getattr(self.store, "names", None)
-        if names is not None:
-            return dict.fromkeys(names(self.folder))
+        """The files in the folder now, and the bytes of each where these are listed."""
+        if not self.lists_sizes:
+            return dict.fromkeys(self.store.names(self.folder))  # type: ignore[attr-defined]
         return {entry.name: entry.size for entry in self.store.list(self.folder) if not entry.is_dir}
 
     def away(self, listing: Collection[str]) -> Mapping[SegmentName, Away]:

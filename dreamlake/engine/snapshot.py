@@ -113,7 +113,7 @@ class Snapshot:
     files
         The segments of the track.
     live, sizes
-        The live segments, in order, and the bytes of each, where these are known.
+        The live segments, in order, and the bytes of those of which they are known.
     hot
         The points of the hot file that no segment holds.
     hot_bytes
@@ -132,7 +132,7 @@ class Snapshot:
         self,
         files: SegmentFiles,
         live: tuple[SegmentName, ...],
-        sizes: Sequence[int | None],
+        sizes: Mapping[SegmentName, int],
         hot: HotPart,
         *,
         hot_bytes: int = 0,
@@ -149,7 +149,7 @@ class Snapshot:
         self._hot_bytes = hot_bytes
         #: The segments of the track.
         self.files = files
-        self._sizes = dict(zip(live, sizes, strict=True))
+        self._sizes = sizes
 
     # ---------------------------------------------------------------------------------------------- what it holds
 
@@ -207,8 +207,9 @@ class Snapshot:
     @property
     def bytes(self) -> int:
         """Bytes of the live segments and the hot file; of segments that are gone by now, none."""
-        unknown = [name for name, size in self._sizes.items() if size is None]
-        return self._hot_bytes + sum(filter(None, self._sizes.values())) + sum(self.files.sizes(unknown))
+        unknown = [name for name in self.live if name not in self._sizes] if self._sizes else self.live
+        known = sum(self._sizes[name] for name in self.live if name in self._sizes) if self._sizes else 0
+        return self._hot_bytes + known + sum(self.files.sizes(unknown))
 
     def segment_paths(self) -> list[str]:
         """The live segments' files, fit for other tools.
@@ -277,7 +278,7 @@ class Snapshot:
         self, name: SegmentName, ask: Callable[[SegmentName, int | None], SegmentInfo] | None = None
     ) -> SegmentInfo | None:
         try:
-            return (ask or self.files.info)(name, self._sizes[name])
+            return (ask or self.files.info)(name, self._sizes.get(name))
         except CorruptTrackError as error:
             self._skip_or_raise(error)
             return None

@@ -28,7 +28,7 @@ from dreamlake.format.logical import (
     to_arrow,
     too_wide,
 )
-from dreamlake.format.point import decode_text, encode_text
+from dreamlake.format.point import decode_text, encode_text, types_of
 
 NoneType = type(None)
 _MICROSECOND = timedelta(microseconds=1)
@@ -54,7 +54,7 @@ def build_column(values: Sequence[Any], kinds: set[type] | None = None) -> tuple
         The exact types of the values, when they are known already.
     """
     if kinds is None:
-        kinds = set(map(type, values))
+        kinds = types_of(values)
     try:
         logical, built = _build(values, kinds, 0)
         if not too_wide(logical):
@@ -208,7 +208,7 @@ def _build_timestamp(values: Sequence[Any], valid: pa.Buffer | None, level: int)
 def _build_list(values: Sequence[Any], valid: pa.Buffer | None, level: int) -> tuple[Logical, pa.Array]:
     values = _filled(values, valid, ())
     flat = list(chain.from_iterable(values))
-    inner, child = _build(flat, set(map(type, flat)), level + 1)
+    inner, child = _build(flat, types_of(flat), level + 1)
     logical: Logical = {"list": inner}
     return logical, _from_offsets(to_arrow(logical), list(map(len, values)), valid, None, child)
 
@@ -225,7 +225,7 @@ def _build_struct(values: Sequence[Any], valid: pa.Buffer | None, level: int) ->
             column = [None if row is None else row[key] for row in values]
         except KeyError:
             raise _Conflict from None
-        types[key], child = _build(column, set(map(type, column)), level + 1)
+        types[key], child = _build(column, types_of(column), level + 1)
         children.append(child)
     logical: Logical = {"struct": types}
     return logical, pa.Array.from_buffers(to_arrow(logical), len(values), [valid], children=children)

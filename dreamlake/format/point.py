@@ -21,6 +21,7 @@ from dreamlake.format.extjson import (
     encoder,
     from_json,
     to_json,
+    types_of,
 )
 from dreamlake.format.layout import check_field
 
@@ -44,6 +45,7 @@ __all__ = [
     "take",
     "take_value",
     "to_json",
+    "types_of",
 ]
 
 MAX_POINT_BYTES = 1 << 20

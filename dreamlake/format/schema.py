@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dreamlake.format.columns import NoneType, build_column, column_values, doubles, json_texts, packed
+from dreamlake.format.extjson import types_of
 from dreamlake.format.logical import Logical, TrackSchema, identical, is_native, to_arrow, unify_schemas
 
 TS = "_ts"
@@ -67,9 +68,7 @@ def batch_from_columns(
     ts
         Seconds since the epoch, one a point.
     """
-    kinds = [
-        {kind} if kind is not None else set(map(type, column)) for kind, column in zip(types, columns, strict=True)
-    ]
+    kinds = [{kind} if kind is not None else types_of(column) for kind, column in zip(types, columns, strict=True)]
     return _assemble(names, columns, kinds, ts)
 
 
@@ -85,11 +84,11 @@ def batch_from_points(points: Sequence[Mapping[str, Any]]) -> Batch:
         names = list(dict.fromkeys(chain.from_iterable(points)))
         columns = [[point.get(name, _ABSENT) for point in points] for name in names]
     if TS not in names:
-        return _assemble(names, columns, [set(map(type, column)) for column in columns], [])
+        return _assemble(names, columns, [types_of(column) for column in columns], [])
     at = names.index(TS)
     ts = columns.pop(at)
     names.pop(at)
-    return _assemble(names, columns, [set(map(type, column)) for column in columns], ts)
+    return _assemble(names, columns, [types_of(column) for column in columns], ts)
 
 
 def _assemble(

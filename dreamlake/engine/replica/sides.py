@@ -81,7 +81,7 @@ class Side:
             runs = hot.merge_runs(lines, live.end_of(self.live))
             indices = [index for start, points in runs for index in range(start, start + len(points))]
             part = HotPart(indices, [point for _, points in runs for point in points])
-            self._snapshot = Snapshot(self.files, self.live, [self.sizes[name] for name in self.live], part)
+            self._snapshot = Snapshot(self.files, self.live, self.sizes, part)
         return self._snapshot
 
     @property
