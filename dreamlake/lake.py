@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from dreamlake.engine.catalog import is_session, session_folders, session_info, session_there, track_names, workspaces
 from dreamlake.engine.process import check_polars, reading_width, side_by_side
 from dreamlake.engine.reader import TrackReader
+from dreamlake.engine.runlisting import files_of_runs, in_folder
 from dreamlake.errors import CorruptTrackError, SessionNotFoundError, TrackNotFoundError
 from dreamlake.files import FilesView
 from dreamlake.format import layout
@@ -95,7 +96,12 @@ class Lake:
             A session.json is not readable.
         """
         names = session_folders(self._store, workspace, sure=False)
-        found = side_by_side(lambda pair: session_info(self._store, *pair), names, reading_width(self._store))
+        listed = files_of_runs(self._store, [layout.session_dir(*pair) for pair in names])
+
+        def info(pair: tuple[str, str]) -> dict[str, Any] | None:
+            return session_info(self._store, *pair, files=listed.get(layout.session_dir(*pair)))
+
+        found = side_by_side(info, names, reading_width(self._store))
         return Sessions([info for info in found if info is not None], self._store)  # type: ignore[misc]
 
     def session(self, name: str, workspace: str) -> SessionView:
@@ -161,13 +167,18 @@ class Lake:
         from dreamlake.format.logical import unify_schemas
 
         pairs = self._chosen(workspace, sessions)
+        listed = files_of_runs(self._store, [layout.session_dir(*pair) for pair in pairs])
         room = MAX_HELD_BYTES
 
         def look(pair: tuple[str, str]) -> Snapshot | None:
             nonlocal room
             reader = SessionView(self._store, *pair).track(track)._reader
+            files = listed.get(layout.session_dir(*pair))
+            listing = None if files is None else in_folder(files, layout.track_dir(track))
+            if listing is not None and not listing:
+                return None
             try:
-                snapshot = reader.snapshot(errors=errors, described=True)
+                snapshot = reader.snapshot(errors=errors, described=True, listing=listing)
             except CorruptTrackError:
                 # Until its session.json is there, a run in its first upload is no run, and may have holes.
                 if not is_session(self._store, layout.session_dir(*pair)):

@@ -102,10 +102,14 @@ def parameter_columns(
         The parameters of a run are damaged.
     """
     from dreamlake.engine.hosts import all_parameters
+    from dreamlake.engine.runlisting import files_of_runs
+
+    listed = files_of_runs(store, [layout.session_dir(*run) for run in runs])
 
     def read(run: tuple[str, str]) -> dict[str, Any]:
+        folder = layout.session_dir(*run)
         try:
-            return all_parameters(store, layout.session_dir(*run))
+            return all_parameters(store, folder, listed.get(folder))
         except CorruptTrackError as damage:
             if errors == "raise":
                 raise

@@ -132,6 +132,18 @@ def test_what_was_flushed_before_is_there_whatever_happens_meanwhile(written: Pa
     check(again, sure[begin], sure[-1])
 
 
+@given(st.data())
+def test_a_listing_from_the_beginning_of_a_call_is_as_good(written: Path, data: st.DataObject) -> None:
+    """As a scan of many runs has it: one listing of all of them, and a while later the look at each."""
+    states, sure = history(written)
+    begin = data.draw(st.integers(0, len(states) - 1))
+    now = data.draw(st.integers(begin, len(states) - 1))
+    store = Moving(states, now, data.draw(moves), data.draw(st.booleans()))
+    listing: dict[str, int | None] = {name: len(content) for name, content in states[begin].items()}
+    reader = TrackReader(store, FOLDER, "a")  # type: ignore[arg-type]
+    check(reader.snapshot(described=True, listing=listing), sure[begin], sure[-1])
+
+
 def check(snapshot: Any, sure: list[dict[str, Any]], last: list[dict[str, Any]]) -> None:
     """The points are the beginning of the last state's, none that was sure is missing, nor a field of it."""
     rows = snapshot.points(0, snapshot.total)

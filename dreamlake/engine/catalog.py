@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from dreamlake.engine.hosts import host_paths, merged_info, moment
+from dreamlake.engine.hosts import host_paths, merged_info, moment, paths_of_all
 from dreamlake.engine.process import reading_width, side_by_side
 from dreamlake.errors import CorruptTrackError
 from dreamlake.format import about, layout
@@ -15,6 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from dreamlake.engine.runlisting import Files
     from dreamlake.storage.store import Store
 
 #: A session that says it is running and has written nothing for this many seconds is shown as lost.
@@ -79,12 +80,15 @@ def session_there(store: Store, workspace: str, session: str) -> bool:
     return there or bool(host_paths(store, folder, SESSION_FILE))
 
 
-def session_info(store: Store, workspace: str, session: str, now: float | None = None) -> dict[str, Any] | None:
+def session_info(
+    store: Store, workspace: str, session: str, now: float | None = None, files: Files | None = None
+) -> dict[str, Any] | None:
     """What session.json says, with ``workspace`` and ``name``; None where there is no such session.
 
     Where several machines write the session, what they say is merged; see `merged_info`. The status is that of the one
     whose session.json was updated last, but ``"running"`` while another machine that says so goes on to write. It is
-    ``"lost"`` where the file says ``"running"`` and nothing of the session was written lately.
+    ``"lost"`` where the file says ``"running"`` and nothing of the session was written lately. `files` are all that it
+    holds, where that is known.
 
     Raises
     ------
@@ -92,7 +96,7 @@ def session_info(store: Store, workspace: str, session: str, now: float | None =
         A session.json is not readable.
     """
     folder = layout.session_dir(workspace, session)
-    paths = [f"{folder}/{SESSION_FILE}", *host_paths(store, folder, SESSION_FILE)]
+    paths = paths_of_all(store, folder, SESSION_FILE, files)
     read = side_by_side(lambda path: read_object(store, path), paths, reading_width(store, 0))
     infos = [info for info in read if info is not None]
     if not infos:
@@ -100,12 +104,12 @@ def session_info(store: Store, workspace: str, session: str, now: float | None =
     info = merged_info(infos) | {"workspace": workspace, "name": session}
     silent_since = (time.time() if now is None else now) - SILENCE
     if info.get("status") == "running":
-        if _last_write(store, folder, silent_since) <= silent_since:
+        if _last_write(store, folder, silent_since, files=files) <= silent_since:
             info["status"] = "lost"
     elif any(each.get("status") == "running" for each in infos):
         ended = max(silent_since, moment(info.get("updatedAt")) + CLEARLY)
         # Not a session.json: that of a machine which died long ago may have been uploaded just now.
-        if _last_write(store, folder, ended, but=SESSION_FILE) > ended:
+        if _last_write(store, folder, ended, SESSION_FILE, files) > ended:
             info["status"] = "running"
     return info
 
@@ -132,15 +136,15 @@ def read_object(store: Store, path: str, *, may_be_empty: bool = False) -> dict[
         raise CorruptTrackError(store.describe(path), "the whole file", detail=str(error)) from error
 
 
-def _last_write(store: Store, folder: str, enough: float, but: str = "") -> float:
+def _last_write(store: Store, folder: str, enough: float, but: str = "", files: Files | None = None) -> float:
     """When the session last wrote, in seconds since the epoch; looked into no further once that is above `enough`.
 
     Files of the name `but` do not count.
     """
     tree = getattr(store, "tree", None)
-    if tree is not None:  # all at once, where each folder would cost a request
-        found = (entry.modified for entry in tree(folder) if entry.name.rpartition("/")[2] != but)
-        return max(found, default=0.0)
+    if files is not None or tree is not None:  # all at once, where each folder would cost a request
+        entries = files.values() if files is not None else tree(folder)  # type: ignore[misc]
+        return max((entry.modified for entry in entries if entry.name.rpartition("/")[2] != but), default=0.0)
     top = [entry.modified for entry in store.list(folder) if entry.name in {SESSION_FILE, LOCK_FILE} - {but}]
     latest = max(top, default=0.0)
     left = [f"{folder}/{HOSTS_DIR}", f"{folder}/{TRACKS_DIR}"]

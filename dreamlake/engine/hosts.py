@@ -16,7 +16,7 @@ from dreamlake.storage import get_whole
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
     from typing import Any
 
     from dreamlake.storage.store import Store
@@ -42,6 +42,22 @@ def host_files(store: Store, session: str) -> dict[str, list[str]]:
 def host_paths(store: Store, session: str, filename: str) -> list[str]:
     """The paths of this file of each of the other machines, from the store's root on."""
     return [f"{folder}/{filename}" for folder, files in host_files(store, session).items() if filename in files]
+
+
+def paths_of_all(store: Store, session: str, filename: str, files: Collection[str] | None = None) -> list[str]:
+    """The paths of this file of all machines, from the store's root on, of which the first may not be there.
+
+    Parameters
+    ----------
+    files
+        The paths of all files of the session, from its folder on, where they are known.
+    """
+    above = f"{session}/" if session else ""
+    if files is None:
+        return [above + filename, *host_paths(store, session, filename)]
+    others = (path.split("/", 2) for path in files if path.startswith(f"{HOSTS_DIR}/"))
+    plain = [filename] if filename in files else []
+    return [above + path for path in [*plain, *("/".join(parts) for parts in others if parts[2:] == [filename])]]
 
 
 def moment(iso: object) -> float:
@@ -117,12 +133,14 @@ def read_parameters(store: Store, path: str) -> dict[str, Any]:
     }
 
 
-def all_parameters(store: Store, session: str) -> dict[str, Any]:
-    """The parameters of the session in folder `session`, those of all machines together. Raises CorruptTrackError."""
+def all_parameters(store: Store, session: str, files: Collection[str] | None = None) -> dict[str, Any]:
+    """The parameters of the session in folder `session`, those of all machines together. Raises CorruptTrackError.
+
+    `files` is as for `paths_of_all`.
+    """
     from dreamlake.engine.process import reading_width, side_by_side
 
-    plain = f"{session}/{PARAMETERS_FILE}" if session else PARAMETERS_FILE
-    paths = [plain, *host_paths(store, session, PARAMETERS_FILE)]
+    paths = paths_of_all(store, session, PARAMETERS_FILE, files)
     contents = side_by_side(lambda path: read_parameters(store, path), paths, reading_width(store, 0))
     return merged_parameters(contents)
 

@@ -95,7 +95,12 @@ class TrackReader:
         return about
 
     def snapshot(
-        self, *, errors: str = "raise", described: bool = False, wanted: tuple[int, int | None] = (0, None)
+        self,
+        *,
+        errors: str = "raise",
+        described: bool = False,
+        wanted: tuple[int, int | None] = (0, None),
+        listing: dict[str, int | None] | None = None,
     ) -> Snapshot:
         """The track as it is stored now.
 
@@ -108,6 +113,8 @@ class TrackReader:
         wanted
             The first index that will be read of it and how many points (None: all), as far as that is known: where
             requests are slow, the segments of a short range are asked for along with the hot file.
+        listing
+            A listing of the folder, where there is one that is no older than the moment that is asked about.
 
         Raises
         ------
@@ -122,7 +129,7 @@ class TrackReader:
         for look in range(MAX_LOOKS):
             try:
                 hasty = (described, *wanted) if look == 0 and getattr(self.store, "at_once", False) else None
-                snapshot = self._look(errors == "raise" or look == 0, hasty)
+                snapshot = self._look(errors == "raise" or look == 0, hasty, listing)
                 snapshot.skip = errors == "skip"
                 if described:
                     snapshot.describe()
@@ -135,9 +142,11 @@ class TrackReader:
         lost = f"segments vanish as fast as they are listed ({vanished})"
         raise CorruptTrackError(self.place, "its segments", detail=lost) from vanished
 
-    def _look(self, strict: bool, hasty: tuple[bool, int, int | None] | None) -> Snapshot:
+    def _look(
+        self, strict: bool, hasty: tuple[bool, int, int | None] | None, listing: dict[str, int | None] | None
+    ) -> Snapshot:
         if hasty is not None:
-            data, listing = self._look_at_once(*hasty)
+            data, listing = self._look_at_once(*hasty, listing)
         else:
             data = self._hot_bytes()
             listing = self.files.listing()
@@ -172,7 +181,9 @@ class TrackReader:
             self.files.tell(error)
             return {}
 
-    def _look_at_once(self, described: bool, start: int, limit: int | None) -> tuple[bytes, dict[str, int | None]]:
+    def _look_at_once(
+        self, described: bool, start: int, limit: int | None, listing: dict[str, int | None] | None
+    ) -> tuple[bytes, dict[str, int | None]]:
         """The bytes of the hot file and a listing that belongs to them, in two round trips, segments included.
 
         The listing comes first here. It also tells how long the hot file is:
@@ -183,7 +194,7 @@ class TrackReader:
         - Else its bytes are read next. Points that a roll has taken out of it meanwhile are missing before its first
           line, which is told as damage, and then looked at in the plain order; or it is empty, and we list again.
         """
-        listing = self.files.listing()
+        listing = self.files.listing() if listing is None else listing
         segments = self._likely(listing, described, start, limit)
         size = listing.get(HOT_FILE)
         if size is None:

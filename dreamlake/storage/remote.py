@@ -137,6 +137,22 @@ class RemoteStore:
         except FileNotFoundError:
             return []
 
+    def page(self, path: str, after: str = "") -> tuple[builtins.list[Entry], bool]:
+        """A thousand of the files of `tree` by one LIST, in the order of their keys; where `at_once` is true.
+
+        Parameters
+        ----------
+        after
+            Only those that come behind this one; the first ones by default.
+
+        Returns
+        -------
+        tuple[list[Entry], bool]
+            The files, and whether there are more behind them.
+        """
+        folder = _folder(path)
+        return self._do(path, lambda files: files.page(folder, after))  # type: ignore[union-attr]
+
     def get(self, path: str, start: int = 0, stop: int | None = None) -> bytes:
         """The bytes ``[start, stop)`` of a file, to its end by default; fewer, or none, when it ends before.
 

@@ -123,6 +123,11 @@ class S3Objects:
         below = self._key(f"{folder}/" if folder else "")
         return self._wait(self._list, below, "")
 
+    def page(self, folder: str, after: str) -> tuple[builtins.list[Entry], bool]:
+        """As `walk`, by one LIST: up to 1,000 behind `after`, in the order of keys; and whether there are more."""
+        below = self._key(f"{folder}/" if folder else "")
+        return self._wait(self._page_after, below, after)
+
     def get(self, path: str, start: int, stop: int | None) -> bytes:
         """The bytes ``[start, stop)``, by one GET."""
         if stop is not None and stop <= start:
@@ -251,19 +256,29 @@ class S3Objects:
         found: builtins.list[Entry] = []
         asked = {"Prefix": prefix, **({"Delimiter": delimiter} if delimiter else {})}
         while True:
-            page = await self._call("list_objects_v2", **asked)
-            if "IsTruncated" not in page:
-                raise _no_s3("a listing that is none")
-            folders = [each["Prefix"][len(prefix) : -1] for each in page.get("CommonPrefixes", ())]
-            found += [Entry(name, 0, 0.0, True) for name in folders if name]
-            for each in page.get("Contents", ()):
-                name = each["Key"][len(prefix) :]
-                if name and not name.endswith("/"):  # an object of that name stands for an empty folder
-                    modified = each["LastModified"].timestamp()
-                    found.append(Entry(name, each["Size"], modified, False, each["ETag"]))
-            if not page.get("IsTruncated"):
+            entries, token = await self._page(prefix, **asked)
+            found += entries
+            if token is None:
                 return found
-            asked["ContinuationToken"] = page["NextContinuationToken"]
+            asked["ContinuationToken"] = token
+
+    async def _page_after(self, prefix: str, after: str) -> tuple[builtins.list[Entry], bool]:
+        await self._read_times_fast()
+        entries, token = await self._page(prefix, Prefix=prefix, **({"StartAfter": prefix + after} if after else {}))
+        return entries, token is not None
+
+    async def _page(self, prefix: str, **asked: str) -> tuple[builtins.list[Entry], str | None]:
+        """The entries that one LIST gives, and what the next one asks with, if there are more."""
+        page = await self._call("list_objects_v2", **asked)
+        if "IsTruncated" not in page:
+            raise _no_s3("a listing that is none")
+        folders = [each["Prefix"][len(prefix) : -1] for each in page.get("CommonPrefixes", ())]
+        found = [Entry(name, 0, 0.0, True) for name in folders if name]
+        for each in page.get("Contents", ()):
+            name = each["Key"][len(prefix) :]
+            if name and not name.endswith("/"):  # an object of that name stands for an empty folder
+                found.append(Entry(name, each["Size"], each["LastModified"].timestamp(), False, each["ETag"]))
+        return found, page["NextContinuationToken"] if page["IsTruncated"] else None
 
     async def _get(self, path: str, start: int, stop: int | None) -> tuple[bytes, str]:
         asked = {"Key": self._key(path)}
