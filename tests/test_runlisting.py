@@ -16,6 +16,7 @@ from s3.proxy import Proxy
 from s3.server import BUCKET, S3Server
 
 from dreamlake import Lake, Session
+from dreamlake.cli.places import runs_of
 from dreamlake.engine import runlisting
 from dreamlake.engine.process import side_by_side
 from dreamlake.engine.runlisting import files_of_runs, in_folder
@@ -163,6 +164,7 @@ def answers(lake: Lake) -> dict[str, Any]:
         "with parameters": lake.scan("a/b", "w", parameters=True).collect(),
         "sessions": pl.DataFrame([{"name": run["name"], "said": repr(run)} for run in lake.sessions()]),
         "runs": lake.sessions("w").to_polars(),
+        "named": pl.DataFrame({"run": [f"{view.workspace}/{view.name}" for view in runs_of(lake)]}),
     }
 
 
@@ -185,6 +187,7 @@ def test_answers_are_those_of_runs_listed_one_by_one(
         "run 06",
     ]
     assert "run 08" not in found["sessions"]["name"]
+    assert found["named"].height == COUNT - 1
     lists = [sum("list-type" in request.target for request in seen) for seen in (few, many)]
     assert lists[0] * 8 < lists[1]
     together._store.close()  # type: ignore[attr-defined]

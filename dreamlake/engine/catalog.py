@@ -6,6 +6,7 @@ import time
 
 from dreamlake.engine.hosts import host_paths, merged_info, moment, paths_of_all
 from dreamlake.engine.process import reading_width, side_by_side
+from dreamlake.engine.runlisting import files_of_runs
 from dreamlake.errors import CorruptTrackError
 from dreamlake.format import about, layout
 from dreamlake.format.layout import HOSTS_DIR, HOT_FILE, LOCK_FILE, METADATA_FILE, SESSION_FILE, TRACKS_DIR
@@ -56,7 +57,8 @@ def session_folders(store: Store, workspace: str | None = None, *, sure: bool = 
         found |= candidates
     if not sure:
         return sorted(found.values())
-    looks = side_by_side(lambda folder: is_session(store, folder), list(found), width)
+    listed = files_of_runs(store, list(found))
+    looks = side_by_side(lambda folder: is_session(store, folder, listed.get(folder)), list(found), width)
     return sorted(names for names, there in zip(found.values(), looks, strict=True) if there)
 
 
@@ -169,8 +171,10 @@ def _candidates(store: Store, top: str) -> dict[str, tuple[str, str]]:
     return found
 
 
-def is_session(store: Store, folder: str) -> bool:
-    """Whether the session folder `folder` holds a session.json, whichever machine's."""
+def is_session(store: Store, folder: str, files: Files | None = None) -> bool:
+    """Whether the session folder `folder` holds a session.json, whichever machine's; `files` are all, where known."""
+    if files is not None:
+        return bool(paths_of_all(store, folder, SESSION_FILE, files))
     names = {entry.name for entry in store.list(folder)}
     return SESSION_FILE in names or (HOSTS_DIR in names and bool(host_paths(store, folder, SESSION_FILE)))
 
