@@ -9,6 +9,7 @@ import posixpath
 import random
 import tempfile
 import unicodedata
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -455,3 +456,25 @@ def test_log_archives_round_trip(number: int) -> None:
 @pytest.mark.parametrize("filename", ["logs.jsonl", "01.jsonl", ".jsonl", "1.json", "1", "-1.jsonl", "٣.jsonl"])
 def test_other_files_are_no_log_archives(filename: str) -> None:
     assert layout.parse_log_archive(filename) is None
+
+
+@pytest.mark.parametrize("wrong", [["a"], {"a": 1}, 1, None, b"a"])
+def test_what_is_no_name_is_refused_before_it_is_looked_up(wrong: Any) -> None:
+    layout.session_dir("a", "a")
+    for ask in (layout.track_dir, partial(layout.session_dir, "a"), lambda name: layout.session_dir(name, "a")):
+        with pytest.raises(TypeError, match="name is a string, not") as caught:
+            ask(wrong)
+        assert caught.value.__context__ is None
+
+
+def test_folders_are_remembered_of_so_many_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layout, "_MAX_DIRS", 5)
+    monkeypatch.setattr(layout, "_dirs", {})
+    for _ in range(2):
+        for number in range(12):
+            assert layout.session_dir("w", f"{number}:") == f"w/{number}%3A"
+            assert layout.track_dir(f"{number}/w") == f"tracks/{number}/w"
+            assert len(layout._dirs) <= 5
+    with pytest.raises(ValueError, match="cannot be stored"):
+        layout.track_dir("a//b")
+    assert ("a//b",) not in layout._dirs

@@ -52,6 +52,11 @@ MAX_NAME_BYTES = 2048
 MAX_SMALL_BYTES = 64 << 20
 """Longest session.json, metadata.json and parameters.json: read whole, and as values many times as large."""
 
+# The folders of sessions and tracks by their names: to check and encode these takes 20 us each, a lake of many runs a
+# third of the time that it takes to list their session.json files.
+_dirs: dict[tuple[str, ...], str] = {}
+_MAX_DIRS = 10_000
+
 _LIMIT = 1 << 63  # indices are int64 in every segment
 
 # "/" parts components. "=" makes DuckDB take a folder for a Hive partition: "lr=0.1" then replaces the column "lr".
@@ -193,9 +198,26 @@ def check_field(name: str) -> None:
 
 def session_dir(workspace: str, session: str) -> str:
     """The folder of a session below the lake's root: ``"workspace/session"``, both checked and encoded."""
+    names = workspace, session
+    return _kept(names) or _keep(names, _checked_session_dir(workspace, session))
+
+
+def _checked_session_dir(workspace: str, session: str) -> str:
     check_name("workspace", workspace)
     check_name("session", session)
     return f"{encode_component(workspace)}/{encode_component(session)}"
+
+
+def _kept(names: tuple[str, ...]) -> str | None:
+    # Only strings can be asked for: what else is given need not have a hash, and is refused by the check.
+    return _dirs.get(names) if all(name.__class__ is str for name in names) else None
+
+
+def _keep(names: tuple[str, ...], folder: str) -> str:
+    if len(_dirs) >= _MAX_DIRS:
+        _dirs.clear()
+    _dirs[names] = folder
+    return folder
 
 
 def session_names(path: str) -> tuple[str, str]:
@@ -215,6 +237,10 @@ def session_names(path: str) -> tuple[str, str]:
 
 def track_dir(name: str) -> str:
     """The folder of a track below its session: ``"tracks/robot/position"``, checked and encoded."""
+    return _kept((name,)) or _keep((name,), _checked_track_dir(name))
+
+
+def _checked_track_dir(name: str) -> str:
     check_name("track", name)
     return "/".join([TRACKS_DIR, *map(encode_component, name.split("/"))])
 
