@@ -73,13 +73,16 @@ files = st.lists(
 )
 
 
+beside = st.sampled_from(["readme.md", "w/notes.txt", "w/a", "a", "w/other/x", "v/zz/a"])
+
+
 @given(st.data())
 def test_what_is_said_of_a_run_is_all_of_it(data: st.DataObject) -> None:
     names = data.draw(runs)
     tops = ["w"] if data.draw(st.booleans()) else ["v", "w", "w-"]
     folders = [f"{data.draw(st.sampled_from(tops))}/{name}" for name in names]
     paths = [f"{run}/{path}" for run in folders for path in data.draw(files)]
-    paths += data.draw(st.lists(st.sampled_from(["readme.md", "w/notes.txt", "w/other/x", "v/zz/a"]), unique=True))
+    paths += data.draw(st.lists(beside, unique=True))
     store = Pages(paths, data.draw(st.integers(1, 12)))
     wanted = [run for run in folders if data.draw(st.booleans())]
     found = said(store, wanted)

@@ -58,8 +58,9 @@ def _by_run(entries: Iterable[Entry], depth: int) -> dict[str, dict[str, Entry]]
     """Entries in their order, by run, which is named by so many components of their paths."""
     runs: dict[str, dict[str, Entry]] = {}
     for entry in entries:
-        parts = entry.name.split("/", depth)
-        runs.setdefault("/".join(parts[:depth]), {})[parts[-1]] = entry
+        *run, below = entry.name.split("/", depth)
+        if len(run) == depth:  # else a file beside the runs
+            runs.setdefault("/".join(run), {})[below] = entry
     return runs
 
 
