@@ -231,12 +231,16 @@ class TrackOnDisk(KnownSegments):
         except local.FsyncFailed:
             # The lines are in the file, but the kernel may have marked them clean without writing them: a second
             # fsync that succeeds would prove nothing. So the next flush writes all rows to a new file.
-            self._take_over(rows, payload)
+            self._take_over(rows, payload, len(payload))
             self.must_rewrite = True
             raise
         except local.PartialWriteError as error:
-            written = error.written
-            self._take_over(rows, payload[:written])
+            try:
+                self._take_over(rows, payload, error.written)
+            finally:  # also what memory did not suffice to count: it stays pending, and is written again
+                self._cut_torn_tail_quietly(self.size)
+            raise
+        except MemoryError:
             self._cut_torn_tail_quietly(self.size)
             raise
         except local.SizeChanged:
@@ -244,21 +248,22 @@ class TrackOnDisk(KnownSegments):
             raise
         self._take_lines(rows, len(rows.hot) + rows.new.count, written)
 
-    def _take_over(self, rows: Sorted, written: bytes) -> None:
-        """Count the whole lines among the bytes that reached the hot file as written."""
-        end = written.rfind(b"\n") + 1
-        self._take_lines(rows, written.count(b"\n", 0, end), end)
+    def _take_over(self, rows: Sorted, payload: bytes, written: int) -> None:
+        """Count the whole lines among the first bytes, which reached the hot file, as written."""
+        end = payload.rfind(b"\n", 0, written) + 1
+        self._take_lines(rows, payload.count(b"\n", 0, end), end)
 
     def _take_lines(self, rows: Sorted, lines: int, nbytes: int) -> None:
         """Count the first lines, which take so many bytes, as written."""
-        changed = [(index, rows.hot.pop(index)) for index in list(rows.hot)[:lines]]
+        changed = list(rows.hot)[:lines]
         pieces = rows.new.part(0, lines - len(changed))
+        # What has failed by now has counted nothing, and what fails from here on is no OSError: the lines are in the
+        # file, and the track is learnt anew, see `TrackWriter._write`.
         rows.new.drop(lines - len(changed))
         self.size += nbytes
         self.lines += lines
-        # What goes wrong here is no OSError: the track is learnt anew, see `TrackWriter._write`.
-        for index, fields in changed:
-            self.changes.setdefault(index, {}).update(fields)
+        for index in changed:
+            self.changes.setdefault(index, {}).update(rows.hot.pop(index))
         for piece in pieces:
             self._keep(piece.batch())
             self.max_ts = max(self.max_ts, piece.max_ts)
