@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import random
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from powerscenes import OTHER, judge, record
 
 import dreamlake.storage.local as local
 from dreamlake import Lake, Session
-from dreamlake.engine.replica import check, ledger
+from dreamlake.engine.replica import check, ledger, pull, state
 from dreamlake.engine.replica.push import Outcome
 from dreamlake.engine.replica.sync import sync_folder
 from dreamlake.errors import CorruptTrackError, RemoteConflictError
@@ -133,8 +134,8 @@ def test_lines_that_a_cut_took_are_no_other_machines(tmp_path: Path) -> None:
         assert seen.how != "wrong", seen.detail
 
 
-def merged_here_and_lines_there(root: Path, url: str) -> Path:
-    """A track whose newest lines are on the replica only, and whose late field is here only; its hot file.
+def merged_here_and_lines_there(root: Path, url: str, late: Sequence[int] = (3,)) -> Path:
+    """A track whose newest lines are on the replica only, and whose late fields are here only; its hot file.
 
     So a power cut leaves it where the disk refused to sync the lines before they were sent.
     """
@@ -147,7 +148,8 @@ def merged_here_and_lines_there(root: Path, url: str) -> Path:
         assert before.count(b"\n") == 2
         track.append_batch([{"v": number, "_ts": 1000.0 + number} for number in (12, 13)])
     with crashlib.session(root, segment_points=10) as opened:  # nothing of it is sent
-        opened.track(TRACK).append(late=1, _ts=1003.0)
+        for number in late:
+            opened.track(TRACK).append(late=1, _ts=1000.0 + number)
     hot.write_bytes(before)
     assert list(hot.parent.glob("*10.1.parquet"))
     return hot
@@ -182,6 +184,48 @@ def test_lines_that_are_not_a_beginning_of_those_there_are_another_machines(lake
     with pytest.raises(RemoteConflictError, match="written by two machines"):
         session(lake_dir, url, segment_points=10).open()
     assert hot.read_bytes() == before
+
+
+def test_a_segment_with_less_and_of_a_later_form_there_is_told(lake_dir: Path, tmp_path: Path, url: str) -> None:
+    """What is here would not count beside it, though it holds all of it."""
+    hot = merged_here_and_lines_there(lake_dir, url, late=(3, 5))
+    with session(tmp_path / "other machine", url, segment_points=10) as opened:
+        opened.track(TRACK).append(late=2, _ts=1003.0).flush()
+        opened.track(TRACK).append(late=1, _ts=1003.0)
+    assert list(hot.parent.glob("*10.1.parquet"))
+    assert not list(hot.parent.glob("*10.2.parquet"))
+    assert fsspec.filesystem("memory").glob(f"{url.removeprefix('memory:/')}/**/{TRACK}/*10.2.parquet")
+    with pytest.raises(RemoteConflictError, match="written by two machines"):
+        session(lake_dir, url, segment_points=10).open()
+
+
+def test_lines_below_the_end_of_the_segments_here_are_another_machines(
+    lake_dir: Path, tmp_path: Path, url: str
+) -> None:
+    """Two machines went on from ten points: here ten more, all in a segment, there twelve in lines."""
+    with session(lake_dir, url, segment_points=10) as opened:
+        opened.track(TRACK).append_batch([{"v": number, "_ts": 1000.0 + number} for number in range(10)])
+    with session(tmp_path / "other machine", url, segment_points=30) as opened:
+        opened.track(TRACK).append_batch([{"v": -number, "_ts": 1000.0 + number} for number in range(10, 22)])
+    with crashlib.session(lake_dir, segment_points=10) as opened:
+        opened.track(TRACK).append_batch([{"v": number, "_ts": 1000.0 + number} for number in range(10, 20)])
+    hot = lake_dir / WORKSPACE / NAME / "tracks" / TRACK / "data.jsonl"
+    assert not hot.exists() or not hot.read_bytes()
+    with pytest.raises(RemoteConflictError, match="written by two machines"):
+        session(lake_dir, url, segment_points=10).open()
+
+
+def test_automatic_timestamps_go_on_above_lines_that_came_back(
+    lake_dir: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hot = merged_here_and_lines_there(lake_dir, url)
+    folder = str(hot.parents[len(Path(TRACK).parts) + 1])
+    remote, at = RemoteStore(url), f"{WORKSPACE}/{NAME}"
+    monkeypatch.setattr(pull, "_last_ts", lambda infos: -math.inf)  # what session.json says would say it too
+    known, tree = state.load(folder), check.look(remote, at)
+    found = check.compare(folder, at, remote, known.remote(remote.describe()), tree)
+    assert found.described == found.pull
+    assert pull.pull(folder, at, remote, known.remote(remote.describe()), tree, found.pull) == 1013.0
 
 
 def test_a_late_field_that_both_sides_merged_differently_is_told(lake_dir: Path, tmp_path: Path, url: str) -> None:
