@@ -272,8 +272,8 @@ SWAPS: list[tuple[str, str, str, str, str]] = [
         "swap",
         "engine/ondisk.py",
         "after a failed fsync the next flush only appends",
-        "            self.must_rewrite = True\n            raise\n",
-        "            raise\n",
+        "            self.must_rewrite = True\n            self._take_lines",
+        "            self._take_lines",
     ),
     (
         "swap",

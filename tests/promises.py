@@ -297,13 +297,21 @@ class Promises:
     def _settle_track(self, track: str, data: Rows, moved: bool) -> None:
         by_id = {point["id"]: point for point in data}
         by_ts = {point["_ts"]: point for point in data}
-        for op in self.ops:
-            if op.track != track or (op.here and not moved):
+        replaced: set[tuple[float, str]] = set()
+        for op in reversed(self.ops):
+            if op.track != track:
                 continue
-            if op.kind == "point":
+            if op.kind == "point" and (moved or not op.here):
                 self._mark(op, op.fields["id"] in by_id)
             elif op.kind == "late":
-                self._mark(op, op.fields.items() <= by_ts.get(op.fields["_ts"], {}).items())
+                ts = op.fields["_ts"]
+                names = {(ts, name) for name in op.fields if name != "_ts"}
+                if op.fields.items() <= by_ts.get(ts, {}).items():
+                    replaced |= names
+                    op.here, op.gone = True, False
+                elif (moved or not op.here) and not names <= replaced:
+                    self._mark(op, False)
+                # Else a later value has taken its place here, and an earlier state, on the replica, may have it still.
 
 
 def _same(value: Any, other: Any) -> bool:

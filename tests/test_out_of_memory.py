@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -232,6 +233,98 @@ def test_memory_that_runs_out_at_any_step_costs_nothing(
         when += 1
     assert raised > 2
     assert not wrong, "\n".join(wrong)
+
+
+def test_memory_that_runs_out_while_lines_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every call of `part`, which the seams above leave out, since it allocates little where nothing is cut."""
+    calls: list[int] = []
+    real = RowQueue.part
+    for when in range(1, 4):
+        made = Trimmed(tmp_path / str(when), LocalStore(tmp_path / f"there {when}"))
+        model = ModelTrack()
+        step = automatic_lines(made, model)
+        calls.clear()
+
+        def part(queue: RowQueue, start: int, stop: int, when: int = when) -> Any:
+            calls.append(stop)
+            if len(calls) == when:
+                raise MemoryError
+            return real(queue, start, stop)
+
+        with monkeypatch.context() as patch, suppress(MemoryError):
+            patch.setattr(RowQueue, "part", part)
+            step()
+        made.track.flush()
+        assert [row["i"] for row in made.points()] == [0, 1, 2, 3], when
+        made.session.close()
+
+
+@pytest.mark.parametrize("refusal", [OSError(errno.EIO, os.strerror(errno.EIO)), MemoryError()], ids=type)
+@pytest.mark.parametrize("anothers", [False, True], ids=["alone", "another writes behind it"])
+def test_lines_that_can_be_neither_counted_nor_cut_off(
+    tmp_path: Path, refusal: BaseException, anothers: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are cut off by the next flush; where somebody has gone on from them meanwhile they stay, and are points."""
+    made = Trimmed(tmp_path / "here", LocalStore(tmp_path / "there"))
+    made.track.append(i=0).flush()
+    made.track.append(i=1).append(i=2)
+    real = local._write_all
+
+    def write_all(*args: Any) -> int:
+        real(*args)
+        raise MemoryError
+
+    def refuse(*args: Any) -> None:
+        raise refusal
+
+    with monkeypatch.context() as patch:
+        patch.setattr(local, "_write_all", write_all)
+        patch.setattr(local, "truncate", refuse)
+        with pytest.raises(MemoryError):
+            made.track.flush()
+    if anothers:
+        with open(made.folder / layout.HOT_FILE, "ab") as file:
+            file.write(point.encode_line(3, {"i": 3}, 4e9))
+        made.session.writer.session_lock.tail_epoch += 1
+    else:
+        with monkeypatch.context() as patch:
+            patch.setattr(local, "truncate", refuse)
+            with pytest.raises(type(refusal)):
+                made.track.flush()
+    made.track.append(i=4).flush()
+    found = [row["i"] for row in made.points()]
+    if anothers:  # what is pending comes once more, since nobody knows any more that it is there
+        assert found[:4] == [0, 1, 2, 3]
+        assert found[-1] == 4
+    else:
+        assert found == [0, 1, 2, 4]
+    made.session.close()
+
+
+def test_memory_that_runs_out_behind_a_failed_fsync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second fsync that succeeds proves nothing, so the lines are written to a new file all the same."""
+    made = Trimmed(tmp_path / "here", LocalStore(tmp_path / "there"), fsync=True)
+    made.track.append(i=0).flush()
+    made.track.append(i=1)
+
+    def fail(fd: int, path: str) -> None:
+        raise local.FsyncFailed(OSError(errno.EIO, os.strerror(errno.EIO)), path)
+
+    def short(*args: Any) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(local, "_fsync", fail)
+        patch.setattr(TrackOnDisk, "_keep", short)
+        with pytest.raises(MemoryError):
+            made.track.flush()
+    rewritten: list[int] = []
+    real = TrackOnDisk._rewrite_hot
+    monkeypatch.setattr(TrackOnDisk, "_rewrite_hot", lambda disk: (rewritten.append(1), real(disk))[1])
+    made.track.append(i=2).flush()
+    assert rewritten
+    assert [row["i"] for row in made.points()] == [0, 1, 2]
+    made.session.close()
 
 
 @pytest.mark.parametrize("scene", [hot_lines, automatic_lines, behind_another], ids=lambda scene: scene.__name__)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
 import uuid
 from bisect import bisect_right
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -18,8 +20,10 @@ from s3.server import BUCKET, S3Server
 from dreamlake import Lake, Session
 from dreamlake.cli.places import runs_of
 from dreamlake.engine import runlisting
+from dreamlake.engine.catalog import session_info
 from dreamlake.engine.process import side_by_side
 from dreamlake.engine.runlisting import files_of_runs, in_folder
+from dreamlake.storage.localstore import LocalStore
 from dreamlake.storage.remote import RemoteStore
 from dreamlake.storage.store import Entry
 
@@ -50,6 +54,16 @@ class Forgetful(Pages):
 
     def page(self, path: str, after: str) -> tuple[list[Entry], bool]:
         return super().page(path, "")
+
+
+class Folders(Pages):
+    """A server that goes folder by folder, "a" before "a-", where the bytes of the keys are the other way round."""
+
+    def page(self, path: str, after: str) -> tuple[list[Entry], bool]:
+        above = f"{path}/" if path else ""
+        below = sorted((each.removeprefix(above) for each in self.paths), key=lambda each: each.split("/"))
+        rest = [each for each in below if each > after]
+        return [Entry(each, 1, 0.0, False) for each in rest[: self.length]], len(rest) > self.length
 
 
 def said(store: Any, folders: list[str]) -> dict[str, set[str]]:
@@ -90,8 +104,9 @@ def test_what_is_said_of_a_run_is_all_of_it(data: st.DataObject) -> None:
     everything = held(paths, wanted)
     assert found.items() <= everything.items()
     if store.length > len(paths):
-        assert found == everything
-    assert said(Forgetful(paths, store.length), wanted).items() <= everything.items()
+        assert found == {run: files for run, files in everything.items() if files}
+    for server in (Forgetful, Folders):
+        assert said(server(paths, store.length), wanted).items() <= everything.items()
 
 
 def test_a_run_of_many_files_stops_it_and_those_before_are_told() -> None:
@@ -114,6 +129,15 @@ def test_pages_that_show_few_runs_are_not_gone_on_with(monkeypatch: pytest.Monke
     assert store.asked == 4
 
 
+def test_a_server_with_another_order_is_asked_of_each_run() -> None:
+    paths = [f"w/{run}/{number}" for run in ("0", "a", "a-", "b") for number in range(3)]
+    folders = ["w/0", "w/a", "w/a-", "w/b"]
+    for length in range(1, 13):
+        found = said(Folders(paths, length), folders)
+        assert all(found.values())
+        assert found.items() <= held(paths, folders).items()
+
+
 def test_few_runs_and_other_filesystems_are_listed_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     store = Pages(["w/a/x", "w/b/x"], 10)
     monkeypatch.setattr(runlisting, "FEW", 2)
@@ -126,6 +150,20 @@ def test_a_folder_of_a_run_holds_no_deeper_files() -> None:
     files = {path: Entry(path, len(path), 0.0, False) for path in ["tracks/a/x", "tracks/a/b/x", "tracks/ab/x", "x"]}
     assert in_folder(files, "tracks/a") == {"x": len("tracks/a/x")}
     assert in_folder(files, "tracks") == {}
+
+
+def test_a_listing_that_missed_a_write_does_not_make_a_run_lost(tmp_path: Path) -> None:
+    """session.json is read after the listing was made: it may say that the run was resumed since."""
+    store = LocalStore(tmp_path)
+    with Session("s", "w", tmp_path) as session:
+        session.track("a").append(v=1).flush()
+        paths = [path.removeprefix("w/s/") for path in store.walk("w/s")]
+        before = {path: Entry(path, 1, 0.0, False) for path in paths}
+        assert session_info(store, "w", "s", files=before)["status"] == "running"  # type: ignore[index]
+        later = time.time() + 3600
+        assert session_info(store, "w", "s", now=later, files=before)["status"] == "lost"  # type: ignore[index]
+        now = {path: Entry(path, 1, later, False) for path in paths}
+        assert session_info(store, "w", "s", now=later, files=now)["status"] == "running"  # type: ignore[index]
 
 
 # ------------------------------------------------------------------------------------------------ on S3

@@ -105,13 +105,19 @@ def session_info(
         return None
     info = merged_info(infos) | {"workspace": workspace, "name": session}
     silent_since = (time.time() if now is None else now) - SILENCE
+
+    def wrote_since(moment: float, but: str = "") -> bool:
+        # A listing that is older than session.json may have missed a write, and tells none that was not.
+        known = files is not None and _last_write(store, folder, moment, but, files) > moment
+        return known or _last_write(store, folder, moment, but) > moment
+
     if info.get("status") == "running":
-        if _last_write(store, folder, silent_since, files=files) <= silent_since:
+        if not wrote_since(silent_since):
             info["status"] = "lost"
     elif any(each.get("status") == "running" for each in infos):
         ended = max(silent_since, moment(info.get("updatedAt")) + CLEARLY)
         # Not a session.json: that of a machine which died long ago may have been uploaded just now.
-        if _last_write(store, folder, ended, SESSION_FILE, files) > ended:
+        if wrote_since(ended, SESSION_FILE):
             info["status"] = "running"
     return info
 

@@ -6,6 +6,7 @@ after each single commit, so that an error half-way leaves a state from which th
 
 import os
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from math import inf
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from dreamlake.notices import log
 
 if TYPE_CHECKING:
     from dreamlake.engine.compaction import Merged
+    from dreamlake.engine.rows import Rows
 
 #: A hot file of this many bytes is rolled before it has `segment_points` points.
 ROLL_BYTES = 32 << 20
@@ -47,6 +49,8 @@ class TrackOnDisk(KnownSegments):
         self._cautious = False
         #: Whether the name of the hot file lasts; with `fsync` it has to, whoever made the file.
         self._name_lasts = False
+        #: What of the hot file counts and how long it was, where the disk refused to cut off the rest.
+        self._uncounted: tuple[int, int] | None = None
         self._reset()
 
     def _reset(self) -> None:
@@ -91,6 +95,7 @@ class TrackOnDisk(KnownSegments):
         sweep(self.folder, filenames, self.live)
 
     def _read_hot(self) -> None:
+        self._cut_uncounted()
         data = local.read_if_there(self.hot_path)
         lines = hot.parse(data, path=self.hot_path)
         try:
@@ -218,7 +223,7 @@ class TrackOnDisk(KnownSegments):
 
     def _append_lines(self, rows: Sorted) -> None:
         """Append lines for new points and for fields of hot points to the hot file."""
-        pieces = rows.new.part(0, rows.new.count)
+        changed, pieces = list(rows.hot), rows.new.part(0, rows.new.count)
         data = [point.encode_line(i, without_ts(f), f["_ts"]) for i, f in rows.hot.items()]
         index = self.next_index
         for piece in pieces:
@@ -231,8 +236,8 @@ class TrackOnDisk(KnownSegments):
         except local.FsyncFailed:
             # The lines are in the file, but the kernel may have marked them clean without writing them: a second
             # fsync that succeeds would prove nothing. So the next flush writes all rows to a new file.
-            self._take_over(rows, payload, len(payload))
             self.must_rewrite = True
+            self._take_lines(rows, changed, pieces, len(payload))
             raise
         except local.PartialWriteError as error:
             try:
@@ -246,22 +251,25 @@ class TrackOnDisk(KnownSegments):
         except local.SizeChanged:
             self.forget()
             raise
-        self._take_lines(rows, len(rows.hot) + rows.new.count, written)
+        self._take_lines(rows, changed, pieces, written)
 
     def _take_over(self, rows: Sorted, payload: bytes, written: int) -> None:
         """Count the whole lines among the first bytes, which reached the hot file, as written."""
         end = payload.rfind(b"\n", 0, written) + 1
-        self._take_lines(rows, payload.count(b"\n", 0, end), end)
-
-    def _take_lines(self, rows: Sorted, lines: int, nbytes: int) -> None:
-        """Count the first lines, which take so many bytes, as written."""
+        lines = payload.count(b"\n", 0, end)
         changed = list(rows.hot)[:lines]
-        pieces = rows.new.part(0, lines - len(changed))
-        # What has failed by now has counted nothing, and what fails from here on is no OSError: the lines are in the
-        # file, and the track is learnt anew, see `TrackWriter._write`.
-        rows.new.drop(lines - len(changed))
+        self._take_lines(rows, changed, rows.new.part(0, lines - len(changed)), end)
+
+    def _take_lines(self, rows: Sorted, changed: list[int], pieces: "list[Rows]", nbytes: int) -> None:
+        """Count the first lines, which take so many bytes, as written: of these hot points, and of these new ones.
+
+        First what needs no memory, so that no line that is in the file stays pending. What fails then is no OSError,
+        and the track is learnt anew, see `TrackWriter._write`.
+        """
+        count = sum([piece.count for piece in pieces])
+        rows.new.drop(count)
         self.size += nbytes
-        self.lines += lines
+        self.lines += len(changed) + count
         for index in changed:
             self.changes.setdefault(index, {}).update(rows.hot.pop(index))
         for piece in pieces:
@@ -269,8 +277,24 @@ class TrackOnDisk(KnownSegments):
             self.max_ts = max(self.max_ts, piece.max_ts)
 
     def _cut_torn_tail_quietly(self, size: int) -> None:
-        if not local.cut_off(self.hot_path, size):
-            self.forget()  # the disk is failing: the bytes do not count anyway, and the next flush cuts them
+        try:
+            done = local.cut_off(self.hot_path, size)
+        except MemoryError:
+            done = False
+        if not done:  # the disk is failing: the next flush cuts it before anything else
+            self.forget()
+            with suppress(OSError):
+                self._uncounted = size, os.stat(self.hot_path).st_size
+
+    def _cut_uncounted(self) -> None:
+        """Cut off what could not be cut off when it was written, unless somebody has written behind it since."""
+        if self._uncounted is not None:
+            size, length = self._uncounted
+            with suppress(FileNotFoundError):
+                if os.stat(self.hot_path).st_size == length:
+                    self.announce_rewrite()
+                    local.truncate(self.hot_path, size)
+            self._uncounted = None
 
     # -- rolling ---------------------------------------------------------------------------------------------------
 

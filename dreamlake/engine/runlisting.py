@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -42,6 +44,8 @@ def files_of_runs(store: Store, folders: Sequence[str]) -> dict[str, Files]:
     after, more = "", True
     while more:
         entries, more = store.page(top, after)  # type: ignore[attr-defined]
+        if any(one.name > other.name for one, other in pairwise(entries)):
+            return found  # a server with an order of its own: the rest of a run may be on any page
         runs = _by_run(entries, 1 if top else 2)
         last = next(reversed(runs), "")
         if more:
@@ -51,7 +55,7 @@ def files_of_runs(store: Store, folders: Sequence[str]) -> dict[str, Files]:
         if more and (len(shown) < DENSE or f"{last}/" <= after):
             return found
         after = f"{last}/"
-    return {folder: found.get(folder, {}) for folder in folders}
+    return found
 
 
 def _by_run(entries: Iterable[Entry], depth: int) -> dict[str, dict[str, Entry]]:

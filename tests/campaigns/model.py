@@ -93,7 +93,17 @@ def _highest_index_instead_of_the_lowest(patch: pytest.MonkeyPatch) -> None:
 
 
 def _half_written_lines_stay_pending(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(TrackOnDisk, "_take_over", lambda disk, rows, written: disk.forget())
+    real = TrackOnDisk._cut_torn_tail_quietly
+
+    def take_over(disk: TrackOnDisk, rows: Any, payload: bytes, written: int) -> None:
+        disk.size += payload.rfind(b"\n", 0, written) + 1
+
+    def cut(disk: TrackOnDisk, size: int) -> None:
+        real(disk, size)
+        disk.forget()
+
+    patch.setattr(TrackOnDisk, "_take_over", take_over)
+    patch.setattr(TrackOnDisk, "_cut_torn_tail_quietly", cut)
 
 
 def _torn_line_kept(patch: pytest.MonkeyPatch) -> None:
