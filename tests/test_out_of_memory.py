@@ -98,20 +98,19 @@ def a_roll(made: Trimmed, model: ModelTrack) -> Callable[[], None]:
 
 def automatic(made: Trimmed, model: ModelTrack) -> Callable[[], None]:
     """A roll of rows with automatic timestamps, in the flat blocks of the fast path."""
-    for i in range(17):
-        model.add({"i": i}, 0.0, automatic=True)
-        made.track.append(i=i)
-        if i == 2:
-            made.track.flush()
-    return made.track.flush
+    return drawn(made, model, 17, 3)
 
 
 def automatic_lines(made: Trimmed, model: ModelTrack) -> Callable[[], None]:
     """Lines of rows with automatic timestamps, which nothing would take for the same ones."""
-    for i in range(4):
+    return drawn(made, model, 4, 1)
+
+
+def drawn(made: Trimmed, model: ModelTrack, count: int, flushed: int) -> Callable[[], None]:
+    for i in range(count):
         model.add({"i": i}, 0.0, automatic=True)
         made.track.append(i=i)
-        if i == 0:
+        if i + 1 == flushed:
             made.track.flush()
     return made.track.flush
 

@@ -106,10 +106,10 @@ def session_info(
     info = merged_info(infos) | {"workspace": workspace, "name": session}
     silent_since = (time.time() if now is None else now) - SILENCE
 
-    def wrote_since(moment: float, but: str = "") -> bool:
-        # A listing that is older than session.json may have missed a write, and tells none that was not.
-        known = files is not None and _last_write(store, folder, moment, but, files) > moment
-        return known or _last_write(store, folder, moment, but) > moment
+    def wrote_since(since: float, but: str = "") -> bool:
+        # `files` may be older than what was read since, and lack a write: they prove that there was one, not that none.
+        known = files is not None and _last_write(store, folder, since, but, files) > since
+        return known or _last_write(store, folder, since, but) > since
 
     if info.get("status") == "running":
         if not wrote_since(silent_since):

@@ -207,9 +207,8 @@ class Snapshot:
     @property
     def bytes(self) -> int:
         """Bytes of the live segments and the hot file; of segments that are gone by now, none."""
-        unknown = [name for name in self.live if name not in self._sizes] if self._sizes else self.live
-        known = sum(self._sizes[name] for name in self.live if name in self._sizes) if self._sizes else 0
-        return self._hot_bytes + known + sum(self.files.sizes(unknown))
+        known = sum(self._sizes.get(name, 0) for name in self.live)
+        return self._hot_bytes + known + sum(self.files.sizes([name for name in self.live if name not in self._sizes]))
 
     def segment_paths(self) -> list[str]:
         """The live segments' files, fit for other tools.
