@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 from math import inf, nextafter
 from pathlib import Path
-from threading import Barrier, Thread
+from threading import Barrier, Thread, current_thread
 from typing import Any
 
 import numpy as np
 import pytest
 from model import Time, points_of, spy_on, without_ts
 
+import dreamlake.storage.local as local
 from dreamlake import Session
 
 HOUR = 3600.0
@@ -516,3 +517,26 @@ def test_append_says_what_it_does_whatever_it_was_replaced_by(session: Session) 
         assert track.append.__doc__ == type(track).append.__doc__
         assert track.append.__qualname__ == "Track.append"
         track.append(a=1)
+
+
+def test_append_leaves_the_disk_to_another_thread(lake_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where it seals a block, and where whole segments are due."""
+    writing: set[Thread] = set()
+    for name in ("append_at", "write_beside", "commit_new", "atomic_write"):
+        real = getattr(local, name)
+
+        def told(*args: Any, real: Any = real, **kwargs: Any) -> Any:
+            writing.add(current_thread())
+            return real(*args, **kwargs)
+
+        monkeypatch.setattr(local, name, told)
+    with Session("s", "w", lake_dir, segment_points=1000, flush_interval=0.01) as session:
+        session.track("first").append(i=0).flush()  # what encodes is imported
+        writing.clear()  # to open a session is not to append
+        for track in (session.track("plain"), session.track("lists")):
+            for i in range(9000):
+                track.append(i=i, **({"x": [i, i]} if track.name == "lists" else {}))
+        session.flush()
+        assert list(lake_dir.rglob("*.parquet"))
+        assert writing
+        assert current_thread() not in writing
