@@ -16,7 +16,7 @@ import dreamlake.engine.hotpath as hotpath
 from dreamlake.clock import SessionClock
 from dreamlake.engine.hotpath import bind
 from dreamlake.engine.pending import BLOCK_BYTES, BLOCK_ROWS, Block, Pending, chain_of
-from dreamlake.engine.rows import ITEM_BYTES
+from dreamlake.engine.rows import ITEM_BYTES, ColumnRows
 from dreamlake.errors import SessionClosedError
 from dreamlake.format.extjson import from_json
 from dreamlake.format.point import take_value
@@ -365,3 +365,11 @@ def test_many_lists_in_one_point_go_the_general_way() -> None:
         bound = Bound(Pending(Owner()))
         bound.append(**{f"f{at}": [1.0] for at in range(count)})
         assert bound.installed == (count <= hotpath.MOST_LISTS)
+
+
+@pytest.mark.parametrize("kind", [tuple, list])
+def test_items_of_lists_count_as_memory(kind: type) -> None:
+    columns = [[kind(range(length)) for length in (0, 3, 5)]]
+    empty = [[kind() for _ in range(3)]]
+    held, nothing = (ColumnRows(("x",), each, [1.0, 2.0, 3.0], False).nbytes for each in (columns, empty))
+    assert held - nothing == 8 * ITEM_BYTES

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import time
 import uuid
 from bisect import bisect_right
@@ -136,6 +137,19 @@ def test_a_server_with_another_order_is_asked_of_each_run() -> None:
         found = said(Folders(paths, length), folders)
         assert all(found.values())
         assert found.items() <= held(paths, folders).items()
+
+
+def test_pages_without_an_order_are_not_believed() -> None:
+    """The rest of a run may be on any of them."""
+
+    class Shuffled(Pages):
+        def page(self, path: str, after: str) -> tuple[list[Entry], bool]:
+            below = [each.removeprefix("w/") for each in self.paths]
+            random.Random(1).shuffle(below)
+            return [Entry(each, 1, 0.0, False) for each in below[: self.length]], True
+
+    paths = [f"w/{run}/{number}" for run in range(5) for number in range(4)]
+    assert said(Shuffled(paths, 15), [f"w/{run}" for run in range(5)]) == {}
 
 
 def test_few_runs_and_other_filesystems_are_listed_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
