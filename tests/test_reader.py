@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import shutil
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,63 @@ def test_wide_segments_are_read_by_ranges(lake_dir: Path) -> None:
     assert table.column("c").to_pylist() == [40_000, 40_001, 40_002]
     assert sum(fetched) < size // 4
     assert_same_points(points[89_998:], [point for _, point in snapshot.points(89_998, 90_000)])
+
+
+def test_a_wide_segment_is_read_in_parts_that_share_nothing(lake_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many threads as cores decode one wide segment; each row group is read once, and the rows are the same."""
+    noise = random.Random(5)
+    points = [{"a": noise.random(), "b": i, "c": noise.random(), "_ts": float(i)} for i in range(110_000)]
+    track = TrackOnDisk(lake_dir)
+    track.segment(points, 0)
+    fetched: list[tuple[int, int]] = []
+
+    class Counting(RacingStore):
+        def get(self, path: str, start: int = 0, stop: int | None = None) -> bytes:
+            data = super().get(path, start, stop)
+            fetched.append((start, start + len(data)))
+            return data
+
+    snapshot = track.reader(Counting(lake_dir)).snapshot(described=True)
+    snapshot.table(0, 1)  # the footer is kept from here on
+
+    def read(start: int, stop: int, threads: int) -> tuple[Any, list[tuple[int, int]]]:
+        monkeypatch.setattr("dreamlake.engine.process.local_width", lambda: threads)
+        fetched.clear()
+        table = snapshot.table(start, stop)
+        return table, sorted(span for span in fetched if span[1] - span[0] > 1 << 17)  # and not the footer
+
+    for start, stop, threads in [(0, 110_000, 2), (3, 109_999, 3), (15_000, 97_001, 7), (29_999, 60_000, 2)]:
+        alone, (whole,) = read(start, stop, 1)
+        together, parts = read(start, stop, threads)
+        assert together.equals(alone)
+        assert alone.column("b").equals(alone.column("_index"))
+        assert alone.column("_index")[0].as_py() == start
+        assert len(alone) == stop - start
+        assert 1 < len(parts) <= threads
+        assert (parts[0][0], parts[-1][1]) == whole
+        assert all(before[1] <= behind[0] for before, behind in pairwise(parts))
+    pieces = snapshot.pieces(5, 109_000)[0].split(3)
+    assert [(piece.start, piece.stop) for piece in pieces] == [(5, 40_000), (40_000, 80_000), (80_000, 109_000)]
+
+
+def test_damage_leaves_out_the_whole_of_a_wide_segment_however_many_cores_there_are(
+    lake_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("dreamlake.engine.process.local_width", lambda: 3)
+    noise = random.Random(5)
+    points = [{"a": noise.random(), "_ts": float(i)} for i in range(120_000)]
+    track = TrackOnDisk(lake_dir)
+    path = track.segment(points[:110_000], 0)
+    track.segment(points[110_000:], 110_000)
+    data = bytearray(path.read_bytes())
+    data[len(data) * 3 // 4] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(CorruptTrackError) as caught:
+        track.reader().snapshot(described=True).table(0, 120_000)
+    assert (caught.value.start, caught.value.stop) == (0, 110_000)
+    with caplog.at_level(logging.WARNING, logger="dreamlake"):
+        table = track.reader().snapshot(described=True, errors="skip").table(0, 120_000)
+    assert table.column("_index").to_pylist() == list(range(110_000, 120_000))
 
 
 # ------------------------------------------------------------------------------------------------ races

@@ -67,6 +67,11 @@ class SegmentFiles:
         return self.described is not None and self.described[0] is live
 
     @property
+    def is_local(self) -> bool:
+        """Whether all segments are on this machine, none of them on a replica only."""
+        return getattr(self.store, "is_local", True) and not getattr(self.store, "reads_away", False)
+
+    @property
     def lists_sizes(self) -> bool:
         """Whether a listing tells sizes; where the store lists names sooner than these, it does not."""
         return getattr(self.store, "names", None) is None
@@ -285,7 +290,8 @@ class SegmentFiles:
 
         path = self._path(name)
         data = self._taken(name)
-        if data is None and (size is None or size <= WHOLE_BYTES):
+        likely = size if size is not None or kept is None else kept.file_size
+        if data is None and (likely is None or likely <= WHOLE_BYTES):
             data = self.store.get(path, 0, WHOLE_BYTES + 1)
         if hold and data is not None:
             self.hold(name, data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from itertools import islice, pairwise
 
 from dreamlake.engine.arriving import of_each
 from dreamlake.engine.process import reading_width, side_by_side
@@ -53,6 +54,21 @@ class Piece:
         """Its first `count` rows at most."""
         return Piece(self.snapshot, self.segment, self.start, min(self.stop, self.start + count))
 
+    def split(self, count: int) -> list[Piece]:
+        """Up to `count` pieces of about one size that share no row group; itself where its segment is not wide.
+
+        Nor is it divided where its segment is not on this machine, and each part would cost a request of its own.
+        """
+        from dreamlake.format.segment import WIDE, WIDE_ROW_GROUP
+
+        name = self.segment
+        if name is None or name.stop - name.start < WIDE or not self.snapshot.files.is_local:
+            return [self]
+        groups = -(-len(self) // (WIDE_ROW_GROUP * count)) * WIDE_ROW_GROUP
+        first = self.start - (self.start - name.start) % WIDE_ROW_GROUP + groups
+        marks = [self.start, *range(first, self.stop, groups), self.stop]
+        return [Piece(self.snapshot, name, start, stop) for start, stop in pairwise(marks)]
+
     @property
     def is_far(self) -> bool:
         """Whether it is a small segment's, which is best asked for along with others, and is not here yet."""
@@ -98,7 +114,17 @@ def tables_of(pieces: Sequence[Piece], shape: Shape) -> list[pa.Table]:
     width = snapshot.width(shape.values_of(pieces))
     if not snapshot.reads(shape):
         return side_by_side(lambda piece: piece.table(shape), pieces, width)
-    return of_each(lambda piece: piece.table(shape), pieces, width)
+    parts = [piece.split(width) for piece in pieces] if len(pieces) < width and not snapshot.skip else []
+    if not any(len(each) > 1 for each in parts):
+        return of_each(lambda piece: piece.table(shape), pieces, width)
+    tables = iter(of_each(lambda part: part.table(shape), [part for each in parts for part in each], width))
+    return [_joined(list(islice(tables, len(each)))) for each in parts]
+
+
+def _joined(tables: list[pa.Table]) -> pa.Table:
+    import pyarrow as pa
+
+    return tables[0] if len(tables) == 1 else pa.concat_tables(tables)
 
 
 class Snapshot:
@@ -381,7 +407,7 @@ class Snapshot:
             except (ValueError, OverflowError) as error:
                 assert part.segment is not None
                 self._skip_or_raise(self.files.no_value(part.segment, error))
-        return tables[0] if len(tables) == 1 else pa.concat_tables(tables or [shape.empty()])
+        return _joined(tables or [shape.empty()])
 
     def _hot_span(self, piece: Piece) -> tuple[int, int]:
         return bisect_left(self.hot.indices, piece.start), bisect_left(self.hot.indices, piece.stop)
