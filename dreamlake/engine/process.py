@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 #: More threads than this gain nothing on local files: decoding is bound by memory bandwidth.
 MAX_WIDTH = 8
 #: With fewer values a local file, threads wait for Python's lock longer than they decode without it.
-FEW_VALUES = 20_000
+FEW_VALUES = 5_000
 
 _forked = False
 _polars_lost = False
