@@ -360,6 +360,43 @@ def test_lists_of_many_lengths_make_few_functions() -> None:
     assert len(hotpath._shapes) - before == 8  # room for 8, 16 … 1024
 
 
+def test_lists_of_floats_of_many_lengths_make_few_functions_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hotpath, "_shapes", {})
+    monkeypatch.setattr(hotpath, "MOST_EXACT_SHAPES", 5)
+    for length in (*range(1, 40), *range(1, 40)):
+        bound = Bound(Pending(Owner()))
+        bound.append(q=[0.5] * length)
+        assert bound.installed
+    # The lengths 1 to 5, and then room for 8, 16, 32 and 64.
+    assert [(room[0], floats[0]) for _, _, room, floats in hotpath._shapes] == [
+        *((8, length) for length in range(1, 6)),
+        *((room, 0) for room in (8, 16, 32, 64)),
+    ]
+
+
+class Rate(float):
+    """A float that is none exactly."""
+
+
+@pytest.mark.parametrize("length", [1, 7, hotpath.MOST_FLOATS, hotpath.MOST_FLOATS + 1])
+@pytest.mark.parametrize("other", [3, True, None, "x", Rate(2.5), [1.0], float("nan")])
+def test_lists_that_are_no_longer_just_floats_come_out_as_they_went_in(length: int, other: Any) -> None:
+    """The function made for so many floats takes each of these at any place, and lists of other lengths."""
+    pending = Pending(Owner())
+    bound = Bound(pending)
+    given = [[0.5 + at for at in range(length)] for _ in range(3)]
+    for at in {0, length // 2, length - 1}:
+        given.append([*given[0][:at], other, *given[0][at + 1 :]])
+        given.append(given[0][:at])
+        given.append([*given[0], 9.0])
+    for q in given:
+        bound.append(q=q)
+    got = [fields["q"] for _, _, fields in rows_of(pending.take())]
+    for q, found in zip(given, got, strict=True):
+        assert repr(list(found)) == repr(q)
+        assert {type(item) for item in found} <= {float, int, bool, type(None), str, list}
+
+
 def test_many_lists_in_one_point_go_the_general_way() -> None:
     for count in (hotpath.MOST_LISTS, hotpath.MOST_LISTS + 1):
         bound = Bound(Pending(Owner()))

@@ -29,6 +29,10 @@ MOST_ITEMS = 1024
 MOST_LISTS = 16
 #: Shapes for which a function is kept; a program that makes up ever new ones goes the general way.
 MOST_SHAPES = 1024
+#: With so many shapes no more are told apart by how many floats their lists have.
+MOST_EXACT_SHAPES = 128
+#: A list of more floats than this is looked at by one call for all its items.
+MOST_FLOATS = 16
 
 _AUTOMATIC = """
 def make(_pending, _track, _general):
@@ -86,9 +90,9 @@ def make(_pending, _track, _general):
 
 _missing = object()
 _LISTS = frozenset({list, tuple})
-#: The fields of points, whether their timestamp is explicit, and for each field how long its lists may be: 0 for a
-#: scalar.
-Shape = tuple[tuple[str, ...], bool, tuple[int, ...]]
+#: The fields of points, whether their timestamp is explicit, for each field how long its lists may be (0 for a scalar),
+#: and how many floats they are likely to be (0 for anything else): so many are looked at one by one.
+Shape = tuple[tuple[str, ...], bool, tuple[int, ...], tuple[int, ...]]
 #: For each shape its one key, which blocks are compared by, and what makes its function.
 _shapes: dict[Shape, tuple[tuple[str, ...], Any]] = {}
 
@@ -96,7 +100,10 @@ _shapes: dict[Shape, tuple[tuple[str, ...], Any]] = {}
 def shape_of(values: Mapping[str, Any], explicit: bool) -> Shape | None:
     """Return the shape of points like this one, as `take` gives it; None when each of them needs a look."""
     room = tuple(map(_room, values.values()))
-    return None if None in room or sum(map(bool, room)) > MOST_LISTS else (tuple(values), explicit, room)  # type: ignore[return-value]
+    if None in room or sum(map(bool, room)) > MOST_LISTS:
+        return None
+    floats = tuple(map(_floats, values.values())) if len(_shapes) < MOST_EXACT_SHAPES else (0,) * len(room)
+    return tuple(values), explicit, room, floats  # type: ignore[return-value]
 
 
 def _room(value: Any) -> int | None:
@@ -109,6 +116,12 @@ def _room(value: Any) -> int | None:
     return max(8, 1 << (len(value) - 1).bit_length())
 
 
+def _floats(value: Any) -> int:
+    if value.__class__ not in _LISTS or len(value) > MOST_FLOATS or set(map(type, value)) != {float}:
+        return 0
+    return len(value)
+
+
 def key_of(shape: Shape) -> tuple[str, ...] | None:
     """Return the one object that stands for points of this shape; None where they get no function of their own."""
     found = _shapes.get(shape) or _new_shape(shape)
@@ -116,12 +129,12 @@ def key_of(shape: Shape) -> tuple[str, ...] | None:
 
 
 def _new_shape(shape: Shape) -> tuple[tuple[str, ...], Any] | None:
-    names, explicit, room = shape
+    names, explicit, room, floats = shape
     if len(_shapes) >= MOST_SHAPES or not 0 < len(names) <= MOST_FIELDS or not all(map(_is_plain, names)):
         return None
     source = (_EXPLICIT if explicit else _AUTOMATIC).format(
         parameters="*, " + ", ".join(f"{name}=_missing" for name in names),
-        plain=" and ".join(map(_look, names, room)),
+        plain=" and ".join(map(_look, names, room, floats)),
         values=", ".join(names),
         pairs=", ".join(f"({name!r}, {name})" for name in names),
     )
@@ -133,6 +146,7 @@ def _new_shape(shape: Shape) -> tuple[tuple[str, ...], Any] | None:
         "_all_scalars": SCALARS.issuperset,
         "_lists": _LISTS,
         "_given": _given,
+        "_float": float,
         "_len": len,  # a field may be called len
         "_map": map,
         "_type": type,
@@ -144,12 +158,17 @@ def _new_shape(shape: Shape) -> tuple[tuple[str, ...], Any] | None:
     return _shapes.setdefault(shape, (key, scope["make"]))
 
 
-def _look(name: str, room: int) -> str:
+def _look(name: str, room: int, floats: int) -> str:
     """Return the condition under which a value may go in as it is."""
     if not room:
         return f"{name}.__class__ in _scalars"
+    taken = f"_len({name} := _tuple({name}))"
+    if not floats:
+        return f"{name}.__class__ in _lists and {taken} <= {room} and _all_scalars(_map(_type, {name}))"
+    items = "".join(f" is _type({name}[{at}])" for at in range(floats))
     return (
-        f"{name}.__class__ in _lists and _len({name} := _tuple({name})) <= {room} and _all_scalars(_map(_type, {name}))"
+        f"{name}.__class__ in _lists and ({taken} == {floats} and _float{items} or "
+        f"_len({name}) <= {room} and _all_scalars(_map(_type, {name})))"
     )
 
 
