@@ -5,18 +5,23 @@ from __future__ import annotations
 import contextlib
 import errno
 import gc
+import json
 import os
 import signal
 import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from math import inf, isfinite
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from support import Faulty, run_python, start_python
 
 import dreamlake.storage.lock as module
+from dreamlake.engine.sessionlock import COUNTER_BYTES, Counter
 from dreamlake.errors import LocksUnsupportedError, LockTimeoutError
 from dreamlake.storage.lock import FileLock
 
@@ -286,3 +291,47 @@ def test_import_without_fcntl() -> None:
         assert local.fcntl is None
     """
     run_python(code)
+
+
+# ------------------------------------------------------------------------------------------------ the counter in it
+
+
+@given(
+    st.builds(
+        Counter,
+        st.integers(0, 2**64),
+        st.integers(0, 2**64),
+        st.floats(-1e300, 1e300) | st.just(-inf) | st.floats(1.7e9, 1.8e9),
+    )
+)
+def test_the_counter_is_json_of_one_length_and_comes_back(counter: Counter) -> None:
+    data = counter.encode()
+    assert len(data) == COUNTER_BYTES
+    said = json.loads(data)
+    assert said == {
+        "changes": counter.changes,
+        "rewrites": counter.rewrites,
+        "lastTs": counter.last_ts if isfinite(counter.last_ts) else None,
+    }
+    found = Counter.decode(data)
+    assert found == Counter.decode(json.dumps(said, indent=1).encode()), "however it is written"
+    assert found == counter or abs(counter.last_ts) > 1e15
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\0" * 128,
+        b'{"changes": 1, "rewrites": 0, "lastTs": 5.0}   x\n',
+        b'{"changes": 1, "rewrites": 0, "lastTs": 5.0e}   \n',
+        b'{"changes": 1, "rewrites": 0, "lastTs": 5..0}   \n',
+        b'{"changes": 1, "rewrites": 0, "lastTs": 1e999}   \n',
+        b'{"changes": 1, "rewrites": 0, "lastTs": 5.0   \n',
+        b'{"changes": 1, "rewrites": 0}   \n',
+        b'{"changes": -1-, "rewrites": 0, "lastTs": 5.0}\n',
+        b"[1, 0, 5.0]\n",
+    ],
+)
+def test_a_counter_that_is_not_whole_is_none(data: bytes) -> None:
+    assert Counter.decode(data) is None

@@ -161,7 +161,7 @@ def _columns_of(points: Sequence[Any]) -> _Columns | None:
     if not points or type(points[0]) is not dict:
         return None
     names = tuple(points[0])
-    if types_of(points) != {dict} or set(map(len, points)) != {len(names)} or not names:
+    if types_of(points) != {dict} or list(map(len, points)).count(len(names)) != len(points) or not names:
         return None
     try:
         columns = [list(map(itemgetter(name), points)) for name in names]
@@ -202,13 +202,13 @@ def _take_column(name: str, column: Sequence[Any]) -> tuple[Sequence[Any] | None
 
 
 def _stamps(start: float, tick: float, count: int, arrow: bool) -> Any:
-    """Return rising timestamps: an array, or an Arrow one, made without a Python float for each."""
+    """Return rising timestamps: a list, or an Arrow array, made without a Python float for each."""
     if not arrow:
         exact = (start / TICK).is_integer() and (tick / TICK).is_integer() and 0 <= start < 2.0**31 - count * tick
         if exact:
             # Multiples of a tick below 2**31 are exact: adding up gives what multiplying does, at half the cost.
-            return array("d", accumulate(repeat(tick, count - 1), initial=start))
-        return array("d", [start + i * tick for i in range(count)])
+            return list(accumulate(repeat(tick, count - 1), initial=start))
+        return [start + i * tick for i in range(count)]
     import pyarrow as pa
     import pyarrow.compute as pc
 

@@ -1,17 +1,19 @@
 """The writers' lock of a session, and the change counter in it that tells a writer whether it has anything to learn."""
 
 import json
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import inf
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from dreamlake.format.about import is_last_ts
 from dreamlake.storage.lock import FileLock
 
 #: Length of the lock file.
 COUNTER_BYTES = 128
+_WRITTEN = re.compile(rb'\{"changes": (\d{1,20}), "rewrites": (\d{1,20}), "lastTs": (-?\d[\d.e+-]{0,30})\} *\n')
 
 
 class Counter(NamedTuple):
@@ -25,16 +27,21 @@ class Counter(NamedTuple):
     last_ts: float
 
     def encode(self) -> bytes:
-        last = None if self.last_ts == -inf else self.last_ts
-        content = json.dumps({"changes": self.changes, "rewrites": self.rewrites, "lastTs": last})
+        last = "null" if self.last_ts == -inf else repr(self.last_ts)
+        content = f'{{"changes": {self.changes}, "rewrites": {self.rewrites}, "lastTs": {last}}}'  # JSON, at each flush
         # Of one length, since it is replaced in place: a kill must not leave the end of a longer one behind it.
         return content.ljust(COUNTER_BYTES - 1).encode() + b"\n"
 
     @classmethod
     def decode(cls, data: bytes) -> "Counter | None":
         """Return what the bytes say; None for a new or damaged file, after which everything has to be read again."""
+        written = _WRITTEN.fullmatch(data)  # as `encode` writes it: a fifth of what it takes otherwise, at each flush
         try:
-            fields = json.loads(data)
+            fields: dict[str, Any]
+            if written is not None:
+                fields = {"changes": written[1], "rewrites": written[2], "lastTs": float(written[3])}
+            else:
+                fields = json.loads(data)
             last = fields["lastTs"]
             if last is not None and not is_last_ts(last):
                 return None
