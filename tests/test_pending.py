@@ -397,6 +397,67 @@ def test_lists_that_are_no_longer_just_floats_come_out_as_they_went_in(length: i
         assert {type(item) for item in found} <= {float, int, bool, type(None), str, list}
 
 
+_joints = st.lists(st.floats(), min_size=2, max_size=2)
+_any_list = st.lists(st.floats() | st.integers(-9, 9) | st.booleans() | st.none(), max_size=3)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["call", "call", "call", "general", "flush"]),
+            st.one_of(_joints, _joints, _joints, _any_list, st.just("text"), st.just([[1.0, 2.0]])),
+            st.one_of(_joints, _joints, st.floats()),
+        ),
+        max_size=12,
+    )
+)
+def test_lists_known_to_be_floats_become_the_column_that_a_look_at_each_would_make(rows: list[Any]) -> None:
+    """Also where some come by another way, or are not floats, or not so many."""
+    pending = Pending(Owner())
+    bound = Bound(pending)
+    for way, q, v in rows:
+        if way == "flush":
+            pending.shut()
+        elif way == "general":
+            pending.append({"q": q, "v": v})
+        else:
+            bound.append(q=q, v=v)
+    for block in pending.take():
+        made = block.encode()
+        if made is not None:
+            looked = batch_from_points(made.points())
+            assert made.batch().schema == looked.schema
+            assert made.batch().data.equals(looked.data) or repr(made.batch().data) == repr(looked.data)  # NaN
+            assert repr(made.slice(0, 1).batch().data) == repr(looked.data.slice(0, 1))
+
+
+def test_floats_are_packed_without_a_look_only_while_all_are() -> None:
+    """What the test above cannot see: that the short way is taken at all, and by which rows it is given up."""
+    pending = Pending(Owner())
+    bound = Bound(pending)
+
+    def known(*more: Any) -> tuple[int, ...]:
+        for q in ([0.5, 1.5], [2.5, 3.5], *more):
+            bound.append(q=q, step=1)
+        (block,) = pending.take()
+        pending.replace(block, None)
+        made = block.encode()
+        assert isinstance(made, ColumnRows)
+        return tuple(made.floats)
+
+    assert known() == (2, 0)
+    bound.append(q=[0.5, 1.5], step=1)
+    pending.append({"q": [1, 2], "step": 1})
+    (block,) = pending.take()
+    pending.replace(block, None)
+    made = block.encode()
+    assert isinstance(made, ColumnRows)
+    assert tuple(made.floats) == ()
+    assert known() == (2, 0), "the function has seen floats only"
+    assert known([0.5, True]) == ()
+    assert known() == (), "a row may have been on its way"
+
+
 def test_many_lists_in_one_point_go_the_general_way() -> None:
     for count in (hotpath.MOST_LISTS, hotpath.MOST_LISTS + 1):
         bound = Bound(Pending(Owner()))

@@ -38,7 +38,7 @@ _AUTOMATIC = """
 def make(_pending, _track, _general):
     _owner, _lock, _clock = _pending.owner, _pending.owner.lock, _pending.owner.clock
     _now = _clock.now
-    def append({parameters}, **_rest):
+{uneven}    def append({parameters}, **_rest):
         if {plain} and not _rest:
             with _lock:
                 _block = _pending.open
@@ -66,7 +66,7 @@ def make(_pending, _track, _general):
 _EXPLICIT = """
 def make(_pending, _track, _general):
     _owner, _lock, _clock = _pending.owner, _pending.owner.lock, _pending.owner.clock
-    def append({parameters}, _ts=_missing, **_rest):
+{uneven}    def append({parameters}, _ts=_missing, **_rest):
         if _ts.__class__ is float and {plain} and not _rest:
             with _lock:
                 _block = _pending.open
@@ -86,6 +86,14 @@ def make(_pending, _track, _general):
         return _general(_given({pairs}, ("_ts", _ts), _rest))
     append.__qualname__ = "Track.append"  # as errors of the call show it
     return append
+"""
+
+# A list that is not of so many floats as the first one was: said before its row is stored, see `Block.floats`.
+_UNEVEN = """\
+    _uneven = _pending.uneven.add
+    def _is_uneven(_items):
+        _uneven(_id)
+        return _all_scalars(_map(_type, _items))
 """
 
 _missing = object()
@@ -136,11 +144,13 @@ def _new_shape(shape: Shape) -> tuple[tuple[str, ...], Any] | None:
         parameters="*, " + ", ".join(f"{name}=_missing" for name in names),
         plain=" and ".join(map(_look, names, room, floats)),
         values=", ".join(names),
+        uneven=_UNEVEN if any(floats) else "",
         pairs=", ".join(f"({name!r}, {name})" for name in names),
     )
     key = (*names, "_ts")  # an object of its own for each shape
     scope: dict[str, Any] = {
         "_key": key,
+        "_id": id(key),
         "_missing": _missing,
         "_scalars": SCALARS,
         "_all_scalars": SCALARS.issuperset,
@@ -168,7 +178,7 @@ def _look(name: str, room: int, floats: int) -> str:
     items = "".join(f" is _type({name}[{at}])" for at in range(floats))
     return (
         f"{name}.__class__ in _lists and ({taken} == {floats} and _float{items} or "
-        f"_len({name}) <= {room} and _all_scalars(_map(_type, {name})))"
+        f"_len({name}) <= {room} and _is_uneven({name}))"
     )
 
 

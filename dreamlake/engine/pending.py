@@ -5,7 +5,7 @@ change here takes effect in one store or one C call: a row goes into its block b
 by the single store of the next open one. Whenever an append is interrupted, its point is there whole or not at all.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from math import inf
 from threading import Lock
 from typing import Any, Protocol
@@ -33,8 +33,8 @@ class Block:
     """
 
     __slots__ = (
-        "awaited", "before", "explicit", "flat", "key", "limit", "names", "ready", "result", "row_size", "rows",
-        "shape", "size",
+        "awaited", "before", "explicit", "flat", "floats", "key", "limit", "names", "ready", "result", "row_size",
+        "rows", "shape", "size", "uneven",
     )  # fmt: skip
 
     def __init__(self, before: "Block | None" = None) -> None:
@@ -43,6 +43,10 @@ class Block:
         self.key: tuple[str, ...] | None = None
         self.shape: Shape | None = None
         self.names: tuple[str, ...] | None = None
+        #: For each field how many floats every value is a tuple of, 0 where that is not known; empty for none known.
+        #: It holds only while the `id` of `key` is not among those of `uneven`.
+        self.floats: tuple[int, ...] = ()
+        self.uneven: Collection[int] = ()
         self.explicit = False
         self.flat: list[Any] = []
         #: Length of `flat` at which this block is sealed.
@@ -79,7 +83,8 @@ class Block:
             stride = len(self.names) + 1
             columns: list[Sequence[Any]] = [self.flat[i::stride] for i in range(stride)]
             ts = columns.pop()
-            self.ready = ColumnRows(self.names, columns, ts, self.explicit)
+            floats = () if id(self.key) in self.uneven else self.floats
+            self.ready = ColumnRows(self.names, columns, ts, self.explicit, floats=floats)
         return self.ready
 
 
@@ -108,11 +113,14 @@ class Owner(Protocol):
 class Pending:
     """The pending points of one track. Thread-safe; every public method may be called from any thread."""
 
-    __slots__ = ("_max_ts", "hot_points", "open", "owner")
+    __slots__ = ("_max_ts", "hot_points", "open", "owner", "uneven")
 
     def __init__(self, owner: Owner) -> None:
         self.owner = owner
         self.open = Block()
+        #: The `id` of each key whose generated function met a list that is not of the number of floats it was made for.
+        #: It only grows: such a row may still be on its way into a block.
+        self.uneven: set[int] = set()
         # The highest timestamp of the blocks before the open one.
         self._max_ts = -inf
         #: Points in the hot file as of the last flush, for the writer's decision to roll.
@@ -160,10 +168,12 @@ class Pending:
         self._max_ts = max(highest, ts)
         if block.rows is None:
             fits = names == block.names and explicit == block.explicit and not may_merge
-            if not fits:
+            if fits:
+                block.floats = ()  # nobody has looked how many floats these lists are
+            else:
                 before = block if block.count else block.before
                 flat = not (may_merge or block.count)
-                self.open = block = _flat_block(before, values, explicit, ts) if flat else _mixed_block(before)
+                self.open = block = self._flat_block(before, values, explicit, ts) if flat else _mixed_block(before)
         if block.rows is None:
             block.flat.extend((*map(_as_tuple, values.values()), ts))
         else:
@@ -172,6 +182,24 @@ class Pending:
         if block.size >= BLOCK_BYTES or block.count >= BLOCK_ROWS:
             return self.seal(block)
         return None
+
+    def _flat_block(self, before: Block | None, like: dict[str, Any], explicit: bool, first_ts: float) -> Block:
+        block = Block(before)
+        block.uneven = self.uneven
+        block.names = tuple(like)
+        block.explicit = explicit
+        block.limit = BLOCK_ROWS * (len(like) + 1)
+        # Above such a timestamp a later -1.0 would pass for one of its own, and not for the one to inherit.
+        may_meet_minus_one = explicit and first_ts < -1
+        shape = None if may_meet_minus_one else shape_of(like, explicit)
+        block.key = None if shape is None else key_of(shape)
+        if shape is not None and block.key is not None:
+            block.shape = shape
+            block.floats = shape[3] if any(shape[3]) else ()
+            block.row_size = ITEM_BYTES * sum(shape[2])
+            if block.row_size:
+                block.limit = min(BLOCK_ROWS, max(1, BLOCK_BYTES // block.row_size)) * (len(like) + 1)
+        return block
 
     def add(self, rows: Rows | list[MixedRow], max_ts: float) -> Block:
         """Append the rows of a batch as a block of their own, behind all earlier appends; the owner's lock is held."""
@@ -260,23 +288,6 @@ def chain_of(last: Block | None) -> list[Block]:
 
 def _as_tuple(value: Any) -> Any:
     return tuple(value) if value.__class__ is list else value
-
-
-def _flat_block(before: Block | None, like: dict[str, Any], explicit: bool, first_ts: float) -> Block:
-    block = Block(before)
-    block.names = tuple(like)
-    block.explicit = explicit
-    block.limit = BLOCK_ROWS * (len(like) + 1)
-    # Above such a timestamp a later -1.0 would pass for one of its own, and not for the one to inherit.
-    may_meet_minus_one = explicit and first_ts < -1
-    shape = None if may_meet_minus_one else shape_of(like, explicit)
-    block.key = None if shape is None else key_of(shape)
-    if shape is not None and block.key is not None:
-        block.shape = shape
-        block.row_size = ITEM_BYTES * sum(shape[2])
-        if block.row_size:
-            block.limit = min(BLOCK_ROWS, max(1, BLOCK_BYTES // block.row_size)) * (len(like) + 1)
-    return block
 
 
 def _mixed_block(before: Block | None) -> Block:

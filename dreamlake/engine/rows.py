@@ -73,7 +73,7 @@ class Rows(ABC):
 class ColumnRows(Rows):
     """Rows of one shape, a sequence of Python values for each field; their lists may be tuples here."""
 
-    __slots__ = ("_batch", "_ts", "columns", "count", "explicit", "names", "types")
+    __slots__ = ("_batch", "_ts", "columns", "count", "explicit", "floats", "names", "types")
 
     def __init__(
         self,
@@ -82,6 +82,7 @@ class ColumnRows(Rows):
         ts: Sequence[float],
         explicit: bool,
         types: Sequence[type | None] | None = None,
+        floats: Sequence[int] = (),
     ) -> None:
         self.names = names
         self.columns = columns
@@ -89,6 +90,8 @@ class ColumnRows(Rows):
         self.explicit = explicit
         self.count = len(ts)
         self.types = [one_type(column) for column in columns] if types is None else types
+        #: For each column how many floats every value is a tuple of, 0 where that is not known; empty for none known.
+        self.floats = floats
         self._batch: Batch | None = None
 
     @property
@@ -109,7 +112,7 @@ class ColumnRows(Rows):
         if self._batch is None:
             from dreamlake.format.schema import batch_from_columns
 
-            self._batch = batch_from_columns(self.names, self.columns, self.types, self._ts)
+            self._batch = batch_from_columns(self.names, self.columns, self.types, self._ts, self.floats)
         return self._batch
 
     def lines(self, start: int) -> bytes:
@@ -121,7 +124,7 @@ class ColumnRows(Rows):
         if start == 0 and stop >= self.count:
             return self
         columns = [column[start:stop] for column in self.columns]
-        part = ColumnRows(self.names, columns, self._ts[start:stop], self.explicit, self.types)
+        part = ColumnRows(self.names, columns, self._ts[start:stop], self.explicit, self.types, self.floats)
         if self._batch is not None:
             part._batch = self._batch.slice(start, start + part.count)
         return part

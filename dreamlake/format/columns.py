@@ -11,7 +11,7 @@ import struct
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from itertools import accumulate, chain, pairwise
+from itertools import accumulate, chain, pairwise, starmap
 from typing import Any
 
 import pyarrow as pa
@@ -211,6 +211,14 @@ def _build_list(values: Sequence[Any], valid: pa.Buffer | None, level: int) -> t
     inner, child = _build(flat, types_of(flat), level + 1)
     logical: Logical = {"list": inner}
     return logical, _from_offsets(to_arrow(logical), list(map(len, values)), valid, None, child)
+
+
+def lists_of_doubles(values: Sequence[tuple[float, ...]], length: int) -> tuple[Logical, pa.Array]:
+    """The column of tuples of ``length`` floats each, and its type: what ``build_column`` finds out of each value."""
+    data = b"".join(starmap(struct.Struct(f"{length}d").pack, values))
+    child = packed(pa.float64(), len(values) * length, None, data)
+    logical: Logical = {"list": "double"}
+    return logical, _from_offsets(to_arrow(logical), [length] * len(values), None, None, child)
 
 
 def _build_struct(values: Sequence[Any], valid: pa.Buffer | None, level: int) -> tuple[Logical, pa.Array]:

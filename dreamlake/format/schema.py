@@ -15,7 +15,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dreamlake.format.columns import NoneType, build_column, column_values, doubles, json_texts, packed
+from dreamlake.format.columns import (
+    NoneType,
+    build_column,
+    column_values,
+    doubles,
+    json_texts,
+    lists_of_doubles,
+    packed,
+)
 from dreamlake.format.extjson import types_of
 from dreamlake.format.logical import Logical, TrackSchema, identical, is_native, to_arrow, unify_schemas
 
@@ -55,7 +63,11 @@ class Batch:
 
 
 def batch_from_columns(
-    names: Sequence[str], columns: Sequence[Sequence[Any]], types: Sequence[type | None], ts: Sequence[float]
+    names: Sequence[str],
+    columns: Sequence[Sequence[Any]],
+    types: Sequence[type | None],
+    ts: Sequence[float],
+    floats: Sequence[int] = (),
 ) -> Batch:
     """The batch of points that all have the fields ``names``.
 
@@ -67,9 +79,11 @@ def batch_from_columns(
         For each column the exact type of all its values, or None when that is not known.
     ts
         Seconds since the epoch, one a point.
+    floats
+        For each column how many floats, and nothing else, every value is a tuple of; 0 where that is not known.
     """
     kinds = [{kind} if kind is not None else types_of(column) for kind, column in zip(types, columns, strict=True)]
-    return _assemble(names, columns, kinds, ts)
+    return _assemble(names, columns, kinds, ts, floats)
 
 
 def batch_from_points(points: Sequence[Mapping[str, Any]]) -> Batch:
@@ -92,16 +106,22 @@ def batch_from_points(points: Sequence[Mapping[str, Any]]) -> Batch:
 
 
 def _assemble(
-    names: Sequence[str], columns: Sequence[Sequence[Any]], kinds: Sequence[set[type]], ts: Sequence[float]
+    names: Sequence[str],
+    columns: Sequence[Sequence[Any]],
+    kinds: Sequence[set[type]],
+    ts: Sequence[float],
+    floats: Sequence[int] = (),
 ) -> Batch:
     arrays = [ts_array(ts)]
     fields = [TS_FIELD]
     schema: TrackSchema = {}
     nones: dict[str, Sequence[Any]] = {}
-    for name, column, kind in zip(names, columns, kinds, strict=True):
+    for name, column, kind, length in zip(names, columns, kinds, floats or [0] * len(names), strict=True):
         if NoneType in kind:
             nones[name] = column
-        if _AbsentType in kind:
+        if length:
+            logical, array = lists_of_doubles(column, length)
+        elif _AbsentType in kind:
             values: Sequence[Any] = [None if value is _ABSENT else value for value in column]
             logical, array = build_column(values, kind - {_AbsentType} | {NoneType})
         else:
