@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -40,18 +41,19 @@ def main(arguments: list[str] | None = None) -> int:
     """Run what was asked for; 0 when every workload ran (whether or not it met its target), else 1."""
     options = _parser().parse_args(arguments)
     rounds = options.rounds or (3 if options.quick else 7)
-    settings = Settings(rounds=rounds, quick=options.quick, scratch=options.scratch)
-    facts = report.machine(settings)
-    print(report.heading(facts, settings, report.busy()), end="\n\n", flush=True)
     rows: list[Row] = []
     failed: list[str] = []
-    for name in options.only or WORKLOADS:
-        print(f"{name} …", file=sys.stderr, flush=True)
-        try:
-            rows += WORKLOADS[name](settings)
-        except Exception:
-            traceback.print_exc()
-            failed.append(name)
+    with tempfile.TemporaryDirectory(prefix="dreamlake-benchmarks-", dir=options.scratch) as folder:
+        settings = Settings(rounds=rounds, quick=options.quick, scratch=Path(folder))
+        facts = report.machine(settings)
+        print(report.heading(facts, settings, report.busy()), end="\n\n", flush=True)
+        for name in options.only or WORKLOADS:
+            print(f"{name} …", file=sys.stderr, flush=True)
+            try:
+                rows += WORKLOADS[name](settings)
+            except Exception:
+                traceback.print_exc()
+                failed.append(name)
     print(report.table(rows))
     if failed:
         print(f"\nFAILED, so not in the table: {', '.join(failed)}")

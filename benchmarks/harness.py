@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -29,7 +30,7 @@ class Settings:
     quick
         Smaller inputs, for a smoke run. The targets are meant for the full sizes.
     scratch
-        The folder that temporary folders are made in; None is the system's.
+        The folder that temporary folders are made in, and left in; None is the system's.
     """
 
     rounds: int = 7
@@ -91,9 +92,24 @@ class Row:
 
 @contextmanager
 def scratch(settings: Settings) -> Iterator[Path]:
-    """A fresh folder that is gone afterwards."""
-    with tempfile.TemporaryDirectory(prefix="dreamlake-bench-", dir=settings.scratch) as folder:
-        yield Path(folder)
+    """A fresh folder, emptied afterwards, see `empty`; whoever made `settings.scratch` removes it."""
+    folder = Path(tempfile.mkdtemp(prefix="dreamlake-bench-", dir=settings.scratch))
+    try:
+        yield folder
+    finally:
+        empty(folder)
+
+
+def empty(folder: Path) -> None:
+    """Cut off all files below a folder at 0 bytes, so that nobody pays for writing back another's pages.
+
+    They are not removed: ext4 without a journal passes over each inode that was deleted in the last minute (five, where
+    it is not written back) whenever it looks for a new one (``recently_deleted`` in Linux' fs/ext4/ialloc.c), so that a
+    new file costs several times as much for whoever comes next.
+    """
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            os.truncate(path, 0)
 
 
 def interleave(
@@ -103,8 +119,8 @@ def interleave(
 
     Sides that run next to each other meet the same machine, so a ratio taken within a round is worth more than one
     of two medians. The order turns round every time, because the second to run may find warmer caches or a busier disk.
-    The first round is thrown away: it pays for imports and cold caches. A side's folder goes before the next side
-    begins, so that nobody pays for writing back another's pages. What exists before the rounds (the input) is hidden
+    The first round is thrown away: it pays for imports and cold caches. A side's folder is emptied before the
+    next side begins. What exists before the rounds (the input) is hidden
     from the garbage collector, which itself stays on, as it is in a user's program.
     """
     count = settings.rounds if rounds is None else rounds

@@ -7,7 +7,6 @@ import os
 import signal
 import struct
 import subprocess
-import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +16,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks.harness import Settings, scratch
 from benchmarks.peers.catalogue import Peer
 from benchmarks.peers.environments import interpreter
 
@@ -191,8 +191,7 @@ class Runner:
             start = time.time()
             figures = drive(python, peer.driver, "fresh", folder, points, home)
             return figures and {"fresh": figures["done"] - start - bare}
-        with tempfile.TemporaryDirectory(dir=self._scratch) as temporary:
-            folder = Path(temporary)
+        with scratch(Settings(scratch=self._scratch)) as folder:
             if workload == "kill":
                 return self._kill(peer, python, folder, home)
             return drive(python, peer.driver, workload, folder, points, home)
