@@ -1015,6 +1015,38 @@ def test_a_close_that_fails_says_what_is_pending(lake_dir: Path, faulty: Faulty)
     assert numbers(lake_dir) == [0, 1, 2]
 
 
+@pytest.mark.parametrize("hot", [0, 2])
+def test_what_a_close_that_failed_wrote_is_known_to_the_writes_after_it(
+    lake_dir: Path, faulty: Faulty, hot: int
+) -> None:
+    """A close keeps no points in memory for a roll; when it fails, more may come, merge into these, and be rolled."""
+    opened = session(lake_dir, flush_interval=3600.0, segment_points=10).open()
+    track = opened.track(crashlib.TRACK)
+    for i in range(5):
+        if i == hot:
+            track.flush()
+        track.append(i=i, _ts=1000.0 + i)
+    opened.track("other").append(i=0)
+
+    def call(fd: int, *args: Any) -> int:
+        if "/other/" in os.readlink(f"/proc/self/fd/{fd}"):
+            raise ENOSPC
+        return os.pwrite(fd, *args)
+
+    faulty.fail("pwrite", call, always=True)
+    with pytest.raises(OSError, match="1 points are still pending"):
+        opened.close()
+    heal(faulty)
+    assert numbers(lake_dir) == list(range(5))
+    track.append(late=True, _ts=1003.0)
+    for i in range(5, 12):
+        track.append(i=i, _ts=1000.0 + i)
+    opened.close()
+    assert stored(lake_dir) == [{"i": i, "late": True} if i == 3 else {"i": i} for i in range(12)]
+    assert len(list(crashlib.track_folder(lake_dir).glob("*.parquet"))) == 1
+    assert numbers(lake_dir, track="other") == [0]
+
+
 LIMITED = """
 import crashlib, errno, resource, sys
 root = sys.argv[1]

@@ -304,10 +304,10 @@ def test_truncate(tmp_path: Path, faulty: Faulty) -> None:
 
 def test_make_dirs(tmp_path: Path, faulty: Faulty) -> None:
     path = tmp_path / "a" / "b" / "c"
-    local.make_dirs(str(path), fsync=True)
+    assert local.make_dirs(str(path), fsync=True) is True
     assert path.is_dir()
     assert faulty.calls.count("fsync") == 3
-    local.make_dirs(str(path), fsync=True)
+    assert local.make_dirs(str(path), fsync=True) is False
     assert faulty.calls.count("fsync") == 3
 
 
@@ -317,7 +317,7 @@ def test_make_dirs_when_another_process_is_faster(tmp_path: Path, faulty: Faulty
         raise FileExistsError(errno.EEXIST, "exists", path)
 
     faulty.fail("mkdir", mkdir)
-    local.make_dirs(str(tmp_path / "a"), fsync=False)
+    assert local.make_dirs(str(tmp_path / "a"), fsync=False) is False
     assert (tmp_path / "a").is_dir()
 
 

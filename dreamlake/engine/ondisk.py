@@ -81,6 +81,12 @@ class TrackOnDisk(KnownSegments):
             self._read_tail()
         self._epochs = (tail_epoch, full_epoch)
 
+    def begin(self, tail_epoch: int, full_epoch: int) -> None:
+        """Know that nothing is there: the folder was made under this hold of the session's lock."""
+        self._reset()
+        self._name_lasts = False
+        self._epochs = (tail_epoch, full_epoch)
+
     def forget(self) -> None:
         """Read everything again before the next write."""
         self._epochs = None
@@ -175,14 +181,20 @@ class TrackOnDisk(KnownSegments):
 
     # -- writing ---------------------------------------------------------------------------------------------------
 
-    def write(self, rows: Sorted, whole_segments_only: bool) -> None:
+    def write(self, rows: Sorted, whole_segments_only: bool, last: bool = False) -> None:
         """Write what a flush has sorted, and take out of `rows` what is on disk; the rest is left there.
+
+        Parameters
+        ----------
+        last
+            Whether nothing is likely to be rolled by this process later: then few rows become lines only, and not Arrow
+            batches too, which are kept for a roll; a write that follows all the same reads the lines again.
 
         Raises OSError when the disk fails. What was committed before stays, and stays out of `rows`. Raises
         CorruptTrackError after all else was written, when late fields belong to a damaged segment.
         """
         self._write_late(rows)
-        self._write_new(rows, whole_segments_only)
+        self._write_new(rows, whole_segments_only, last)
         # Behind all new points, since theirs may be among these: merged first, they would be points of their own.
         if rows.waiting and not rows.new.count:
             self._let_wait(rows)
@@ -207,9 +219,12 @@ class TrackOnDisk(KnownSegments):
             except CorruptTrackError as error:
                 rows.damage = error
 
-    def _write_new(self, rows: Sorted, whole_segments_only: bool) -> None:
+    def _write_new(self, rows: Sorted, whole_segments_only: bool, last: bool) -> None:
         if self.must_rewrite:
             self._rewrite_hot()
+        if last and self._stays_hot(rows):
+            self._append_lines(rows, keep=False)
+            return
         # All rows become Arrow before anything is written: rows that cannot be kept for the roll must not be lines yet.
         large = self.size + sum(piece.batch().data.nbytes for piece in rows.new.pieces) >= ROLL_BYTES
         if large or self.hot_count + rows.new.count >= self.segment_points:
@@ -221,8 +236,14 @@ class TrackOnDisk(KnownSegments):
         if self.lines > 2 * self.hot_count:
             self._rewrite_hot()
 
-    def _append_lines(self, rows: Sorted) -> None:
-        """Append lines for new points and for fields of hot points to the hot file."""
+    def _stays_hot(self, rows: Sorted) -> bool:
+        """Whether these rows are far from a roll, and their lines need no memory of them after a failed fsync."""
+        if self.fsync or rows.hot or not rows.new.count or self.hot_count + rows.new.count >= self.segment_points:
+            return False
+        return self.size + sum(piece.nbytes for piece in rows.new.pieces) < ROLL_BYTES
+
+    def _append_lines(self, rows: Sorted, keep: bool = True) -> None:
+        """Append lines for new points and for fields of hot points to the hot file; `keep` them for a roll, too."""
         changed, pieces = list(rows.hot), rows.new.part(0, rows.new.count)
         data = [point.encode_line(i, without_ts(f), f["_ts"]) for i, f in rows.hot.items()]
         index = self.next_index
@@ -251,7 +272,7 @@ class TrackOnDisk(KnownSegments):
         except local.SizeChanged:
             self.forget()
             raise
-        self._take_lines(rows, changed, pieces, written)
+        self._take_lines(rows, changed, pieces, written, keep)
 
     def _take_over(self, rows: Sorted, payload: bytes, written: int) -> None:
         """Count the whole lines among the first bytes, which reached the hot file, as written."""
@@ -260,8 +281,12 @@ class TrackOnDisk(KnownSegments):
         changed = list(rows.hot)[:lines]
         self._take_lines(rows, changed, rows.new.part(0, lines - len(changed)), end)
 
-    def _take_lines(self, rows: Sorted, changed: list[int], pieces: "list[Rows]", nbytes: int) -> None:
+    def _take_lines(
+        self, rows: Sorted, changed: list[int], pieces: "list[Rows]", nbytes: int, keep: bool = True
+    ) -> None:
         """Count the first lines, which take so many bytes, as written: of these hot points, and of these new ones.
+
+        Where they are not to `keep` the track is learnt anew before the next write.
 
         First what needs no memory, so that no line that is in the file stays pending. What fails then is no OSError,
         and the track is learnt anew, see `TrackWriter._write`.
@@ -272,6 +297,10 @@ class TrackOnDisk(KnownSegments):
         self.lines += len(changed) + count
         for index in changed:
             self.changes.setdefault(index, {}).update(rows.hot.pop(index))
+        if not keep:
+            self.hot_count += count
+            self.forget()
+            return
         for piece in pieces:
             self._keep(piece.batch())
             self.max_ts = max(self.max_ts, piece.max_ts)

@@ -20,15 +20,17 @@ class TrackFile:
         self.fsync = fsync
         self.path = os.path.join(folder, layout.METADATA_FILE)
 
-    def update(self, described: dict[str, Any]) -> None:
+    def update(self, described: dict[str, Any]) -> bool:
         """Make the track's folder with its metadata.json, or merge `described` into the one that is there.
+
+        Returns whether the folder was made: then there is nothing else in it.
 
         Raises ValueError when the folder belongs to a track of another name, as it can where the disk folds case or
         normalises unicode.
         """
-        stored = self._read()
+        is_new = local.make_dirs(self.folder, self.fsync)
+        stored = None if is_new else self._read()
         if stored is None:
-            local.make_dirs(self.folder, self.fsync)
             empty: dict[str, Any] = {"name": self.name, "description": None, "tags": [], "metadata": {}}
             extra = {"segment_points": self.segment_points, "format_version": layout.FORMAT_VERSION}
             merged = merge_description({**empty, **extra}, described)
@@ -39,6 +41,7 @@ class TrackFile:
             local.atomic_write(self.path, text + b"\n", self.fsync)
         elif described and self.fsync:
             local.fsync_dir(self.folder)  # as it may have failed when this was written
+        return is_new
 
     def _read(self) -> dict[str, Any] | None:
         """Return what the file says; None where there is none, or an empty one after a power loss."""

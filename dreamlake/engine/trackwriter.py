@@ -55,8 +55,11 @@ class TrackWriter:
             bool(self.described) or not self.pending.is_empty() or (self._disk is not None and self._disk.must_rewrite)
         )
 
-    def flush(self, whole_segments_only: bool) -> None:
-        """Write what is pending; the session's lock is held. What an error leaves unwritten stays pending."""
+    def flush(self, whole_segments_only: bool, last: bool = False) -> None:
+        """Write what is pending; the session's lock is held. What an error leaves unwritten stays pending.
+
+        `last` says that no flush of this process is likely to follow; see `TrackOnDisk.write`.
+        """
         from dreamlake.engine.trackfile import TrackFile
 
         options, lock = self.writer.options, self.writer.session_lock
@@ -67,14 +70,15 @@ class TrackWriter:
         self._disk = self._disk or self._on_disk()
         if not self._has_folder or self.described:
             described = self.described
-            TrackFile(self.folder, self.name, options.segment_points, options.fsync).update(described)
+            if TrackFile(self.folder, self.name, options.segment_points, options.fsync).update(described):
+                self._disk.begin(lock.tail_epoch, lock.full_epoch)
             self._has_folder = True
             if self.described is described:
                 self.described = {}
         if options.fsync:
             self.writer.footing.secure(self.folder)
         if chain or self._disk.must_rewrite:
-            self._write(chain, whole_segments_only)
+            self._write(chain, whole_segments_only, last)
 
     def _on_disk(self) -> Any:
         from dreamlake.engine.ondisk import TrackOnDisk
@@ -89,7 +93,7 @@ class TrackWriter:
         self.writer.session_lock.announce_rewrite()
         self.writer.footing.secure(self.folder)
 
-    def _write(self, chain: list[Block], whole_segments_only: bool) -> None:
+    def _write(self, chain: list[Block], whole_segments_only: bool, last: bool) -> None:
         from dreamlake.engine.sorting import Sorter
         from dreamlake.storage.local import SizeChanged
 
@@ -98,7 +102,7 @@ class TrackWriter:
             self._disk.learn(lock.tail_epoch, lock.full_epoch)
             rows = Sorter(self._disk).sort(chain)
             try:
-                self._disk.write(rows, whole_segments_only)
+                self._disk.write(rows, whole_segments_only, last)
                 return
             except SizeChanged as error:
                 # Somebody who does not keep to the lock wrote to the hot file: look again, once.

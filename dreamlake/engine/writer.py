@@ -343,7 +343,7 @@ class Writer:
         if status == "finished" and self._dropped > self._dropped_told:
             status = "failed"  # `tell_dropped` raises when all else is done
         try:
-            self._flush(list(self.tracks.values()), CALLER_LOCK, logs=True)
+            self._flush(list(self.tracks.values()), CALLER_LOCK, logs=True, last=True)
         except Exception:
             if last:  # however well the program ended: what it recorded last is lost
                 self._say("failed" if status == "finished" else status)
@@ -402,7 +402,12 @@ class Writer:
             )
 
     def _flush(
-        self, tracks: list[TrackWriter], lock_timeout: float, whole_segments_only: bool = False, logs: bool = False
+        self,
+        tracks: list[TrackWriter],
+        lock_timeout: float,
+        whole_segments_only: bool = False,
+        logs: bool = False,
+        last: bool = False,
     ) -> None:
         waiting = [track for track in tracks if track.needs_flush()]
         logs = logs and bool(self.logs.pending)
@@ -414,7 +419,7 @@ class Writer:
                 self._mark_running()
                 for track in waiting:
                     try:
-                        track.flush(whole_segments_only)
+                        track.flush(whole_segments_only, last)
                         if track.is_to_be_merged():
                             self.compactor.note(track.name)
                     except Exception as error:

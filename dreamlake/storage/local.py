@@ -254,9 +254,16 @@ def fsync_dir(path: str) -> None:
         os_.close(fd)
 
 
-def make_dirs(path: str, fsync: bool) -> None:
-    """Make a folder and those above it that are missing; with ``fsync`` their names last."""
+def make_dirs(path: str, fsync: bool) -> bool:
+    """Make a folder and those above it that are missing; with ``fsync`` their names last.
+
+    Returns
+    -------
+    bool
+        Whether the folder itself was made by this call.
+    """
     missing = []
+    made = False
     while not os.path.isdir(path):
         missing.append(path)
         parent = _parent(path)
@@ -266,11 +273,14 @@ def make_dirs(path: str, fsync: bool) -> None:
     for folder in reversed(missing):
         try:
             os_.mkdir(folder)
+            made = True
         except FileExistsError:
             if not os.path.isdir(folder):
                 raise
+            made = False
         if fsync:
             fsync_dir(_parent(folder))
+    return made
 
 
 def sweep_tmp(folder: str, older_than: float) -> int:
