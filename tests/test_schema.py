@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from columnar import assert_same_points, point_lists, same, timestamps
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from support import run_python
 from values import values
@@ -53,6 +53,21 @@ def test_points_come_back(points: list[dict[str, Any]]) -> None:
 def test_any_mix_of_values_in_one_field_comes_back(column: list[Any]) -> None:
     points = [{"x": value, "_ts": float(at)} for at, value in enumerate(column)]
     assert_same_points(points, through(points))
+
+
+_edges = [2**bits + near for bits in (15, 16, 31, 32, 47, 48, 52, 53, 55, 56, 62) for near in (-1, 0, 1)]
+
+
+@given(st.lists(st.sampled_from(_edges) | st.integers(-(2**63), 2**63 - 1) | st.integers(-9, 9)))
+@example([2**56 - 1, 0])
+@example([-(2**56), 0])
+@example([2**48, -1])
+def test_the_type_of_integers_says_whether_doubles_could_hold_them(column: list[int]) -> None:
+    column = [each for value in column for each in (value, -value) if -(2**63) <= each < 2**63]
+    if column:
+        assert logical_of(*column) == ("int" if max(map(abs, column)) <= 2**53 else "int64")
+        many = column * (5000 // len(column) + 1)
+        assert logical_of(*many) == logical_of(*column)
 
 
 @given(point_lists(max_size=12), st.data())
