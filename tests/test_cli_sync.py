@@ -126,6 +126,23 @@ def test_a_track_that_was_described_elsewhere(root: Path, there: str, tmp_path: 
     assert (stats["totalDataPoints"], stats["description"], stats["tags"]) == (4, "of validation", ["x"])
 
 
+def test_what_is_taken_from_the_replica_raises_the_clock(root: Path, there: str, tmp_path: Path) -> None:
+    """What another machine drew is not drawn here again, though the clock here is behind."""
+    assert main(["sync", str(root / "w/two"), there]) == 0
+    shutil.copytree(root, tmp_path / "copy")
+    with Session("two", "w", tmp_path / "copy") as session:
+        session.track("loss", description="of validation")
+        session.track("more").append(i=3).flush()
+        drawn = session.track("more").read()["data"][0]["data"]["_ts"]
+    assert main(["sync", str(tmp_path / "copy/w/two"), there]) == 0
+    with Session("two", "w", root) as session:
+        session.track("loss").append(i=3)
+    lock = root / "w/two/.lock"
+    lock.write_text(json.dumps(json.loads(lock.read_text()) | {"lastTs": 5.0}))
+    assert main(["sync", str(root / "w/two"), there]) == 0
+    assert json.loads(lock.read_text())["lastTs"] >= drawn
+
+
 def test_a_dead_network(
     root: Path, s3_url: str, s3_server: S3Server, s3_proxy: Proxy, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

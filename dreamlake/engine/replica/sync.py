@@ -74,7 +74,8 @@ def sync_folder(
             lock = SessionLock(os.path.join(folder, layout.LOCK_FILE), single_writer=False)
             with lock.hold(WRITERS_PATIENCE):
                 lock.announce_rewrite()
-                pull.pull(folder, session, remote, mine, tree, found.described)
+                # Points come back with the timestamps that another process drew: later ones go on above them.
+                lock.cover(pull.pull(folder, session, remote, mine, tree, found.described))
         ahead = set(found.pull) - set(found.described)
         state.save(folder, known)
 
