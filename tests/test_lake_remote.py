@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import time
 import uuid
 from collections import Counter
@@ -21,7 +22,7 @@ from s3.server import BUCKET, KEY, SECRET, S3Server
 from support import run_python
 
 from dreamlake import Lake, Session
-from dreamlake.engine import catalog
+from dreamlake.engine import catalog, segments
 from dreamlake.engine.catalog import session_info
 from dreamlake.engine.process import side_by_side
 from dreamlake.errors import CorruptTrackError, SessionNotFoundError, TrackNotFoundError
@@ -313,6 +314,42 @@ def test_a_long_track_that_was_merged_costs_few_requests(
     length, requests = costs(len)
     assert length == count
     assert requests <= 2
+
+
+def test_all_of_a_wide_segment_comes_by_one_request(
+    open_lake: OpenLake,
+    tmp_path: Path,
+    s3_server: S3Server,
+    s3_url: str,
+    s3_proxy: Proxy,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Some columns or rows come by the footer and ranges, as does a segment too long to be asked for in one piece."""
+    noise = random.Random(5)
+    count = 200_000
+    frame = pl.DataFrame({name: [noise.random() for _ in range(count)] for name in "ac"}).with_row_index("b")
+    with Session("long", "w", local_path=tmp_path) as session:
+        session.track("loss").append_batch(frame)
+    paths = sorted((tmp_path / "w/long/tracks/loss").glob("*.parquet"))
+    assert min(path.stat().st_size for path in paths) > segments.WHOLE_BYTES
+    assert len(paths) == 2
+    upload(tmp_path, s3_url, s3_server.options())
+
+    def gets(work: Callable[[Any], pl.DataFrame]) -> int:
+        track = open_lake(s3_url).session("long", "w").track("loss")
+        with s3_proxy.counting() as requests:
+            found = work(track)
+        assert found["b"].to_list() == found["_index"].to_list()
+        return kinds(requests)["GET"]
+
+    assert gets(lambda track: track.to_polars()) == 3, "the newest footer, and each segment"
+    assert gets(lambda track: track.scan().collect()) == 3
+    assert gets(lambda track: track.scan().select("_index", "b").collect()) == 5, (
+        "and whether a footer is still the same"
+    )
+    assert gets(lambda track: track.to_polars(50_000, 1_000)) > 2
+    monkeypatch.setattr(segments, "ALL_BYTES", 1 << 20)
+    assert gets(lambda track: track.to_polars()) == 5
 
 
 def test_many_runs_cost_a_request_each(open_lake: OpenLake, many_runs: str, s3_proxy: Proxy) -> None:

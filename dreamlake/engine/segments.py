@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from dreamlake.engine.away import Away
     from dreamlake.format.layout import SegmentName
     from dreamlake.format.logical import TrackSchema
+    from dreamlake.format.ranges import Many
     from dreamlake.format.segment import Footer, Segment, SegmentDamage, SegmentInfo
     from dreamlake.storage.store import Store
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 #: Files up to this many bytes are read whole: one request, where footer and columns would take two.
 WHOLE_BYTES = 1 << 20
+#: The same where all columns of all rows are wanted, of a segment that is not on this machine.
+ALL_BYTES = 32 << 20
 #: A hot file rolls at 32 MB; one far beyond that is no hot file, and is not taken into memory.
 MAX_HOT_BYTES = 1 << 30
 #: Footers kept of one track. A footer takes some 5 KB of memory, so a track takes 10 MB at most.
@@ -279,33 +282,55 @@ class SegmentFiles:
         from dreamlake.format.segment import SegmentDamage
 
         try:
-            segment = self._open(name, size, self._kept(name))
+            most = ALL_BYTES if self._wants_all(name, columns, start, stop) else WHOLE_BYTES
+            segment = self._open(name, size, self._kept(name), most=most)
             schema = segment.info.schema
             return segment.read(["_ts", *schema, "_none"] if columns is None else columns, start, stop), schema
         except SegmentDamage as damage:
             raise self._corrupt(name, damage) from damage
 
-    def _open(self, name: SegmentName, size: int | None, kept: Footer | None, hold: bool = False) -> Segment:
+    def _wants_all(self, name: SegmentName, columns: Sequence[str] | None, start: int | None, stop: int | None) -> bool:
+        """Whether these are all rows of segment `name`, in all columns that the track is known to have."""
+        if (start is not None and start > name.start) or (stop is not None and stop < name.stop) or self.is_local:
+            return False
+        return columns is None or (self.described is not None and {"_ts", *self.described[1]} <= set(columns))
+
+    def _open(
+        self, name: SegmentName, size: int | None, kept: Footer | None, hold: bool = False, most: int = WHOLE_BYTES
+    ) -> Segment:
+        """Open a segment, whose bytes come all at once where there are `most` or fewer."""
         from dreamlake.format.segment import open_segment
 
         path = self._path(name)
         data = self._taken(name)
         likely = size if size is not None or kept is None else kept.file_size
-        if data is None and (likely is None or likely <= WHOLE_BYTES):
-            data = self.store.get(path, 0, WHOLE_BYTES + 1)
+        most = WHOLE_BYTES if likely is None else most
+        if data is None and (likely is None or likely <= most):
+            data = self.store.get(path, 0, most + 1)
         if hold and data is not None:
             self.hold(name, data)
-        if data is not None and len(data) <= WHOLE_BYTES:
+        if data is not None and len(data) <= most:
             segment = open_segment(data, footer=kept)
         else:
             size = self.store.size(path) if size is None or data is not None else size
-            segment = open_segment(lambda start, stop: self.store.get(path, start, stop), size, footer=kept)
+            many = self._many(path) if hasattr(self.store, "get_many") else None
+            segment = open_segment(lambda start, stop: self.store.get(path, start, stop), size, kept, many)
         if segment.footer is not kept:
             self._check(name, segment)
             self._keep(name, segment.footer)
             if segment.info.lost:
                 self._tell_lost(name, segment.info)
         return segment
+
+    def _many(self, path: str) -> Many:
+        def read(spans: Sequence[tuple[int, int]]) -> list[bytes]:
+            found: list[bytes | Exception] = self.store.get_many([(path, *span) for span in spans])  # type: ignore[attr-defined]
+            for each in found:
+                if isinstance(each, Exception):
+                    raise each
+            return found  # type: ignore[return-value]
+
+        return read
 
     def _tell_lost(self, name: SegmentName, info: SegmentInfo) -> None:
         from dreamlake.notices import log

@@ -8,6 +8,10 @@ from typing import Any
 import pyarrow as pa
 
 _GAP = 1 << 16  # ranges this close are read as one
+_FAR_GAP = 1 << 20  # the same where each is a request: a round trip takes as long as so many bytes, or longer
+
+Many = Callable[[Sequence[tuple[int, int]]], Sequence[bytes]]
+"""Reads several ranges [start, stop) of a file at once."""
 
 
 class Source:
@@ -19,9 +23,12 @@ class Source:
         Any buffer, a file opened for reading in binary mode, or a function ``(start, stop) -> bytes``.
     size
         Bytes of the file; None for a buffer, and for a file that can tell by seeking to its end.
+    many
+        How several ranges are asked for at once, where each is a request; None where it is not.
     """
 
-    def __init__(self, source: Any, size: int | None) -> None:
+    def __init__(self, source: Any, size: int | None, many: Many | None = None) -> None:
+        self._many = many
         self._buffer: pa.Buffer | None = None
         self._read: Callable[[int, int], bytes]
         if callable(source):
@@ -52,12 +59,17 @@ class Source:
         if self._buffer is not None:
             return Ranges([(0, self._buffer)], self.size)
         pieces: list[list[int]] = []
+        gap = _GAP if self._many is None else _FAR_GAP
         for start, stop in sorted(spans):
-            if pieces and start - pieces[-1][1] <= _GAP:
+            if pieces and start - pieces[-1][1] <= gap:
                 pieces[-1][1] = max(pieces[-1][1], stop)
             else:
                 pieces.append([start, stop])
-        loaded = [(start, pa.py_buffer(self._read(start, stop))) for start, stop in pieces]
+        if self._many is None or len(pieces) == 1:
+            found: Sequence[bytes] = [self._read(start, stop) for start, stop in pieces]
+        else:
+            found = self._many([(start, stop) for start, stop in pieces])
+        loaded = [(start, pa.py_buffer(data)) for (start, _), data in zip(pieces, found, strict=True)]
         if any(data.size != stop - start for (start, stop), (_, data) in zip(pieces, loaded, strict=True)):
             return None
         return Ranges(loaded, self.size)

@@ -34,7 +34,7 @@ from dreamlake.format.footer import (
 )
 from dreamlake.format.logical import TrackSchema, identical, leaves
 from dreamlake.format.pages import Chunk
-from dreamlake.format.ranges import Ranges, Source
+from dreamlake.format.ranges import Many, Ranges, Source
 from dreamlake.format.schema import NONE, TS, Batch, conform
 from dreamlake.format.segmentinfo import SegmentBounds, SegmentInfo, to_key_values
 
@@ -154,7 +154,9 @@ def _encoding(leaf: str) -> str:
 # -------------------------------------------------------------------------------------------------------- open
 
 
-def open_segment(source: Any, size: int | None = None, footer: Footer | None = None) -> Segment:
+def open_segment(
+    source: Any, size: int | None = None, footer: Footer | None = None, many: Many | None = None
+) -> Segment:
     """Open a segment, its footer's checksum verified before anything in it is believed.
 
     Parameters
@@ -166,13 +168,16 @@ def open_segment(source: Any, size: int | None = None, footer: Footer | None = N
         The file's size in bytes; needed for a function.
     footer
         The footer of an earlier opening of the same file: it need not be parsed again.
+    many
+        For a function as source: reads several ranges at once, where each is a request. Ranges that are near to each
+        other become one then.
 
     Raises
     ------
     SegmentDamage
         The bytes are not what dreamlake wrote.
     """
-    opened = Source(source, size)
+    opened = Source(source, size, many)
     return Segment(opened, open_footer(opened, footer))
 
 
