@@ -7,7 +7,7 @@ from dreamlake.engine.rows import MixedRow, PointRows, Rows, held_bytes
 from dreamlake.errors import CorruptTrackError
 
 if TYPE_CHECKING:
-    from dreamlake.engine.ondisk import TrackOnDisk
+    from dreamlake.engine.knowntrack import KnownTrack
     from dreamlake.format.layout import SegmentName
 
 #: Fields to set, by the index of their point; each dict holds the point's ``_ts`` too.
@@ -113,7 +113,7 @@ class Sorter:
     (by their bounds before they are opened), then the hot file, then the rows sorted before.
     """
 
-    def __init__(self, disk: "TrackOnDisk") -> None:
+    def __init__(self, disk: "KnownTrack") -> None:
         self.disk = disk
         self.out = Sorted()
         self.next_index = disk.next_index
@@ -224,6 +224,17 @@ class Sorter:
         if self._points:
             self._pieces.append(PointRows(self._points, self._flags))
             self._points, self._flags = [], []
+
+
+def with_changes(points: list[dict[str, Any]], start: int, changes: Changes) -> list[dict[str, Any]]:
+    """Return the points, the first of which has the index `start`, with the changed fields; ``_ts`` stays last."""
+    changed = list(points)
+    for index, fields in changes.items():
+        if start <= index < start + len(points):
+            merged = {**changed[index - start], **without_ts(fields)}
+            merged["_ts"] = merged.pop("_ts")
+            changed[index - start] = merged
+    return changed
 
 
 def without_ts(fields: dict[str, Any]) -> dict[str, Any]:
