@@ -138,6 +138,9 @@ def _write_options(schema: TrackSchema) -> dict[str, Any]:
         encodings[path] = "PLAIN"
     return {
         "compression": "zstd",
+        # Of timestamps with jitter Arrow's usual level 1 leaves 2.89 bytes, this one 2.74, for 3 ns a point (level 12
+        # leaves 2.42, for 36 ns); of other columns it takes next to nothing.
+        "compression_level": {TS: 4},
         "use_dictionary": sorted(dictionaries - encodings.keys()),
         "column_encoding": encodings,
         "write_page_checksum": True,
