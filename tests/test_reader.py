@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
 import shutil
+from bisect import bisect_left
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from columnar import assert_same_points, point_lists
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dreamlake.engine.bytime import rows_by_time
 from dreamlake.engine.reader import MAX_LOOKS, TrackReader
 from dreamlake.engine.snapshot import Snapshot
 from dreamlake.errors import CorruptTrackError, DreamlakeError
@@ -178,6 +181,57 @@ def test_a_wide_segment_is_read_in_parts_that_share_nothing(lake_dir: Path, monk
         assert all(before[1] <= behind[0] for before, behind in pairwise(parts))
     pieces = snapshot.pieces(5, 109_000)[0].split(3)
     assert [(piece.start, piece.stop) for piece in pieces] == [(5, 40_000), (40_000, 80_000), (80_000, 109_000)]
+
+
+def test_a_time_range_reads_the_row_groups_that_can_hold_it(lake_dir: Path) -> None:
+    """Of timestamps that go back and forth, with equal ones: what is found is what a look at all of them finds."""
+    noise = random.Random(7)
+    stamps = [float(round(i / 4 + noise.random() * 6000)) for i in range(120_000)]
+    points = [{"a": noise.random(), "b": noise.random(), "i": i, "_ts": ts} for i, ts in enumerate(stamps)]
+    track = TrackOnDisk(lake_dir)
+    size = track.segment(points[:110_000], 0).stat().st_size
+    track.segment(points[110_000:115_000], 110_000)
+    track.hot(points[115_000:], 115_000)
+    fetched: list[int] = []
+
+    class Counting(RacingStore):
+        def get(self, path: str, start: int = 0, stop: int | None = None) -> bytes:
+            data = super().get(path, start, stop)
+            fetched.append(len(data))
+            return data
+
+    snapshot = track.reader(Counting(lake_dir)).snapshot(described=True)
+    skipping = track.reader().snapshot(described=True, errors="skip")
+    order = sorted(range(len(points)), key=lambda i: (stamps[i], i))
+    keys = [stamps[i] for i in order]
+
+    def found(low: float, high: float, limit: int | None, reverse: bool, of: Snapshot = snapshot) -> list[int]:
+        rows, more = rows_by_time(of, low, high, limit, reverse)
+        picked = order[bisect_left(keys, low) : bisect_left(keys, high)]
+        picked = picked[::-1] if reverse else picked
+        assert more == (limit is not None and len(picked) > limit)
+        assert [index for index, _ in rows] == picked[:limit]
+        assert [point["i"] for _, point in rows] == picked[:limit]
+        return picked
+
+    for turn in range(30):
+        low = noise.randrange(-5, 36_010)
+        high = low + noise.choice([0, 1, 3, 40, 700])
+        limit = noise.choice([None, 0, 1, 7, 1000])
+        found(low, high, limit, turn % 2 == 0)
+    for group in range(0, 110_000, 10_000):
+        for edge in (min(stamps[group : group + 10_000]), max(stamps[group : group + 10_000])):
+            found(edge, edge + 0.5, None, False)
+            found(edge, edge + 0.5, 1, True)
+    for reverse in (False, True):
+        found(-math.inf, math.inf, 5, reverse)
+        found(10_000.0, math.inf, 5, reverse)
+        found(-math.inf, 10_000.0, 5, reverse)
+    assert len(found(3_000.0, 3_100.0, None, False)) > 100
+    found(3_000.0, 3_100.0, None, False, skipping)
+    fetched.clear()
+    found(100.0, 101.0, None, False)
+    assert sum(fetched) < size / 2
 
 
 def test_damage_leaves_out_the_whole_of_a_wide_segment_however_many_cores_there_are(

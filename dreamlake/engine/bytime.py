@@ -5,6 +5,8 @@ from __future__ import annotations
 from math import inf
 
 from dreamlake.engine.process import side_by_side
+from dreamlake.engine.snapshot import Piece
+from dreamlake.errors import CorruptTrackError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -12,7 +14,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from dreamlake.engine.snapshot import Piece, Rows, Snapshot
+    from dreamlake.engine.snapshot import Rows, Snapshot
 
 
 def rows_by_time(snapshot: Snapshot, low: float, high: float, limit: int | None, reverse: bool) -> tuple[Rows, bool]:
@@ -35,7 +37,7 @@ def rows_by_time(snapshot: Snapshot, low: float, high: float, limit: int | None,
     pieces = _overlapping(snapshot, low, high, reverse)
     if most is None:
         # All are needed, so they are read side by side.
-        parts = side_by_side(lambda each: _rows(each[0], low, high, None, reverse), pieces, snapshot.width())
+        parts = side_by_side(lambda piece: _rows(piece, low, high, None, reverse), _joined(pieces), snapshot.width())
         return _ordered([row for rows in parts for row in rows], reverse), False
     found: Rows = []
     for piece, (lowest, highest) in pieces:
@@ -51,10 +53,45 @@ def rows_by_time(snapshot: Snapshot, low: float, high: float, limit: int | None,
 def _overlapping(snapshot: Snapshot, low: float, high: float, reverse: bool) -> list[tuple[Piece, tuple[float, float]]]:
     """The pieces that can hold a point of the time range, and their bounds, in the order in which they begin."""
     pieces = [(piece, piece.bounds.get("_ts", (-inf, inf))) for piece in snapshot.pieces()]
-    pieces = [(piece, bounds) for piece, bounds in pieces if bounds[0] < high and bounds[1] >= low]
+    pieces = [each for each in pieces if _can_hold(each[1], low, high)]
+    pieces = [part for piece, bounds in pieces for part in _parts(piece, bounds, low, high)]
     if reverse:
         return sorted(pieces, key=lambda each: each[1][1], reverse=True)
     return sorted(pieces, key=lambda each: each[1][0])
+
+
+def _can_hold(bounds: tuple[float, float], low: float, high: float) -> bool:
+    return bounds[0] < high and bounds[1] >= low
+
+
+def _parts(
+    piece: Piece, bounds: tuple[float, float], low: float, high: float
+) -> list[tuple[Piece, tuple[float, float]]]:
+    """The row groups of a wide segment that can hold a point of the time range; any other piece as it is.
+
+    Where damage is skipped, it leaves out whole segments: then all of it is read.
+    """
+    from dreamlake.format.segment import WIDE
+
+    if piece.segment is None or len(piece) < WIDE or piece.snapshot.skip:
+        return [(piece, bounds)]
+    try:
+        groups = piece.groups()
+    except (FileNotFoundError, CorruptTrackError):  # to read it finds out what has become of it
+        return [(piece, bounds)]
+    return [(group, within) for group, within in groups if _can_hold(within, low, high)]
+
+
+def _joined(pieces: Sequence[tuple[Piece, tuple[float, float]]]) -> list[Piece]:
+    """Pieces in the order of their indices, neighbours within one segment as one."""
+    joined: list[Piece] = []
+    for piece in sorted((piece for piece, _ in pieces), key=lambda piece: piece.start):
+        before = joined[-1] if joined else None
+        if before is not None and before.segment == piece.segment and before.stop == piece.start:
+            joined[-1] = Piece(piece.snapshot, piece.segment, before.start, piece.stop)
+        else:
+            joined.append(piece)
+    return joined
 
 
 def _rows(piece: Piece, low: float, high: float, most: int | None, reverse: bool) -> Rows:

@@ -241,6 +241,16 @@ class SegmentFiles:
         self.info(name, None)
         return self._kept(name) or self._open(name, None, None).footer
 
+    def group_bounds(self, name: SegmentName) -> list[tuple[int, float, float]]:
+        """For each row group of segment `name` its rows, and the lowest and highest ``_ts``; as `info`."""
+        from dreamlake.format.segment import SegmentDamage
+
+        footer = self.footer(name)
+        try:
+            return footer.group_bounds()
+        except SegmentDamage as damage:
+            raise self._corrupt(name, damage) from damage
+
     def columns(self, name: SegmentName) -> Collection[str]:
         """The names of all columns of segment `name`; as `info`."""
         self.info(name, None)

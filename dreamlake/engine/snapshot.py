@@ -69,6 +69,23 @@ class Piece:
         marks = [self.start, *range(first, self.stop, groups), self.stop]
         return [Piece(self.snapshot, name, start, stop) for start, stop in pairwise(marks)]
 
+    def groups(self) -> list[tuple[Piece, tuple[float, float]]]:
+        """Its row groups, each as a piece, and the lowest and highest ``_ts`` that it can have.
+
+        Raises
+        ------
+        FileNotFoundError, CorruptTrackError
+            Its segment is gone, or its footer is damaged.
+        """
+        assert self.segment is not None
+        found, at = [], self.segment.start
+        for rows, low, high in self.snapshot.files.group_bounds(self.segment):
+            start, stop = max(self.start, at), min(self.stop, at + rows)
+            at += rows
+            if start < stop:
+                found.append((Piece(self.snapshot, self.segment, start, stop), (low, high)))
+        return found
+
     @property
     def is_far(self) -> bool:
         """Whether it is a small segment's, which is best asked for along with others, and is not here yet."""

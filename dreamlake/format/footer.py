@@ -11,6 +11,7 @@ import inspect
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 import pyarrow as pa
@@ -105,6 +106,19 @@ class Footer:
     def groups(self) -> tuple[pages.RowGroup, ...]:
         """The row groups. Raises SegmentDamage where they are not those of a segment of dreamlake's."""
         return self.row_groups.found()
+
+    def group_bounds(self) -> list[tuple[int, float, float]]:
+        """For each row group its rows, and the lowest and highest ``_ts``; infinite where its statistics lack them.
+
+        Raises SegmentDamage as `groups`.
+        """
+        place = self.columns[TS][0]
+        found = []
+        for number, group in enumerate(self.groups):
+            said = self.metadata.row_group(number).column(place).statistics
+            low, high = (said.min, said.max) if said is not None and said.has_min_max else (-inf, inf)
+            found.append((group.rows, low, high))
+        return found
 
 
 class _RowGroups:
