@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import build
 import pytest
+from columnar import assert_same_points, point_lists
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from model import ModelTrack, points_of
@@ -14,6 +17,9 @@ from support import run_python, start_python
 from world import Process, World
 
 from dreamlake import Lake, Session
+from dreamlake.engine.ondisk import TrackOnDisk
+from dreamlake.engine.sorting import with_changes
+from dreamlake.format.schema import to_points
 
 HOUR = 3600.0
 
@@ -49,6 +55,30 @@ def test_a_later_field_reaches_its_point(make: Any, between: str, explicit_first
         track.append(d=None, _ts=ts)
         assert points_of(track)[0] == {"a": 1, "b": 2, "c": [1.0], "d": None, "_ts": ts}
         assert len(track) == (15 if between == "in a segment" else 1)
+
+
+@given(point_lists(max_size=9), st.data())
+def test_late_fields_of_a_wide_segment_change_their_row_groups_only(
+    points: list[dict[str, Any]], data: st.DataObject
+) -> None:
+    """Whatever types come: the points are what they would be if all of them were made anew."""
+    points = [{**point, "_ts": float(at)} for at, point in enumerate(points)]
+    changes = data.draw(
+        st.dictionaries(st.integers(0, len(points) - 1), point_lists(max_size=1).map(lambda got: got[0]))
+    )
+    with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        track = build.TrackOnDisk(Path(folder))
+        track.segment(points, 0)
+        disk = TrackOnDisk(str(track.folder), track.name, 10, False, lambda: None)
+        disk.learn(1, 1)
+        patch.setattr("dreamlake.format.segment.WIDE_ROW_GROUP", 2)
+        batch = disk._changed(disk.live[0], changes)
+    expected = with_changes(points, 0, changes)
+    if batch is None:
+        assert_same_points(points, expected)
+    else:
+        batch.data.validate(full=True)
+        assert_same_points(expected, to_points(batch.data, batch.schema))
 
 
 def test_a_late_field_makes_the_next_generation(make: Any, lake_dir: Path) -> None:

@@ -5,6 +5,7 @@ disk after each single commit, so that an error half-way leaves a state from whi
 """
 
 import os
+from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -318,26 +319,49 @@ class TrackOnDisk(KnownTrack):
     def _write_next_generation(self, name: SegmentName, changes: Changes) -> None:
         """Write the segment's next generation, with fields that arrived after its points were rolled."""
         self.announce_rewrite()
-        table, own_schema = self.read_segment(name, None)
-        points = self.files.points(name, table, own_schema)
-        changed = with_changes(points, name.start, changes)
+        batch = self._changed(name, changes)
+        if batch is None:
+            return
         place = self.live.index(name)
-        if point.encode_lines(enumerate(changed)) != point.encode_lines(enumerate(points)):
-            batch = schema.batch_from_points(changed)
-            following = SegmentName(name.start, name.stop, name.generation + 1)
-            # The footer says which generations it knows of, so its schema must hold what late fields made of these too.
-            known = logical.unify_schemas(self.schema, batch.schema)
-            # What a repair lost of these points stays told.
-            said = self.fetched.get(name, self.files).info(name, None).repaired
-            draft = roll.draft(self.name, following, batch, known, self.bounds[:place], repaired=said)
-            path = os.path.join(self.folder, following.filename)
-            try:
-                local.write_new(path, segment.encode(batch, draft.info))
-            except OSError:
-                self.forget()  # it may be there all the same
-                raise
-            self.live = (*self.live[:place], following, *self.live[place + 1 :])
-            self.bounds = (*self.bounds[:place], draft.info.bounds, *self.bounds[place + 1 :])
-            self.away.pop(name, None)
-            self.schema = logical.unify_schemas(self.schema, batch.schema)
-            self.sweep()
+        following = SegmentName(name.start, name.stop, name.generation + 1)
+        # The footer says which generations it knows of, so its schema must hold what late fields made of these too.
+        known = logical.unify_schemas(self.schema, batch.schema)
+        # What a repair lost of these points stays told.
+        said = self.fetched.get(name, self.files).info(name, None).repaired
+        draft = roll.draft(self.name, following, batch, known, self.bounds[:place], repaired=said)
+        path = os.path.join(self.folder, following.filename)
+        try:
+            local.write_new(path, segment.encode(batch, draft.info))
+        except OSError:
+            self.forget()  # it may be there all the same
+            raise
+        self.live = (*self.live[:place], following, *self.live[place + 1 :])
+        self.bounds = (*self.bounds[:place], draft.info.bounds, *self.bounds[place + 1 :])
+        self.away.pop(name, None)
+        self.schema = logical.unify_schemas(self.schema, batch.schema)
+        self.sweep()
+
+    def _changed(self, name: SegmentName, changes: Changes) -> Batch | None:
+        """The points of a segment with the changed fields; None where the changes change nothing.
+
+        Of a wide segment only the row groups that hold a change are taken apart: a million points as dicts would take
+        seconds, and a kilobyte each.
+        """
+        rows = segment.WIDE_ROW_GROUP
+        changed_in: defaultdict[int, Changes] = defaultdict(dict)
+        for index, fields in changes.items():
+            changed_in[(index - name.start) // rows][index] = fields
+        table, own_schema = self.read_segment(name, None)
+        parts: list[Batch] = []
+        is_changed = False
+        for number, at in enumerate(range(0, table.num_rows, rows)):
+            part = table.slice(at, rows)
+            if number in changed_in:
+                points = self.files.points(name, part, own_schema)
+                changed = with_changes(points, name.start + at, changed_in[number])
+                if point.encode_lines(enumerate(changed)) != point.encode_lines(enumerate(points)):
+                    is_changed = True
+                    parts.append(schema.batch_from_points(changed))
+                    continue
+            parts.append(Batch(own_schema, part.combine_chunks().to_batches()[0]))
+        return schema.combine(parts) if is_changed else None
