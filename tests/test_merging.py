@@ -81,6 +81,20 @@ def test_late_fields_of_a_wide_segment_change_their_row_groups_only(
         assert_same_points(expected, to_points(batch.data, batch.schema))
 
 
+def test_timestamps_of_few_segments_are_kept_for_late_fields(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dreamlake.engine.known.CACHED_STAMPS", 15)
+    stamps = [100.0 * (at // 7) + (3, 0, 6, 1, 5, 2, 4)[at % 7] for at in range(28)]
+    late = (27, 0, 8, 20, 3, 15)
+    with make() as session:
+        track = session.track("t")
+        track.append_batch([{"n": at, "_ts": ts} for at, ts in enumerate(stamps)])
+        for at in late:
+            track.append(late=at, _ts=stamps[at]).flush()
+            assert 1 <= len(session.writer.tracks["t"]._disk._columns) <= 2
+        found = {point["n"]: point.get("late") for point in points_of(track)}
+    assert found == {at: at if at in late else None for at in range(28)}
+
+
 def test_a_late_field_makes_the_next_generation(make: Any, lake_dir: Path) -> None:
     folder = lake_dir / "w" / "s" / "tracks" / "t"
     with make() as session:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from array import array
 from bisect import bisect_left
 from collections.abc import Collection
 from math import inf
@@ -20,8 +21,8 @@ from dreamlake.storage.localstore import LocalStore
 if TYPE_CHECKING:
     from dreamlake.engine.late import LateFile
 
-#: Columns of timestamps of segments that are kept for look-ups of late fields.
-CACHED_SEGMENTS = 32
+#: Timestamps of segments that are kept for look-ups of late fields, 8 bytes each; those of one segment at least.
+CACHED_STAMPS = 4_000_000
 
 
 class KnownSegments:
@@ -46,7 +47,7 @@ class KnownSegments:
         #: The fields of all live segments.
         self.schema: dict[str, Any] = {}
         self.segments_max_ts = -inf
-        self._columns: dict[SegmentName, tuple[list[float] | None, bool]] = {}
+        self._columns: dict[SegmentName, tuple[array[float] | None, bool]] = {}
         self.late.reset()
 
     @property
@@ -140,15 +141,18 @@ class KnownSegments:
                     return name, name.start + place
         return None
 
-    def _column(self, name: SegmentName, bounds: SegmentBounds) -> tuple[list[float] | None, bool]:
+    def _column(self, name: SegmentName, bounds: SegmentBounds) -> tuple[array[float] | None, bool]:
         """Return the timestamps of a segment, None where it is away and they did not stay, and whether they rise."""
         if name not in self._columns:
-            if len(self._columns) >= CACHED_SEGMENTS:
-                self._columns.pop(next(iter(self._columns)))
             if name in self.away and name not in self.fetched:
-                column = away.stamps(self.folder, name)
+                stayed = away.stamps(self.folder, name)
+                column = None if stayed is None else array("d", stayed)
             else:
-                column = schema.timestamps(self.read_segment(name, ["_ts"])[0])
+                column = schema.packed_timestamps(self.read_segment(name, ["_ts"])[0])
+            kept = sum(len(other or ()) for other, _ in self._columns.values()) + len(column or ())
+            while self._columns and kept > CACHED_STAMPS:
+                other, _ = self._columns.pop(next(iter(self._columns)))
+                kept -= len(other or ())
             self._columns[name] = (column, bounds.ts_rising)
         return self._columns[name]
 

@@ -291,6 +291,15 @@ def timestamps(data: Batch | pa.Table | pa.RecordBatch) -> list[float]:
     return values
 
 
+def packed_timestamps(table: pa.Table) -> Packed[float]:
+    """The ``_ts`` of each row, at a quarter of the memory that a list of them takes."""
+    packed = Packed("d")
+    for chunk in table.column(_position(table, TS)).chunks:
+        data = chunk.buffers()[1]
+        packed.frombytes(memoryview(data)[8 * chunk.offset : 8 * (chunk.offset + len(chunk))])
+    return packed
+
+
 def ts_bounds(batch: Batch) -> tuple[float, float, bool]:
     """The least and the greatest ``_ts`` of a batch that is not empty, and whether it rises strictly."""
     ts = batch.data.column(0)
