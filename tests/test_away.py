@@ -585,6 +585,31 @@ def test_a_row_whose_segment_is_here_again_is_merged_by_the_next_flush(trimmed: 
     assert trimmed.here() == (A, SegmentName(0, 7, 1), C)
 
 
+@pytest.mark.parametrize("hot_lines", [1, 2])
+def test_rows_that_a_close_may_merge_do_not_cost_what_it_has_just_written(trimmed: Trimmed, hot_lines: int) -> None:
+    """What a close writes it does not remember; a merge behind it, which may write the hot file anew, has to."""
+    trimmed.append(points_of(21))
+    trimmed.append([{"h": 0, "_ts": 5.0}, {"h": 1, "_ts": 7.0}])
+    if hot_lines == 2:
+        trimmed.append([{"x": 0, "_ts": 5.0}, {"x": 1, "_ts": 7.0}])
+    trimmed.drop()
+    trimmed.forget_stamps()
+    trimmed.append([{"late": 1, "_ts": 5.0}, {"late": 2, "_ts": 7.0}])
+    trimmed.session.close()
+    for entry in trimmed.there.list(awaylib.BELOW):
+        path = trimmed.folder / entry.name
+        if not path.exists():
+            path.write_bytes(trimmed.there.get(f"{awaylib.BELOW}/{entry.name}"))
+    trimmed.session = trimmed.made()
+    trimmed.track.append(n=100, _ts=200.0)
+    trimmed.session.close()
+    found = trimmed.points()
+    assert len(found) == 24
+    assert found[-1] == {"n": 100, "_ts": 200.0}
+    assert [point.get("late") for point in found[21:]] == [1, 2, None]
+    assert not (trimmed.folder / layout.LATE_FILE).exists()
+
+
 @pytest.mark.parametrize("step", ["the later form", "the end of the waiting file"])
 def test_a_merge_within_a_flush_that_fails_is_made_by_the_next(
     trimmed: Trimmed, monkeypatch: pytest.MonkeyPatch, step: str

@@ -74,6 +74,7 @@ class KnownTrack(KnownSegments):
         """Know that nothing is there: the folder was made under this hold of the session's lock."""
         self._reset()
         self._name_lasts = False
+        self._uncounted = None
         self._epochs = (tail_epoch, full_epoch)
 
     def forget(self) -> None:

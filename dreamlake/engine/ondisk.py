@@ -99,8 +99,10 @@ class TrackOnDisk(KnownTrack):
             self._rewrite_hot()
 
     def _stays_hot(self, rows: Sorted) -> bool:
-        """Whether these rows are far from a roll, and their lines need no memory of them after a failed fsync."""
-        if self.fsync or rows.hot or not rows.new.count or self.hot_count + rows.new.count >= self.segment_points:
+        """Whether these rows are far from a roll, and nothing else in this write needs to know of them."""
+        if rows.hot or rows.waiting or self.late.stamps or not rows.new.count:
+            return False
+        if self.hot_count + rows.new.count >= self.segment_points:
             return False
         return self.size + sum(piece.nbytes for piece in rows.new.pieces) < ROLL_BYTES
 
@@ -253,6 +255,8 @@ class TrackOnDisk(KnownTrack):
     def _hot_batch(self, count: int) -> Batch:
         """Return the first `count` hot points, with the fields that came later."""
         self.pieces = [schema.combine(self.pieces)]
+        if len(self.pieces[0]) != self.hot_count:  # the hot file is replaced by these, or emptied when they are rolled
+            raise AssertionError(f"{len(self.pieces[0])} hot points are known of {self.hot_count}")
         batch = self.pieces[0].slice(0, count)
         if not self.changes:
             return batch
