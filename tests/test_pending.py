@@ -367,7 +367,7 @@ def test_lists_of_floats_of_many_lengths_make_few_functions_too(monkeypatch: pyt
         bound = Bound(Pending(Owner()))
         bound.append(q=[0.5] * length)
         assert bound.installed
-    # The lengths 1 to 5, and then room for 8, 16, 32 and 64.
+    # The lengths 1 to 5, which go on to count, and then room for 8, 16, 32 and 64.
     assert [(room[0], floats[0]) for _, _, room, floats in hotpath._shapes] == [
         *((8, length) for length in range(1, 6)),
         *((room, 0) for room in (8, 16, 32, 64)),

@@ -29,7 +29,7 @@ MOST_ITEMS = 1024
 MOST_LISTS = 16
 #: Shapes for which a function is kept; a program that makes up ever new ones goes the general way.
 MOST_SHAPES = 1024
-#: With so many shapes no more are told apart by how many floats their lists have.
+#: With so many shapes no new ones are told apart by how many floats their lists have.
 MOST_EXACT_SHAPES = 128
 #: A list of more floats than this is looked at by one call for all its items.
 MOST_FLOATS = 16
@@ -110,8 +110,8 @@ def shape_of(values: Mapping[str, Any], explicit: bool) -> Shape | None:
     room = tuple(map(_room, values.values()))
     if None in room or sum(map(bool, room)) > MOST_LISTS:
         return None
-    floats = tuple(map(_floats, values.values())) if len(_shapes) < MOST_EXACT_SHAPES else (0,) * len(room)
-    return tuple(values), explicit, room, floats  # type: ignore[return-value]
+    shape: Shape = tuple(values), explicit, room, tuple(map(_floats, values.values()))  # type: ignore[assignment]
+    return shape if len(_shapes) < MOST_EXACT_SHAPES or shape in _shapes else (*shape[:3], (0,) * len(room))
 
 
 def _room(value: Any) -> int | None:

@@ -71,7 +71,7 @@ class SegmentFiles:
 
     @property
     def is_local(self) -> bool:
-        """Whether all segments are on this machine, none of them on a replica only."""
+        """Whether the store reads this machine only, and no replica."""
         return getattr(self.store, "is_local", True) and not getattr(self.store, "reads_away", False)
 
     @property

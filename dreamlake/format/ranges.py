@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import pyarrow as pa
 
 _GAP = 1 << 16  # ranges this close are read as one
-_FAR_GAP = 1 << 20  # the same where each is a request: a round trip takes as long as so many bytes, or longer
+_WASTE = 2 << 20  # where each is a request, so much more may be read to make them fewer, or twice what is wanted
 
 Many = Callable[[Sequence[tuple[int, int]]], Sequence[bytes]]
 """Reads several ranges [start, stop) of a file at once."""
@@ -58,21 +60,40 @@ class Source:
         """These ranges [start, stop) in memory; None when the file is shorter than its size."""
         if self._buffer is not None:
             return Ranges([(0, self._buffer)], self.size)
-        pieces: list[list[int]] = []
-        gap = _GAP if self._many is None else _FAR_GAP
-        for start, stop in sorted(spans):
-            if pieces and start - pieces[-1][1] <= gap:
-                pieces[-1][1] = max(pieces[-1][1], stop)
-            else:
-                pieces.append([start, stop])
+        pieces = _joined(spans, _GAP)
+        if self._many is not None:
+            pieces = _joined(pieces, _far_gap(pieces))
         if self._many is None or len(pieces) == 1:
             found: Sequence[bytes] = [self._read(start, stop) for start, stop in pieces]
         else:
-            found = self._many([(start, stop) for start, stop in pieces])
+            found = self._many(pieces)
         loaded = [(start, pa.py_buffer(data)) for (start, _), data in zip(pieces, found, strict=True)]
         if any(data.size != stop - start for (start, stop), (_, data) in zip(pieces, loaded, strict=True)):
             return None
         return Ranges(loaded, self.size)
+
+
+def _joined(spans: Sequence[tuple[int, int]], gap: int) -> list[tuple[int, int]]:
+    """The ranges in order, those no more than `gap` bytes apart as one."""
+    joined: list[tuple[int, int]] = []
+    for start, stop in sorted(spans):
+        if joined and start - joined[-1][1] <= gap:
+            joined[-1] = joined[-1][0], max(joined[-1][1], stop)
+        else:
+            joined.append((start, stop))
+    return joined
+
+
+def _far_gap(spans: Sequence[tuple[int, int]]) -> int:
+    """The widest gap such that all gaps up to it are worth the requests that they save."""
+    left = max(_WASTE, 2 * sum(stop - start for start, stop in spans))
+    widest = 0
+    for gap, count in sorted(Counter(behind[0] - before[1] for before, behind in pairwise(spans)).items()):
+        left -= gap * count
+        if left < 0:
+            break
+        widest = gap
+    return widest
 
 
 def _reader(file: Any) -> Callable[[int, int], bytes]:
