@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,14 @@ def changing_track(root: Path) -> TrackOnDisk:
 @pytest.fixture(scope="module")
 def changing(tmp_path_factory: pytest.TempPathFactory) -> TrackView:
     return TrackView(changing_track(tmp_path_factory.mktemp("lake")).reader())
+
+
+@pytest.fixture(scope="module")
+def grouped(tmp_path_factory: pytest.TempPathFactory) -> TrackView:
+    """The same with row groups of three points, as wide segments have some of ten thousand."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dreamlake.format.segment.ROW_GROUP", 3)
+        return TrackView(changing_track(tmp_path_factory.mktemp("lake")).reader())
 
 
 # ------------------------------------------------------------------------------------------------ any query is right
@@ -143,6 +152,17 @@ def test_every_query_gives_what_it_gives_on_the_eager_frame(
     assert lazy.collect_schema() == expected.schema
 
 
+@given(predicates, steps, ends, st.sampled_from(["in-memory", "streaming"]), st.integers(0, 60))
+def test_every_filter_is_right_where_row_groups_are_left_out(
+    grouped: TrackView, predicate: pl.Expr, step: Query, end: Query, engine: Any, start: int
+) -> None:
+    eager = end(step(grouped.to_polars(start).lazy().filter(predicate)))
+    expected = right_answer(eager)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dreamlake.format.segment.WIDE", 5)
+        assert_frame_equal(end(step(grouped.scan(start).filter(predicate))).collect(engine=engine), expected)
+
+
 @given(steps, ends)
 def test_every_query_is_right_where_damage_is_skipped(tmp_path_factory: Any, step: Query, end: Query) -> None:
     logging.logThreads = False  # it would enter Polars' threads among Python's, as threads that never end
@@ -231,6 +251,41 @@ def test_only_the_segments_that_a_query_needs_are_read(
     frame = query(lazy).collect()
     assert sorted(store.got()) == [names[at] for at in read]
     assert_frame_equal(frame, query(view.to_polars().lazy()).collect())
+
+
+@pytest.mark.parametrize(
+    ("condition", "groups"),
+    [
+        (index == 54_321, 1),
+        (index.is_between(19_999, 20_000), 2),
+        (ts < 1004.5, 1),
+        (ts.is_between(6_000.0, 16_000.0), 3),
+        ((index < 5) | (ts > 55_990), 2),
+        (pl.col("value") == 0.0, 11),
+    ],
+)
+def test_only_the_row_groups_that_a_query_needs_are_read(lake_dir: Path, condition: pl.Expr, groups: int) -> None:
+    noise = random.Random(3)
+    points = [{"value": noise.random(), "more": noise.random(), "_ts": 1000.0 + i / 2} for i in range(110_000)]
+    track = TrackOnDisk(lake_dir)
+    size = track.segment(points, 0).stat().st_size
+    assert size > 1 << 20
+    fetched: list[int] = []
+
+    class Counting(RacingStore):
+        def get(self, path: str, start: int = 0, stop: int | None = None) -> bytes:
+            data = super().get(path, start, stop)
+            fetched.append(len(data))
+            return data
+
+    view = TrackView(track.reader(Counting(lake_dir)))
+    view.scan(limit=1).collect()
+    fetched.clear()
+    frame = view.scan().filter(condition).collect()
+    assert_frame_equal(frame, view.to_polars().filter(condition))
+    fetched.clear()
+    assert view.scan().filter(condition).collect().height == frame.height
+    assert size * groups / 11 * 0.9 < sum(fetched) < size * groups / 11 + 200_000
 
 
 def test_a_range_reads_only_its_segments(counted: tuple[TrackView, RacingStore, list[str]]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import inf
 
 from dreamlake.engine.process import side_by_side
-from dreamlake.engine.snapshot import Piece
+from dreamlake.engine.snapshot import joined
 from dreamlake.errors import CorruptTrackError
 
 TYPE_CHECKING = False
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from dreamlake.engine.snapshot import Rows, Snapshot
+    from dreamlake.engine.snapshot import Piece, Rows, Snapshot
 
 
 def rows_by_time(snapshot: Snapshot, low: float, high: float, limit: int | None, reverse: bool) -> tuple[Rows, bool]:
@@ -37,7 +37,8 @@ def rows_by_time(snapshot: Snapshot, low: float, high: float, limit: int | None,
     pieces = _overlapping(snapshot, low, high, reverse)
     if most is None:
         # All are needed, so they are read side by side.
-        parts = side_by_side(lambda piece: _rows(piece, low, high, None, reverse), _joined(pieces), snapshot.width())
+        whole = joined(sorted((piece for piece, _ in pieces), key=lambda piece: piece.start))
+        parts = side_by_side(lambda piece: _rows(piece, low, high, None, reverse), whole, snapshot.width())
         return _ordered([row for rows in parts for row in rows], reverse), False
     found: Rows = []
     for piece, (lowest, highest) in pieces:
@@ -71,27 +72,13 @@ def _parts(
 
     Where damage is skipped, it leaves out whole segments: then all of it is read.
     """
-    from dreamlake.format.segment import WIDE
-
-    if piece.segment is None or len(piece) < WIDE or piece.snapshot.skip:
+    if not piece.is_wide or piece.snapshot.skip:
         return [(piece, bounds)]
     try:
         groups = piece.groups()
     except (FileNotFoundError, CorruptTrackError):  # to read it finds out what has become of it
         return [(piece, bounds)]
     return [(group, within) for group, within in groups if _can_hold(within, low, high)]
-
-
-def _joined(pieces: Sequence[tuple[Piece, tuple[float, float]]]) -> list[Piece]:
-    """Pieces in the order of their indices, neighbours within one segment as one."""
-    joined: list[Piece] = []
-    for piece in sorted((piece for piece, _ in pieces), key=lambda piece: piece.start):
-        before = joined[-1] if joined else None
-        if before is not None and before.segment == piece.segment and before.stop == piece.start:
-            joined[-1] = Piece(piece.snapshot, piece.segment, before.start, piece.stop)
-        else:
-            joined.append(piece)
-    return joined
 
 
 def _rows(piece: Piece, low: float, high: float, most: int | None, reverse: bool) -> Rows:

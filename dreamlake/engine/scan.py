@@ -9,13 +9,16 @@ import polars as pl
 import pyarrow as pa
 from polars.io.plugins import register_io_source
 
+from dreamlake.engine.process import side_by_side
 from dreamlake.engine.prune import may_match
 from dreamlake.engine.shape import INDEX, TS, Shape
-from dreamlake.engine.snapshot import tables_of
+from dreamlake.engine.snapshot import joined, tables_of
+from dreamlake.errors import CorruptTrackError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from dreamlake.engine.prune import Test
     from dreamlake.engine.snapshot import Piece, Snapshot
     from dreamlake.format.logical import TrackSchema
 
@@ -115,6 +118,10 @@ class _Source:
         if predicate is not None:
             test = may_match(predicate)
             stretches = [stretch for stretch in stretches if test(_bounds(stretch))]
+            if stretches and self._counted and not {INDEX, TS}.isdisjoint(predicate.meta.root_names()):
+                width = stretches[0].piece.snapshot.width(0)
+                parts = side_by_side(lambda stretch: _narrowed(stretch, test), stretches, width)
+                stretches = [part for each in parts for part in each]
         return stretches
 
     def _frame(self, window: Sequence[_Stretch], columns: Sequence[str]) -> pl.DataFrame:
@@ -131,6 +138,21 @@ class _Source:
 
 def _bounds(stretch: _Stretch) -> dict[str, tuple[Any, Any]]:
     return stretch.piece.bounds | {name: (text, text) for name, text in stretch.labels}
+
+
+def _narrowed(stretch: _Stretch, test: Test) -> list[_Stretch]:
+    """What of a wide segment may pass a test of bounds, by its row groups; any other stretch as it is."""
+    if not stretch.piece.is_wide:
+        return [stretch]
+    try:
+        groups = stretch.piece.groups()
+    except (FileNotFoundError, CorruptTrackError):  # to read it finds out what has become of it
+        return [stretch]
+    labels = {name: (text, text) for name, text in stretch.labels}
+    kept = [group for group, within in groups if test(group.bounds | {TS: within} | labels)]
+    if len(kept) == len(groups):
+        return [stretch]
+    return [stretch._replace(piece=piece) for piece in joined(kept)]
 
 
 def _first(stretches: Sequence[_Stretch], count: int) -> Iterator[_Stretch]:

@@ -54,15 +54,22 @@ class Piece:
         """Its first `count` rows at most."""
         return Piece(self.snapshot, self.segment, self.start, min(self.stop, self.start + count))
 
+    @property
+    def is_wide(self) -> bool:
+        """Whether its segment is so long that it has row groups much shorter than itself."""
+        from dreamlake.format.segment import WIDE
+
+        return self.segment is not None and self.segment.stop - self.segment.start >= WIDE
+
     def split(self, count: int) -> list[Piece]:
-        """Up to `count` pieces of about one size that share no row group; itself where its segment is not wide.
+        """Some `count` pieces of about one size that share no row group; itself where its segment is not wide.
 
         Nor is it divided where its segment is not on this machine, and each part would cost a request of its own.
         """
-        from dreamlake.format.segment import WIDE, WIDE_ROW_GROUP
+        from dreamlake.format.segment import WIDE_ROW_GROUP
 
         name = self.segment
-        if name is None or name.stop - name.start < WIDE or not self.snapshot.files.is_local:
+        if name is None or not len(self) or not self.is_wide or not self.snapshot.files.is_local:
             return [self]
         groups = -(-len(self) // (WIDE_ROW_GROUP * count)) * WIDE_ROW_GROUP
         first = self.start - (self.start - name.start) % WIDE_ROW_GROUP + groups
@@ -136,6 +143,18 @@ def tables_of(pieces: Sequence[Piece], shape: Shape) -> list[pa.Table]:
         return of_each(lambda piece: piece.table(shape), pieces, width)
     tables = iter(of_each(lambda part: part.table(shape), [part for each in parts for part in each], width))
     return [_joined(list(islice(tables, len(each)))) for each in parts]
+
+
+def joined(pieces: Iterable[Piece]) -> list[Piece]:
+    """Pieces in the order of their indices, with neighbours in one segment as one."""
+    found: list[Piece] = []
+    for piece in pieces:
+        before = found[-1] if found else None
+        if before is not None and before.segment == piece.segment and before.stop == piece.start:
+            found[-1] = Piece(piece.snapshot, piece.segment, before.start, piece.stop)
+        else:
+            found.append(piece)
+    return found
 
 
 def _joined(tables: list[pa.Table]) -> pa.Table:
