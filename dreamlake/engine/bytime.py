@@ -35,20 +35,31 @@ def rows_by_time(snapshot: Snapshot, low: float, high: float, limit: int | None,
     """
     most = None if limit is None else limit + 1
     pieces = _overlapping(snapshot, low, high, reverse)
-    if most is None:
-        # All are needed, so they are read side by side.
-        whole = joined(sorted((piece for piece, _ in pieces), key=lambda piece: piece.start))
-        parts = side_by_side(lambda piece: _rows(piece, low, high, None, reverse), whole, snapshot.width())
-        return _ordered([row for rows in parts for row in rows], reverse), False
     found: Rows = []
-    for piece, (lowest, highest) in pieces:
-        if len(found) == most:
-            # Enough, unless this piece reaches before the last one found. Those behind it reach no further.
+    while pieces:
+        lowest, highest = pieces[0][1]
+        if most is not None and len(found) == most:
+            # Enough, unless the next piece reaches before the last one found. Those behind it reach no further.
             last = found[-1][1]["_ts"]
             if highest < last if reverse else lowest > last:
                 break
-        found = _ordered(found + _rows(piece, low, high, most, reverse), reverse)[:most]
-    return found[:limit], len(found) == most
+        # As many at once as may be needed: all of them, or those of a few thousand points.
+        count = _enough([len(piece) for piece, _ in pieces], most)
+        now = joined(sorted((piece for piece, _ in pieces[:count]), key=lambda piece: piece.start))
+        parts = side_by_side(lambda piece: _rows(piece, low, high, most, reverse), now, snapshot.width())
+        found = _ordered([*found, *(row for rows in parts for row in rows)], reverse)[:most]
+        pieces = pieces[count:]
+    return found[:limit], most is not None and len(found) == most
+
+
+def _enough(lengths: Sequence[int], most: int | None) -> int:
+    """How many of these pieces hold at least so many points together; all of them where that is None."""
+    total = 0
+    for count, length in enumerate(lengths, 1):
+        total += length
+        if most is not None and total >= most:
+            return count
+    return len(lengths)
 
 
 def _overlapping(snapshot: Snapshot, low: float, high: float, reverse: bool) -> list[tuple[Piece, tuple[float, float]]]:
