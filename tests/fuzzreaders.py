@@ -264,7 +264,7 @@ def make_segment(points: list[dict[str, Any]], plain: bool = False) -> bytes:
     if not plain:
         return bytes(encode(batch, info))
     real = segment._write_options
-    segment._write_options = lambda schema: {**real(schema), "compression": "none"}
+    segment._write_options = lambda schema: {**real(schema), "compression": "none", "compression_level": None}
     try:
         return bytes(encode(batch, info))
     finally:
