@@ -19,6 +19,7 @@ from world import Process, World
 from dreamlake import Lake, Session
 from dreamlake.engine.ondisk import TrackOnDisk
 from dreamlake.engine.sorting import with_changes
+from dreamlake.format.point import encode_text
 from dreamlake.format.schema import to_points
 
 HOUR = 3600.0
@@ -71,6 +72,8 @@ def test_late_fields_of_a_wide_segment_change_their_row_groups_only(
         track.segment(points, 0)
         disk = TrackOnDisk(str(track.folder), track.name, 10, False, lambda: None)
         disk.learn(1, 1)
+        table, kinds = disk.read_segment(disk.live[0], None)
+        stored = to_points(table, kinds)
         patch.setattr("dreamlake.format.segment.WIDE_ROW_GROUP", 2)
         batch = disk._changed(disk.live[0], changes)
     expected = with_changes(points, 0, changes)
@@ -78,7 +81,36 @@ def test_late_fields_of_a_wide_segment_change_their_row_groups_only(
         assert_same_points(points, expected)
     else:
         batch.data.validate(full=True)
-        assert_same_points(expected, to_points(batch.data, batch.schema))
+        found = to_points(batch.data, batch.schema)
+        assert_same_points(expected, found)
+        for before, after in zip(with_changes(stored, 0, changes), found, strict=True):
+            for name, kind in batch.schema.items():
+                if kind == "json" and name in before:  # JSON widens nothing, and keeps the order of keys
+                    assert encode_text(after[name]) == encode_text(before[name])
+
+
+def test_values_beside_a_late_field_keep_their_types_where_the_column_is_json(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dreamlake.format.segment.WIDE_ROW_GROUP", 2)
+    odd = {"n": 4, "list": [1, 2], "dict": {"p": 1, "q": 2}, "late": 3}
+    even = {"n": 0.5, "list": [0.5], "dict": {"q": 1, "p": 2}}
+    rows = [{"n": "x", "list": ["x"], "dict": "x"}, *(odd if at % 2 else even for at in range(1, 7))]
+    with make() as session:
+        track = session.track("t")
+        track.append_batch([{**row, "_ts": float(at)} for at, row in enumerate(rows)])
+        before = [dict(point) for point in points_of(track)]
+        # The second makes a field JSON that was of integers, and the third brings a float to one beside it.
+        for changes in ({3.0: {"more": 1}}, {0.0: {"late": "x"}, 4.0: {"late": 0.5}}):
+            for ts, fields in changes.items():
+                track.append(**fields, _ts=ts)
+                before[int(ts)].update(fields)
+            track.flush()
+            found = points_of(track)
+            for index, point in enumerate(before):
+                assert {name: repr(value) for name, value in found[index].items()} == {
+                    name: repr(value) for name, value in point.items()
+                }
 
 
 def test_timestamps_of_few_segments_are_kept_for_late_fields(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:

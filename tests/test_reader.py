@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from build import RacingStore, TrackOnDisk, points_of
 from columnar import assert_same_points, point_lists
+from damagelib import damage_column
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -490,6 +491,17 @@ def test_damage_in_a_segment_names_file_place_and_range(
     assert rest.table(0, 35).column("_index").to_pylist() == [*range(10), *range(20, 35)]
     assert rest.table(0, 35, ["_index"]).num_rows == 25
     assert any(str(paths[1]) in record.getMessage() for record in caplog.records)
+
+
+def test_damage_in_the_explicit_nones_leaves_out_the_same_rows_of_points_and_tables(lake_dir: Path) -> None:
+    track = TrackOnDisk(lake_dir)
+    points = [{"a": None if i % 2 else i, "_ts": float(i)} for i in range(40)]
+    path, _ = track.segments(points, 20)
+    damage_column(path, "_none")
+    snapshot = track.reader().snapshot(described=True, errors="skip")
+    assert [index for index, _ in snapshot.points(0, 40)] == list(range(20, 40))
+    assert snapshot.table(0, 40).column("_index").to_pylist() == list(range(20, 40))
+    assert snapshot.table(0, 40, ["_index"]).column("_index").to_pylist() == list(range(20, 40))
 
 
 def test_a_damaged_newest_segment_stops_a_scan_but_skips_well(lake_dir: Path) -> None:

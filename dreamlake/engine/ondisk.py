@@ -8,7 +8,7 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import dreamlake.storage.local as local
 from dreamlake.engine import away, late, roll
@@ -348,7 +348,7 @@ class TrackOnDisk(KnownTrack):
     def _changed(self, name: SegmentName, changes: Changes) -> Batch | None:
         """The points of a segment with the changed fields; None where the changes change nothing.
 
-        Of a wide segment only the row groups that hold a change are taken apart: a million points as dicts would take
+        Of a long segment only the row groups that hold a change are taken apart: a million points as dicts would take
         seconds, and a kilobyte each.
         """
         rows = segment.WIDE_ROW_GROUP
@@ -357,15 +357,22 @@ class TrackOnDisk(KnownTrack):
             changed_in[(index - name.start) // rows][index] = fields
         table, own_schema = self.read_segment(name, None)
         parts: list[Batch] = []
-        is_changed = False
+        taken_apart: dict[int, list[dict[str, Any]]] = {}
         for number, at in enumerate(range(0, table.num_rows, rows)):
             part = table.slice(at, rows)
+            parts.append(Batch(own_schema, part.combine_chunks().to_batches()[0]))
             if number in changed_in:
                 points = self.files.points(name, part, own_schema)
                 changed = with_changes(points, name.start + at, changed_in[number])
                 if point.encode_lines(enumerate(changed)) != point.encode_lines(enumerate(points)):
-                    is_changed = True
-                    parts.append(schema.batch_from_points(changed))
-                    continue
-            parts.append(Batch(own_schema, part.combine_chunks().to_batches()[0]))
-        return schema.combine(parts) if is_changed else None
+                    taken_apart[number] = changed
+                    parts[number] = schema.batch_from_points(changed)
+        if not taken_apart:
+            return None
+        # What is JSON somewhere has to be made from the values everywhere: 4 beside 0.5 would be 4.0 by now.
+        kinds = logical.unify_schemas(*(part.schema for part in parts))
+        texts = {field for field, kind in kinds.items() if kind == "json"}
+        for number, changed in taken_apart.items():
+            if any(parts[number].schema.get(field, "json") != "json" for field in texts):
+                parts[number] = schema.batch_from_points(changed, texts & parts[number].schema.keys())
+        return schema.combine(parts)

@@ -429,7 +429,7 @@ class Snapshot:
             return shape.of(pa.Table.from_batches([batch.data]), batch.schema, self.hot.indices[first:last])
         if not self.reads(shape):
             return shape.of(None, {}, range(piece.start, piece.stop))
-        stored = [TS, *self.schema] if self.skip else shape.stored
+        stored = None if self.skip else shape.stored  # with ``_none``, whose damage leaves the segment out, too
         tables = []
         for part, table, have in self.read(piece, stored):
             wider = shape.fits(have)

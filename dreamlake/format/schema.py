@@ -6,7 +6,7 @@ Null means absent. Where a field was set to None, the ``_none`` column names it 
 from __future__ import annotations
 
 from array import array as Packed
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from operator import itemgetter
@@ -86,8 +86,11 @@ def batch_from_columns(
     return _assemble(names, columns, kinds, ts, floats)
 
 
-def batch_from_points(points: Sequence[Mapping[str, Any]]) -> Batch:
-    """The batch of ``points``: dicts of any shape, each with its ``_ts``, values as ``point.take_value`` gives them."""
+def batch_from_points(points: Sequence[Mapping[str, Any]], texts: Collection[str] = ()) -> Batch:
+    """The batch of ``points``: dicts of any shape, each with its ``_ts``, values as ``point.take_value`` gives them.
+
+    The fields ``texts`` become JSON, whatever their values: a number that became a double first would be another text.
+    """
     names = list(points[0]) if points else []
     same = len(names)
     try:
@@ -98,11 +101,11 @@ def batch_from_points(points: Sequence[Mapping[str, Any]]) -> Batch:
         names = list(dict.fromkeys(chain.from_iterable(points)))
         columns = [[point.get(name, _ABSENT) for point in points] for name in names]
     if TS not in names:
-        return _assemble(names, columns, [types_of(column) for column in columns], [])
+        return _assemble(names, columns, [types_of(column) for column in columns], [], texts=texts)
     at = names.index(TS)
     ts = columns.pop(at)
     names.pop(at)
-    return _assemble(names, columns, [types_of(column) for column in columns], ts)
+    return _assemble(names, columns, [types_of(column) for column in columns], ts, texts=texts)
 
 
 def _assemble(
@@ -111,6 +114,7 @@ def _assemble(
     kinds: Sequence[set[type]],
     ts: Sequence[float],
     floats: Sequence[int] = (),
+    texts: Collection[str] = (),
 ) -> Batch:
     arrays = [ts_array(ts)]
     fields = [TS_FIELD]
@@ -121,6 +125,8 @@ def _assemble(
             nones[name] = column
         if length:
             logical, array = lists_of_doubles(column, length)
+        elif name in texts:
+            logical, array = "json", json_texts(None if value is _ABSENT else value for value in column)
         elif _AbsentType in kind:
             values: Sequence[Any] = [None if value is _ABSENT else value for value in column]
             logical, array = build_column(values, kind - {_AbsentType} | {NoneType})
