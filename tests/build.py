@@ -120,3 +120,22 @@ def _step(steps: list[Any] | None, path: str) -> None:
         step = steps.pop(0)
         if step is not None:
             step(path)
+
+
+class CountingStore(RacingStore):
+    """A store that notes which bytes of files are read."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        #: Start and end of each read.
+        self.spans: list[tuple[int, int]] = []
+
+    def get(self, path: str, start: int = 0, stop: int | None = None) -> bytes:
+        data = super().get(path, start, stop)
+        self.spans.append((start, start + len(data)))
+        return data
+
+    @property
+    def amount(self) -> int:
+        """How many bytes were read."""
+        return sum(stop - start for start, stop in self.spans)

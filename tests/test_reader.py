@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from build import RacingStore, TrackOnDisk, points_of
+from build import CountingStore, RacingStore, TrackOnDisk, points_of
 from columnar import assert_same_points, point_lists
 from damagelib import damage_column
 from hypothesis import given
@@ -132,18 +132,11 @@ def test_wide_segments_are_read_by_ranges(lake_dir: Path) -> None:
     track = TrackOnDisk(lake_dir)
     size = track.segment(points, 0).stat().st_size
     assert size > 1 << 20
-    fetched: list[int] = []
-
-    class Counting(RacingStore):
-        def get(self, path: str, start: int = 0, stop: int | None = None) -> bytes:
-            data = super().get(path, start, stop)
-            fetched.append(len(data))
-            return data
-
-    snapshot = track.reader(Counting(lake_dir)).snapshot()
+    store = CountingStore(lake_dir)
+    snapshot = track.reader(store).snapshot()
     table = snapshot.table(40_000, 40_003, ["c"])
     assert table.column("c").to_pylist() == [40_000, 40_001, 40_002]
-    assert sum(fetched) < size // 4
+    assert store.amount < size // 4
     assert_same_points(points[89_998:], [point for _, point in snapshot.points(89_998, 90_000)])
 
 
@@ -153,22 +146,15 @@ def test_a_wide_segment_is_read_in_parts_that_share_nothing(lake_dir: Path, monk
     points = [{"a": noise.random(), "b": i, "c": noise.random(), "_ts": float(i)} for i in range(110_000)]
     track = TrackOnDisk(lake_dir)
     track.segment(points, 0)
-    fetched: list[tuple[int, int]] = []
-
-    class Counting(RacingStore):
-        def get(self, path: str, start: int = 0, stop: int | None = None) -> bytes:
-            data = super().get(path, start, stop)
-            fetched.append((start, start + len(data)))
-            return data
-
-    snapshot = track.reader(Counting(lake_dir)).snapshot(described=True)
+    store = CountingStore(lake_dir)
+    snapshot = track.reader(store).snapshot(described=True)
     snapshot.table(0, 1)  # the footer is kept from here on
 
     def read(start: int, stop: int, threads: int) -> tuple[Any, list[tuple[int, int]]]:
         monkeypatch.setattr("dreamlake.engine.process.local_width", lambda: threads)
-        fetched.clear()
+        store.spans.clear()
         table = snapshot.table(start, stop)
-        return table, sorted(span for span in fetched if span[1] - span[0] > 1 << 17)  # and not the footer
+        return table, sorted(span for span in store.spans if span[1] - span[0] > 1 << 17)  # and not the footer
 
     for start, stop, threads in [(0, 110_000, 2), (3, 109_999, 3), (15_000, 97_001, 7), (29_999, 60_000, 2)]:
         alone, (whole,) = read(start, stop, 1)
@@ -193,15 +179,8 @@ def test_a_time_range_reads_the_row_groups_that_can_hold_it(lake_dir: Path) -> N
     size = track.segment(points[:110_000], 0).stat().st_size
     track.segment(points[110_000:115_000], 110_000)
     track.hot(points[115_000:], 115_000)
-    fetched: list[int] = []
-
-    class Counting(RacingStore):
-        def get(self, path: str, start: int = 0, stop: int | None = None) -> bytes:
-            data = super().get(path, start, stop)
-            fetched.append(len(data))
-            return data
-
-    snapshot = track.reader(Counting(lake_dir)).snapshot(described=True)
+    store = CountingStore(lake_dir)
+    snapshot = track.reader(store).snapshot(described=True)
     skipping = track.reader().snapshot(described=True, errors="skip")
     order = sorted(range(len(points)), key=lambda i: (stamps[i], i))
     keys = [stamps[i] for i in order]
@@ -230,9 +209,9 @@ def test_a_time_range_reads_the_row_groups_that_can_hold_it(lake_dir: Path) -> N
         found(-math.inf, 10_000.0, 5, reverse)
     assert len(found(3_000.0, 3_100.0, None, False)) > 100
     found(3_000.0, 3_100.0, None, False, skipping)
-    fetched.clear()
+    store.spans.clear()
     found(100.0, 101.0, None, False)
-    assert sum(fetched) < size / 2
+    assert store.amount < size / 2
 
 
 def test_damage_leaves_out_the_whole_of_a_wide_segment_however_many_cores_there_are(

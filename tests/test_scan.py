@@ -12,7 +12,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from build import RacingStore, TrackOnDisk, points_of
+from build import CountingStore, RacingStore, TrackOnDisk, points_of
 from hypothesis import given, reject
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
@@ -270,22 +270,15 @@ def test_only_the_row_groups_that_a_query_needs_are_read(lake_dir: Path, conditi
     track = TrackOnDisk(lake_dir)
     size = track.segment(points, 0).stat().st_size
     assert size > 1 << 20
-    fetched: list[int] = []
-
-    class Counting(RacingStore):
-        def get(self, path: str, start: int = 0, stop: int | None = None) -> bytes:
-            data = super().get(path, start, stop)
-            fetched.append(len(data))
-            return data
-
-    view = TrackView(track.reader(Counting(lake_dir)))
+    store = CountingStore(lake_dir)
+    view = TrackView(track.reader(store))
     view.scan(limit=1).collect()
-    fetched.clear()
+    store.spans.clear()
     frame = view.scan().filter(condition).collect()
     assert_frame_equal(frame, view.to_polars().filter(condition))
-    fetched.clear()
+    store.spans.clear()
     assert view.scan().filter(condition).collect().height == frame.height
-    assert size * groups / 11 * 0.9 < sum(fetched) < size * groups / 11 + 200_000
+    assert size * groups / 11 * 0.9 < store.amount < size * groups / 11 + 200_000
 
 
 def test_a_range_reads_only_its_segments(counted: tuple[TrackView, RacingStore, list[str]]) -> None:
