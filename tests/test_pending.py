@@ -431,31 +431,62 @@ def test_lists_known_to_be_floats_become_the_column_that_a_look_at_each_would_ma
             assert repr(made.slice(0, 1).batch().data) == repr(looked.data.slice(0, 1))
 
 
-def test_floats_are_packed_without_a_look_only_while_all_are() -> None:
-    """What the test above cannot see: that the short way is taken at all, and by which rows it is given up."""
+def test_floats_are_packed_until_a_value_is_not_as_many() -> None:
+    """What the test above cannot see: that lists are packed at all, and which of them are not any more."""
     pending = Pending(Owner())
     bound = Bound(pending)
 
-    def known(*more: Any) -> tuple[int, ...]:
-        for q in ([0.5, 1.5], [2.5, 3.5], *more):
-            bound.append(q=q, step=1)
-        (block,) = pending.take()
-        pending.replace(block, None)
-        made = block.encode()
-        assert isinstance(made, ColumnRows)
-        return tuple(made.floats)
+    def packed(**other: Any) -> list[tuple[int, ...] | None]:
+        for step in range(3):
+            bound.append(q=[0.5 + step, 1.5], v=(2.5, 3.5, 4.5), step=step)
+        if other:
+            pending.append({"q": [0.5, 1.5], "v": (1.0, 2.0, 3.0), "step": 1, **other})
+            pending.append({"q": [0.5, 1.5], "v": (1.0, 2.0, 3.0), "step": 1})
+        chain = pending.take()
+        pending.replace(chain[-1], None)
+        made = [block.encode() for block in chain]
+        return [tuple(rows.floats) if isinstance(rows, ColumnRows) else None for rows in made]
 
-    assert known() == (2, 0)
-    bound.append(q=[0.5, 1.5], step=1)
-    pending.append({"q": [1, 2], "step": 1})
-    (block,) = pending.take()
-    pending.replace(block, None)
-    made = block.encode()
-    assert isinstance(made, ColumnRows)
-    assert tuple(made.floats) == ()
-    assert known() == (2, 0), "the function has seen floats only"
-    assert known([0.5, True]) == ()
-    assert known() == (), "a row may have been on its way"
+    assert packed() == [(2, 3, 0)]
+    assert packed(q=[0.5, float("nan")]) == [(2, 3, 0)], "the general way packs as well"
+    assert packed(q=[0.5, 1]) == [(2, 3, 0), None], "rows of any kind behind it, until the flush"
+    assert packed() == [(0, 3, 0)]
+    assert packed(q=b"0123456789abcdef") == [(0, 3, 0)], "no list of doubles, though as long in bytes"
+    assert packed(v=[1.0]) == [(0, 3, 0), None]
+    assert packed() == [(0, 0, 0)]
+    assert bound.installed == 3
+
+
+@pytest.mark.parametrize("way", [0, 1])
+@pytest.mark.parametrize("other", [b"01234567" * 2, "0123456789abcdef", 2.5, [[0.5, 1.5]], {"a": [0.5, 1.5]}])
+def test_another_value_beside_packed_ones_is_kept_as_it_is(way: int, other: Any) -> None:
+    pending = Pending(Owner())
+    append = both_ways(pending)[way]
+    for q in ([0.5, 1.5], [2.5, 3.5], other, [4.5, 5.5]):
+        append(q=q)
+    assert [fields["q"] for _, _, fields in rows_of(pending.take())] == [[0.5, 1.5], [2.5, 3.5], other, [4.5, 5.5]]
+
+
+def test_an_object_that_passes_for_a_float_is_refused_as_anywhere() -> None:
+    class Pretender:
+        __class__ = float  # type: ignore[assignment]
+
+    pending = Pending(Owner())
+    append = both_ways(pending)[1]
+    append(q=[0.5, 1.5])
+    append(q=[0.5, 1.5])
+    with pytest.raises(TypeError):
+        append(q=[0.5, Pretender()])
+    assert len(rows_of(pending.take())) == 2
+
+
+def test_names_of_fields_that_end_in_numbers_are_told_apart() -> None:
+    pending = Pending(Owner())
+    append = both_ways(pending)[1]
+    point = {f"q{at}": [float(100 * at + item) for item in range(12)] for at in (1, 11, 1_1_1)}
+    for _ in range(3):
+        append(q=[0.5] * 12, **point)
+    assert [fields for _, _, fields in rows_of(pending.take())] == [{"q": [0.5] * 12, **point}] * 3
 
 
 def test_many_lists_in_one_point_go_the_general_way() -> None:

@@ -2,15 +2,18 @@
 
 A call like ``append(loss=0.5, step=1)`` lands in a function with just these parameters, so no dict of keywords is made
 and no name is compared; each value's type is looked at once. That takes 0.35 µs where a general ``**fields`` takes 0.7.
-A list of scalars, as a robot's joints are, is copied into a tuple first and looked at then: tuples of scalars do not
-stay with the garbage collector, and nobody can change one between the look and the copy. Whatever else comes (other
-fields, text, long lists, an inherited timestamp) goes the general way, `Pending.append`.
+A list of so many floats as the first point had, as a robot's joints are, is *packed*: looked at item by item and stored
+as the bytes of its doubles, which the garbage collector does not visit and a flush need not look at again. Another
+short list of scalars is copied into a tuple first and looked at then, so that nobody can change it between. Whatever
+else comes (other fields, text, long lists, an inherited timestamp) goes the general way, `Pending.append`.
 
 The generated source holds nothing but field names that are plain identifiers. Its own names begin with an underscore,
 as no field's can.
 """
 
-from collections.abc import Callable, Mapping
+import struct
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import cache
 from keyword import iskeyword
 from math import inf, nextafter
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -31,16 +34,16 @@ MOST_LISTS = 16
 MOST_SHAPES = 1024
 #: With so many shapes no new ones are told apart by how many floats their lists have.
 MOST_EXACT_SHAPES = 128
-#: A list of more floats than this is looked at by one call for all its items.
+#: A list of more floats than this is not packed: it is looked at by one call for all its items.
 MOST_FLOATS = 16
 
 _AUTOMATIC = """
 def make(_pending, _track, _general):
     _owner, _lock, _clock = _pending.owner, _pending.owner.lock, _pending.owner.clock
     _now = _clock.now
-{uneven}    def append({parameters}, **_rest):
+    def append({parameters}, **_rest):
         if {plain} and not _rest:
-            with _lock:
+{pack}            with _lock:
                 _block = _pending.open
                 if _block.key is _key:
                     _t = _now()
@@ -58,7 +61,7 @@ def make(_pending, _track, _general):
                 if _sealed is not None:
                     _owner.on_sealed(_pending, _sealed)
                 return _track
-        return _general(_given({pairs}, _rest))
+        return {general}
     append.__qualname__ = "Track.append"  # as errors of the call show it
     return append
 """
@@ -66,9 +69,9 @@ def make(_pending, _track, _general):
 _EXPLICIT = """
 def make(_pending, _track, _general):
     _owner, _lock, _clock = _pending.owner, _pending.owner.lock, _pending.owner.clock
-{uneven}    def append({parameters}, _ts=_missing, **_rest):
+    def append({parameters}, _ts=_missing, **_rest):
         if _ts.__class__ is float and {plain} and not _rest:
-            with _lock:
+{pack}            with _lock:
                 _block = _pending.open
                 _flat = _block.flat
                 if _block.key is _key and _flat[-1] < _ts < _inf:
@@ -83,35 +86,70 @@ def make(_pending, _track, _general):
                 if _sealed is not None:
                     _owner.on_sealed(_pending, _sealed)
                 return _track
-        return _general(_given({pairs}, ("_ts", _ts), _rest))
+        return {general}
     append.__qualname__ = "Track.append"  # as errors of the call show it
     return append
 """
 
-# A list that is not of so many floats as the first one was: said before its row is stored, see `Block.floats`.
-_UNEVEN = """\
-    _uneven = _pending.uneven.add
-    def _is_uneven(_items):
-        _uneven(_id)
-        return _all_scalars(_map(_type, _items))
+# Whatever is not a list of so many floats raises here, or leaves False.
+_PACK = """\
+            try:
+{packed}
+            except _refused:
+                return {general}
+            if not ({whole}):
+                return {general}
 """
+_PACK_ONE = """\
+                {items} = {name}
+                {place} = {floats} and _pack_{length}({items})"""
 
 _missing = object()
 _LISTS = frozenset({list, tuple})
 #: The fields of points, whether their timestamp is explicit, for each field how long its lists may be (0 for a scalar),
-#: and how many floats they are likely to be (0 for anything else): so many are looked at one by one.
+#: and how many floats they are (0 for anything else), which are packed.
 Shape = tuple[tuple[str, ...], bool, tuple[int, ...], tuple[int, ...]]
 #: For each shape its one key, which blocks are compared by, and what makes its function.
 _shapes: dict[Shape, tuple[tuple[str, ...], Any]] = {}
 
 
-def shape_of(values: Mapping[str, Any], explicit: bool) -> Shape | None:
-    """Return the shape of points like this one, as `take` gives it; None when each of them needs a look."""
+def shape_of(values: Mapping[str, Any], explicit: bool, uneven: Collection[str] = ()) -> Shape | None:
+    """Return the shape of points like this one, as `take` gives it; None when each of them needs a look.
+
+    The fields `uneven` are not taken for lists of a fixed number of floats.
+    """
     room = tuple(map(_room, values.values()))
     if None in room or sum(map(bool, room)) > MOST_LISTS:
         return None
-    shape: Shape = tuple(values), explicit, room, tuple(map(_floats, values.values()))  # type: ignore[assignment]
+    floats = tuple(0 if name in uneven else _floats(value) for name, value in values.items())
+    shape: Shape = tuple(values), explicit, room, floats  # type: ignore[assignment]
     return shape if len(_shapes) < MOST_EXACT_SHAPES or shape in _shapes else (*shape[:3], (0,) * len(room))
+
+
+def pack(values: Mapping[str, Any], floats: Sequence[int]) -> list[Any] | None:
+    """Return the values of a point, as `take` gives it, as a block of such floats holds them; None for another point.
+
+    Parameters
+    ----------
+    floats
+        For each field the number of floats that its lists must have, and nothing else in them; 0 where any value may
+        come, which is stored as it is, or as a tuple.
+    """
+    row: list[Any] = []
+    for value, length in zip(values.values(), floats, strict=True):
+        if length:
+            if _floats(value) != length:
+                return None
+            row.append(_packer(length)(*value))
+        else:
+            row.append(tuple(value) if value.__class__ is list else value)
+    return row
+
+
+def uneven_fields(values: Mapping[str, Any], floats: Sequence[int]) -> Iterator[str]:
+    """Return the fields for which `pack` refuses this point."""
+    fields = zip(values.items(), floats, strict=True)
+    return (name for (name, value), length in fields if length and _floats(value) != length)
 
 
 def _room(value: Any) -> int | None:
@@ -140,46 +178,75 @@ def _new_shape(shape: Shape) -> tuple[tuple[str, ...], Any] | None:
     names, explicit, room, floats = shape
     if len(_shapes) >= MOST_SHAPES or not 0 < len(names) <= MOST_FIELDS or not all(map(_is_plain, names)):
         return None
+    given = ", ".join([f"({name!r}, {name})" for name in names] + ['("_ts", _ts)'] * explicit)
+    general = f"_general(_given({given}, _rest))"
     source = (_EXPLICIT if explicit else _AUTOMATIC).format(
         parameters="*, " + ", ".join(f"{name}=_missing" for name in names),
         plain=" and ".join(map(_look, names, room, floats)),
-        values=", ".join(names),
-        uneven=_UNEVEN if any(floats) else "",
-        pairs=", ".join(f"({name!r}, {name})" for name in names),
+        pack=_packing(names, floats, general) if any(floats) else "",
+        values=", ".join(_place(at) if floats[at] else name for at, name in enumerate(names)),
+        general=general,
     )
     key = (*names, "_ts")  # an object of its own for each shape
     scope: dict[str, Any] = {
         "_key": key,
-        "_id": id(key),
         "_missing": _missing,
         "_scalars": SCALARS,
         "_all_scalars": SCALARS.issuperset,
         "_lists": _LISTS,
         "_given": _given,
         "_float": float,
+        "_refused": (ValueError, TypeError, struct.error),
         "_len": len,  # a field may be called len
         "_map": map,
         "_type": type,
         "_tuple": tuple,
         "_nextafter": nextafter,
         "_inf": inf,
+        **{f"_pack_{length}": _packer(length) for length in floats if length},
     }
     exec(compile(source, f"<append({', '.join(names)})>", "exec"), scope)  # noqa: S102 - see the module: only identifiers
     return _shapes.setdefault(shape, (key, scope["make"]))
 
 
 def _look(name: str, room: int, floats: int) -> str:
-    """Return the condition under which a value may go in as it is."""
+    """Return the condition under which a value may go in as it is, or be packed."""
     if not room:
         return f"{name}.__class__ in _scalars"
+    if floats:
+        return f"{name}.__class__ in _lists"
     taken = f"_len({name} := _tuple({name}))"
-    if not floats:
-        return f"{name}.__class__ in _lists and {taken} <= {room} and _all_scalars(_map(_type, {name}))"
-    items = "".join(f" is _type({name}[{at}])" for at in range(floats))
-    return (
-        f"{name}.__class__ in _lists and ({taken} == {floats} and _float{items} or "
-        f"_len({name}) <= {room} and _is_uneven({name}))"
-    )
+    return f"{name}.__class__ in _lists and {taken} <= {room} and _all_scalars(_map(_type, {name}))"
+
+
+def _packing(names: Sequence[str], floats: Sequence[int], general: str) -> str:
+    """Return the lines that pack each list of floats, or go the general way where one is not what it should be."""
+    lines = []
+    for at, (name, length) in enumerate(zip(names, floats, strict=True)):
+        if length:
+            items = [f"{_place(at)}_{item}" for item in range(length)]
+            are_floats = " and ".join(f"{item}.__class__ is _float" for item in items)
+            lines.append(
+                _PACK_ONE.format(
+                    items=", ".join(items) + "," * (length == 1),
+                    name=name,
+                    place=_place(at),
+                    floats=are_floats,
+                    length=length,
+                )
+            )
+    whole = " and ".join(_place(at) for at, length in enumerate(floats) if length)
+    return _PACK.format(packed="\n".join(lines), whole=whole, general=general)
+
+
+def _place(field: int) -> str:
+    """Return the name for what is packed of a field; no field's own begins with an underscore."""
+    return f"_{field}"
+
+
+@cache
+def _packer(length: int) -> Callable[..., bytes]:
+    return struct.Struct(f"{length}d").pack
 
 
 def _is_plain(name: str) -> bool:

@@ -5,14 +5,14 @@ change here takes effect in one store or one C call: a row goes into its block b
 by the single store of the next open one. Whenever an append is interrupted, its point is there whole or not at all.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from math import inf
 from threading import Lock
 from typing import Any, Protocol
 
 from dreamlake.clock import SessionClock, check_doubtful, is_inherited
-from dreamlake.engine.hotpath import Shape, key_of, shape_of
-from dreamlake.engine.rows import ITEM_BYTES, ColumnRows, MixedRow, Rows, held_bytes
+from dreamlake.engine.hotpath import Shape, key_of, pack, shape_of, uneven_fields
+from dreamlake.engine.rows import ITEM_BYTES, ColumnRows, MixedRow, Rows, held_bytes, packed_bytes
 from dreamlake.format.point import check_ts, take
 
 #: Rows of a block before it is sealed and encoded. Above 1,000, so that fewer than one append in a thousand encodes.
@@ -28,13 +28,13 @@ class Block:
 
     A *flat* block (``names`` is set) has rows of one shape and one kind of timestamp, each row above the one before;
     it keeps the values of all rows in one list, since a list per row would wake the garbage collector; lists among them
-    are tuples there. A *mixed* block (``rows`` is set) takes any row. A *ready* block (``ready`` is set) came from
-    `append_batch`, encoded.
+    are tuples there, or packed. A *mixed* block (``rows`` is set) takes any row. A *ready* block (``ready`` is set)
+    came from `append_batch`, encoded.
     """
 
     __slots__ = (
         "awaited", "before", "explicit", "flat", "floats", "key", "limit", "names", "ready", "result", "row_size",
-        "rows", "shape", "size", "uneven",
+        "rows", "shape", "size",
     )  # fmt: skip
 
     def __init__(self, before: "Block | None" = None) -> None:
@@ -43,10 +43,8 @@ class Block:
         self.key: tuple[str, ...] | None = None
         self.shape: Shape | None = None
         self.names: tuple[str, ...] | None = None
-        #: For each field how many floats every value is a tuple of, 0 where that is not known; empty for none known.
-        #: It holds only while the `id` of `key` is not among those of `uneven`.
+        #: For each field how many floats every value has, packed as bytes; 0 for values as they are.
         self.floats: tuple[int, ...] = ()
-        self.uneven: Collection[int] = ()
         self.explicit = False
         self.flat: list[Any] = []
         #: Length of `flat` at which this block is sealed.
@@ -83,8 +81,7 @@ class Block:
             stride = len(self.names) + 1
             columns: list[Sequence[Any]] = [self.flat[i::stride] for i in range(stride)]
             ts = columns.pop()
-            floats = () if id(self.key) in self.uneven else self.floats
-            self.ready = ColumnRows(self.names, columns, ts, self.explicit, floats=floats)
+            self.ready = ColumnRows(self.names, columns, ts, self.explicit, floats=self.floats)
         return self.ready
 
 
@@ -118,9 +115,8 @@ class Pending:
     def __init__(self, owner: Owner) -> None:
         self.owner = owner
         self.open = Block()
-        #: The `id` of each key whose generated function met a list that is not of the number of floats it was made for.
-        #: It only grows: such a row may still be on its way into a block.
-        self.uneven: set[int] = set()
+        #: Fields that once had a list of as many floats as the one before, and then another value: no longer packed.
+        self.uneven: set[str] = set()
         # The highest timestamp of the blocks before the open one.
         self._max_ts = -inf
         #: Points in the hot file as of the last flush, for the writer's decision to roll.
@@ -166,17 +162,23 @@ class Pending:
         may_merge = explicit and ts <= highest
         names = tuple(values)
         self._max_ts = max(highest, ts)
+        row: list[Any] | None = None
         if block.rows is None:
-            fits = names == block.names and explicit == block.explicit and not may_merge
-            if fits:
-                block.floats = ()  # nobody has looked how many floats these lists are
-            else:
+            if names == block.names and explicit == block.explicit and not may_merge:
+                row = pack(values, block.floats)
+                if row is None:
+                    self.uneven.update(uneven_fields(values, block.floats))
+            if row is None:
                 before = block if block.count else block.before
-                flat = not (may_merge or block.count)
-                self.open = block = self._flat_block(before, values, explicit, ts) if flat else _mixed_block(before)
-        if block.rows is None:
-            block.flat.extend((*map(_as_tuple, values.values()), ts))
-        else:
+                if may_merge or block.count:
+                    block = _mixed_block(before)
+                else:
+                    block = self._flat_block(before, values, explicit, ts)
+                    row = pack(values, block.floats)
+                self.open = block
+        if row is not None:
+            block.flat.extend((*row, ts))
+        elif block.rows is not None:
             block.rows.append((ts, explicit, values))
         block.size += size
         if block.size >= BLOCK_BYTES or block.count >= BLOCK_ROWS:
@@ -185,18 +187,18 @@ class Pending:
 
     def _flat_block(self, before: Block | None, like: dict[str, Any], explicit: bool, first_ts: float) -> Block:
         block = Block(before)
-        block.uneven = self.uneven
         block.names = tuple(like)
         block.explicit = explicit
+        block.floats = (0,) * len(like)
         block.limit = BLOCK_ROWS * (len(like) + 1)
         # Above such a timestamp a later -1.0 would pass for one of its own, and not for the one to inherit.
         may_meet_minus_one = explicit and first_ts < -1
-        shape = None if may_meet_minus_one else shape_of(like, explicit)
+        shape = None if may_meet_minus_one else shape_of(like, explicit, self.uneven)
         block.key = None if shape is None else key_of(shape)
         if shape is not None and block.key is not None:
             block.shape = shape
-            block.floats = shape[3] if any(shape[3]) else ()
-            block.row_size = ITEM_BYTES * sum(shape[2])
+            block.floats = shape[3]
+            block.row_size = sum(map(_most_bytes, shape[2], shape[3]))
             if block.row_size:
                 block.limit = min(BLOCK_ROWS, max(1, BLOCK_BYTES // block.row_size)) * (len(like) + 1)
         return block
@@ -286,8 +288,9 @@ def chain_of(last: Block | None) -> list[Block]:
     return chain[::-1]
 
 
-def _as_tuple(value: Any) -> Any:
-    return tuple(value) if value.__class__ is list else value
+def _most_bytes(room: int, floats: int) -> int:
+    """Return what a list takes in memory for which there is so much room, or which is packed."""
+    return packed_bytes(floats) if floats else ITEM_BYTES * room
 
 
 def _mixed_block(before: Block | None) -> Block:

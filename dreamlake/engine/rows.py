@@ -3,6 +3,7 @@
 Each form gives the same things: the Arrow batch (built once), the JSON lines from a given index on, the points, slices.
 """
 
+import struct
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -71,7 +72,16 @@ class Rows(ABC):
 
 
 class ColumnRows(Rows):
-    """Rows of one shape, a sequence of Python values for each field; their lists may be tuples here."""
+    """Rows of one shape, a sequence of Python values for each field; their lists may be tuples here, or packed floats.
+
+    Parameters
+    ----------
+    types
+        For each field the exact type of all its values, None where there are several.
+    floats
+        For each field how many floats each of its lists has where they are *packed*, as the bytes of so many doubles of
+        this machine; 0 where the values are what they are. Empty, as given, where none is packed.
+    """
 
     __slots__ = ("_batch", "_ts", "columns", "count", "explicit", "floats", "names", "types")
 
@@ -89,9 +99,10 @@ class ColumnRows(Rows):
         self._ts = ts
         self.explicit = explicit
         self.count = len(ts)
-        self.types = [one_type(column) for column in columns] if types is None else types
-        #: For each column how many floats every value is a tuple of, 0 where that is not known; empty for none known.
-        self.floats = floats
+        self.floats: Sequence[int] = floats or (0,) * len(columns)
+        if types is None:
+            types = [tuple if length else one_type(column) for column, length in zip(columns, self.floats, strict=True)]
+        self.types = types
         self._batch: Batch | None = None
 
     @property
@@ -105,7 +116,7 @@ class ColumnRows(Rows):
     @property
     def nbytes(self) -> int:
         batch = 0 if self._batch is None else int(self._batch.data.nbytes)
-        held = sum(map(_held_by_column, self.columns, self.types))
+        held = sum(map(_held_by_column, self.columns, self.types, self.floats))
         return 32 * (len(self.columns) + 1) * self.count + held + batch
 
     def batch(self) -> "Batch":
@@ -118,7 +129,7 @@ class ColumnRows(Rows):
     def lines(self, start: int) -> bytes:
         from dreamlake.format.point import line_encoder
 
-        return line_encoder(self.names).encode(start, self.columns, self.types, self._ts)
+        return line_encoder(self.names).encode(start, self._unpacked(), self.types, self._ts)
 
     def slice(self, start: int, stop: int) -> "ColumnRows":
         if start == 0 and stop >= self.count:
@@ -133,9 +144,15 @@ class ColumnRows(Rows):
         names = (*self.names, "_ts")
         columns = [
             list(map(_as_list, column)) if kind is tuple or kind is None else column
-            for column, kind in zip(self.columns, self.types, strict=True)
+            for column, kind in zip(self._unpacked(), self.types, strict=True)
         ]
         return [dict(zip(names, row, strict=True)) for row in zip(*columns, self._ts, strict=True)]
+
+    def _unpacked(self) -> Sequence[Sequence[Any]]:
+        return [
+            list(struct.iter_unpack(f"{length}d", b"".join(column))) if length else column
+            for column, length in zip(self.columns, self.floats, strict=True)
+        ]
 
 
 class PointRows(Rows):
@@ -246,7 +263,14 @@ def _as_list(value: Any) -> Any:
     return list(value) if value.__class__ is tuple else value
 
 
-def _held_by_column(column: Sequence[Any], kind: type | None) -> int:
+def packed_bytes(floats: int) -> int:
+    """Return what a packed list of so many floats takes in memory beside a place, estimated."""
+    return 40 + 8 * floats
+
+
+def _held_by_column(column: Sequence[Any], kind: type | None, packed: int) -> int:
+    if packed:
+        return packed_bytes(packed) * len(column)
     if kind in SCALARS:
         return 0
     if kind is str or kind is bytes:

@@ -12,7 +12,7 @@ import sys
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from itertools import accumulate, chain, pairwise, starmap
+from itertools import accumulate, chain, pairwise
 from typing import Any
 
 import pyarrow as pa
@@ -224,10 +224,9 @@ def _build_list(values: Sequence[Any], valid: pa.Buffer | None, level: int) -> t
     return logical, _from_offsets(to_arrow(logical), list(map(len, values)), valid, None, child)
 
 
-def lists_of_doubles(values: Sequence[tuple[float, ...]], length: int) -> tuple[Logical, pa.Array]:
-    """The column of tuples of ``length`` floats each, and its type: what ``build_column`` finds out of each value."""
-    data = b"".join(starmap(struct.Struct(f"{length}d").pack, values))
-    child = packed(pa.float64(), len(values) * length, None, data)
+def lists_of_doubles(values: Sequence[bytes], length: int) -> tuple[Logical, pa.Array]:
+    """The column of lists of ``length`` floats each, given as the bytes of so many doubles, and its type."""
+    child = packed(pa.float64(), len(values) * length, None, b"".join(values))
     logical: Logical = {"list": "double"}
     return logical, _from_offsets(to_arrow(logical), [length] * len(values), None, None, child)
 

@@ -80,7 +80,8 @@ def batch_from_columns(
     ts
         Seconds since the epoch, one a point.
     floats
-        For each column how many floats, and nothing else, every value is a tuple of; 0 where that is not known.
+        For each column how many floats each value is a list of, packed as the bytes of so many doubles; 0 where the
+        values are what they are. Empty where none is packed.
     """
     kinds = [{kind} if kind is not None else types_of(column) for kind, column in zip(types, columns, strict=True)]
     return _assemble(names, columns, kinds, ts, floats)
