@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import threading
+import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from build import TrackOnDisk, points_of
+from crashlib import wait_for
 
 from dreamlake.engine import process
 
@@ -26,6 +30,54 @@ def test_several_threads_work() -> None:
     threads = process.side_by_side(lambda _: (met.wait(), threading.get_ident())[1], [0, 1, 2], 3)
     assert len(set(threads)) == 3
     assert threading.get_ident() in threads
+
+
+def test_threads_are_kept_for_the_next_call_and_end_when_none_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "PATIENCE", 0.2)
+    monkeypatch.setattr(process, "_helpers", process.Helpers())
+    seen = []
+    for _ in range(20):
+        met = threading.Barrier(3, timeout=30)
+        seen.append(process.side_by_side(lambda _, met=met: (met.wait(), threading.current_thread())[1], [0, 1, 2], 3))
+        wait_for(lambda: len(process._helpers.idle()) == 2)
+    helpers = {thread for each in seen for thread in each} - {threading.current_thread()}
+    if len(helpers) > 2:  # a machine so busy that a call came too late for the first ones
+        assert len(helpers) < 40
+    for thread in helpers:
+        thread.join(30)
+        assert not thread.is_alive()
+    assert not process._helpers.idle()
+
+
+def test_a_helper_keeps_nothing_of_what_it_did() -> None:
+    class Made:
+        pass
+
+    met = threading.Barrier(2, timeout=30)
+    made = process.side_by_side(lambda _: (met.wait(), Made())[1], [0, 1], 2)
+    left = [weakref.ref(each) for each in made]
+    wait_for(lambda: bool(process._helpers.idle()))
+    del made
+    gc.collect()
+    assert [each() for each in left] == [None, None]
+
+
+def test_a_helper_that_has_not_begun_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Callable[[], None]] = []
+    monkeypatch.setattr(process._helpers, "ask", lambda job, count: asked.extend([job] * count))
+    assert process.side_by_side(str, [1, 2, 3], 3) == ["1", "2", "3"]
+    for job in asked:  # nor does it do anything when it comes at last
+        job()
+    assert len(asked) == 2
+
+
+def test_many_calls_at_once_have_threads_of_their_own() -> None:
+    met = threading.Barrier(12, timeout=30)
+
+    def call(_: int) -> list[int]:
+        return process.side_by_side(lambda item: (met.wait(), item)[1], [0, 1, 2], 3)
+
+    assert process.side_by_side(call, [0, 1, 2, 3], 4) == [[0, 1, 2]] * 4
 
 
 def test_an_error_stops_the_others_and_is_raised() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from queue import Empty, SimpleQueue
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 #: More threads than this gain nothing on local files: decoding is bound by memory bandwidth.
 MAX_WIDTH = 8
+#: Seconds that a thread waits for more to do.
+PATIENCE = 1.0
 #: With fewer values a local file, threads wait for Python's lock longer than they decode without it.
 FEW_VALUES = 5_000
 
@@ -24,8 +27,9 @@ _polars_lost = False
 
 
 def _in_child() -> None:
-    global _forked, _polars_lost
+    global _forked, _helpers, _polars_lost
     _forked = True
+    _helpers = Helpers()  # those of the parent are not here
     # Polars' thread pool does not survive the fork, and every query waits for it for ever. Where Polars is first
     # imported in the child, the child has a pool of its own.
     _polars_lost = _polars_lost or "polars" in sys.modules
@@ -73,7 +77,7 @@ def reading_width(store: object, values: int | None = None) -> int:
 
 
 def side_by_side(work: Callable[[Item], Made], items: Sequence[Item], width: int) -> list[Made]:
-    """``[work(item) for item in items]`` by this thread and up to ``width - 1`` others, which end before it returns.
+    """``[work(item) for item in items]`` by this thread and up to ``width - 1`` others, done when it returns.
 
     Where no thread can be had (the interpreter is exiting), this one does it all.
 
@@ -98,16 +102,26 @@ def side_by_side(work: Callable[[Item], Made], items: Sequence[Item], width: int
                 return
 
     ended = threading.Semaphore(0)
+    begun = 0
+    is_over = False
 
     def help_out() -> None:
+        nonlocal begun
+        with guard:
+            if is_over:
+                return
+            begun += 1
         try:
             run()
         finally:
             ended.release()
 
-    helpers = _start(help_out, min(width, len(items)) - 1)
+    guard = threading.Lock()
+    _helpers.ask(help_out, min(width, len(items)) - 1)
     run()
-    for _ in range(helpers):
+    with guard:  # a helper that has not begun by now has nothing left to do, and is not waited for
+        is_over = True
+    for _ in range(begun):
         # Not join(), which would enter Polars' own threads, when they call, among Python's for good.
         ended.acquire()
     if failed:
@@ -115,12 +129,54 @@ def side_by_side(work: Callable[[Item], Made], items: Sequence[Item], width: int
     return made  # type: ignore[return-value]
 
 
-def _start(run: Callable[[], None], count: int) -> int:
-    for started in range(count):
-        # Daemons: a reader in a daemon thread must not hold up the end of the process through its helpers.
-        helper = threading.Thread(target=run, name="dreamlake-read", daemon=True)
-        try:
-            helper.start()
-        except RuntimeError:
-            return started
-    return max(count, 0)
+class Helpers:
+    """Threads that do what they are asked, and wait for more for a moment before they end.
+
+    To start one for each call costs more than a small file: it begins on the core of the one who asked, and until the
+    system has moved it to another, both wait for Python's lock, up to 5 ms each time.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        #: What the threads that have nothing to do wait at.
+        self._idle: dict[SimpleQueue[Callable[[], None]], threading.Thread] = {}
+
+    def ask(self, job: Callable[[], None], count: int) -> None:
+        """Have `job` done by so many threads, or fewer where no more can be had."""
+        for _ in range(count):
+            with self._lock:
+                inbox = self._idle.popitem()[0] if self._idle else None
+            if inbox is not None:
+                inbox.put(job)
+                continue
+            inbox = SimpleQueue()
+            inbox.put(job)
+            # Daemons: a reader in a daemon thread must not hold up the end of the process through its helpers.
+            helper = threading.Thread(target=self._serve, args=(inbox,), name="dreamlake-read", daemon=True)
+            try:
+                helper.start()
+            except RuntimeError:  # the interpreter is exiting
+                return
+
+    def idle(self) -> set[threading.Thread]:
+        """The threads that wait for something to do."""
+        with self._lock:
+            return set(self._idle.values())
+
+    def _serve(self, inbox: SimpleQueue[Callable[[], None]]) -> None:
+        this = threading.current_thread()
+        while True:
+            try:
+                job = inbox.get(timeout=PATIENCE)
+            except Empty:
+                with self._lock:
+                    if self._idle.pop(inbox, None) is not None:
+                        return
+                job = inbox.get()  # somebody took it just now, and is about to ask
+            job()
+            del job  # and with it all that was made
+            with self._lock:
+                self._idle[inbox] = this
+
+
+_helpers = Helpers()

@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from dreamlake.engine.snapshot import Piece, Snapshot
     from dreamlake.format.logical import TrackSchema
 
-#: Rows read side by side at a time. The first window is small, so that a query that stops early reads little.
+#: Rows read side by side at a time. The first window is small, so that a query that stops early reads little, and each
+#: window so many times as large as the one before, since at its end all threads wait for the last.
 FIRST_WINDOW_ROWS = 100_000
+WINDOW_GROWTH = 10
 MAX_WINDOW_ROWS = 4_000_000
 
 
@@ -165,7 +167,7 @@ def _first(stretches: Sequence[_Stretch], count: int) -> Iterator[_Stretch]:
 
 
 def _windows(stretches: Sequence[_Stretch]) -> Iterator[list[_Stretch]]:
-    """The stretches in windows that grow, since each window ends with a wait for its slowest file."""
+    """The stretches in windows that grow."""
     window: list[_Stretch] = []
     rows, room = 0, FIRST_WINDOW_ROWS
     for stretch in stretches:
@@ -173,6 +175,6 @@ def _windows(stretches: Sequence[_Stretch]) -> Iterator[list[_Stretch]]:
         rows += len(stretch.piece)
         if rows >= room:
             yield window
-            window, rows, room = [], 0, min(2 * room, MAX_WINDOW_ROWS)
+            window, rows, room = [], 0, min(WINDOW_GROWTH * room, MAX_WINDOW_ROWS)
     if window:
         yield window
