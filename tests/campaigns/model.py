@@ -53,7 +53,7 @@ Round = tuple[int, str, Counter[str], Counter[str]]
 
 def _rest_after_a_roll_stays_pending(patch: pytest.MonkeyPatch) -> None:
     real = TrackOnDisk.write
-    patch.setattr(TrackOnDisk, "write", lambda disk, rows, whole_segments_only: real(disk, rows, True))
+    patch.setattr(TrackOnDisk, "write", lambda disk, rows, whole_segments_only, last: real(disk, rows, True, last))
 
 
 def _stale_after_anothers_roll(patch: pytest.MonkeyPatch) -> None:
