@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import TypeVar
 
-    from dreamlake.engine.snapshot import Piece
+    from dreamlake.engine.piece import Piece
 
     Made = TypeVar("Made")
 

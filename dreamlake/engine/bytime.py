@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from math import inf
 
+from dreamlake.engine.piece import joined
 from dreamlake.engine.process import side_by_side
-from dreamlake.engine.snapshot import joined
 from dreamlake.errors import CorruptTrackError
 
 TYPE_CHECKING = False
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from dreamlake.engine.snapshot import Piece, Rows, Snapshot
+    from dreamlake.engine.piece import Piece, Rows
+    from dreamlake.engine.snapshot import Snapshot
 
 
 def rows_by_time(snapshot: Snapshot, low: float, high: float, limit: int | None, reverse: bool) -> tuple[Rows, bool]:

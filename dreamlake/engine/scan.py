@@ -9,17 +9,18 @@ import polars as pl
 import pyarrow as pa
 from polars.io.plugins import register_io_source
 
+from dreamlake.engine.piece import joined, tables_of
 from dreamlake.engine.process import side_by_side
 from dreamlake.engine.prune import may_match
 from dreamlake.engine.shape import INDEX, TS, Shape
-from dreamlake.engine.snapshot import joined, tables_of
 from dreamlake.errors import CorruptTrackError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from dreamlake.engine.piece import Piece
     from dreamlake.engine.prune import Test
-    from dreamlake.engine.snapshot import Piece, Snapshot
+    from dreamlake.engine.snapshot import Snapshot
     from dreamlake.format.logical import TrackSchema
 
 #: Rows read side by side at a time. The first window is small, so that a query that stops early reads little, and each
