@@ -264,7 +264,7 @@ def make_segment(points: list[dict[str, Any]], plain: bool = False) -> bytes:
     if not plain:
         return bytes(encode(batch, info))
     real = segment._write_options
-    segment._write_options = lambda schema: {**real(schema), "compression": "none", "compression_level": None}
+    segment._write_options = lambda *args: {**real(*args), "compression": "none", "compression_level": None}
     try:
         return bytes(encode(batch, info))
     finally:
@@ -280,7 +280,7 @@ def bomb() -> bytes:
     ts = pa.array([1.0 * i for i in range(300)])
     data = pa.RecordBatch.from_arrays([ts, column], schema=pa.schema([TS_FIELD, ("x", pa.json_())]))
     real = segment._write_options
-    segment._write_options = lambda schema: {**real(schema), "use_dictionary": ["x"], "column_encoding": None}
+    segment._write_options = lambda *args: {**real(*args), "use_dictionary": ["x"], "column_encoding": None}
     try:
         return bytes(
             encode(

@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime, timedelta, timezone
+from itertools import accumulate
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
@@ -224,6 +225,30 @@ def test_the_footer_says_what_the_segment_is() -> None:
     assert opened.info.bounds == SegmentBounds(20, 22, 7, 4.0, 5.0, False)
     assert isinstance(opened.info.before[1], SegmentBounds)
     assert opened.footer.file_size == len(encode(batch, info))
+
+
+def test_columns_are_compressed_as_hard_as_is_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Timestamps of points that come slowly hardest, doubles harder than the rest; and it shows in their bytes."""
+    draw = random.Random(1)
+    times = [round(at, 3) for at in accumulate(draw.gauss(0.1, 0.01) for _ in range(10_000))]
+
+    def sizes(spacing: float, **levels: int) -> dict[str, int]:
+        if levels:
+            monkeypatch.setattr(segment, "_ts_level", lambda info: levels["ts"])
+        points = [{"_ts": 1.7e9 + spacing * ts, "loss": ts * 0.3, "q": [ts], "n": at} for at, ts in enumerate(times)]
+        group = pq.ParquetFile(pa.BufferReader(segment_of(points))).metadata.row_group(0)
+        monkeypatch.undo()
+        columns = [group.column(place) for place in range(group.num_columns)]
+        return {column.path_in_schema: column.total_compressed_size for column in columns}
+
+    slow, fast = sizes(1.0), sizes(1e-4)
+    assert slow["_ts"] < 0.95 * sizes(1.0, ts=4)["_ts"]
+    assert slow == sizes(1.0, ts=12)
+    assert fast == sizes(1e-4, ts=4)
+    assert segment._write_options({"loss": "double", "q": {"list": "double"}, "n": "int"}, 4)["compression_level"] == {
+        "_ts": 4,
+        "loss": 4,
+    }
 
 
 def test_encode_refuses_an_info_that_does_not_fit() -> None:
