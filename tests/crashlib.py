@@ -401,6 +401,30 @@ class Lasting(Seam):
         return len(self.names) >= self.when > 0
 
 
+class Half(Seam):
+    """At the n-th call a write gets half-way, and says so, and its continuation fails; any other call goes wrong."""
+
+    def __init__(self, when: int, wrong: Callable[[str, Callable[[], Any], tuple[Any, ...]], Any]) -> None:
+        super().__init__(when, self._half)
+        self._otherwise = wrong
+        self._continues = False
+
+    def is_due(self) -> bool:
+        """Whether this call is to go wrong, or follows one that did half of its work."""
+        return self._continues or super().is_due()
+
+    def _half(self, name: str, real: Callable[[], Any], args: tuple[Any, ...]) -> Any:
+        continues, self._continues = self._continues, False
+        if name not in ("pwrite", "write"):
+            return real() if continues else self._otherwise(name, real, args)
+        if continues:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fd, data, *offset = args
+        half = bytes(data)[: max(len(data) // 2, 1)]
+        self._continues = len(half) < len(data)
+        return getattr(os, name)(fd, half, *offset)
+
+
 def stop(name: str, real: Callable[[], Any], args: tuple[Any, ...]) -> Any:
     """The process ends before the call."""
     os._exit(STOPPED)
@@ -421,12 +445,9 @@ def fail(name: str, real: Callable[[], Any], args: tuple[Any, ...]) -> Any:
     raise OSError(errno.EIO, os.strerror(errno.EIO))
 
 
-def fail_half(name: str, real: Callable[[], Any], args: tuple[Any, ...]) -> Any:
-    """A write gets half-way, and its continuation fails; any other call is done, but reported as failed."""
-    if name in ("pwrite", "write"):
-        fd, data, *offset = args
-        getattr(os, name)(fd, bytes(data)[: max(len(data) // 2, 1)], *offset)
-    elif name in ("fsync", "close", "ftruncate"):
+def fail_done(name: str, real: Callable[[], Any], args: tuple[Any, ...]) -> Any:
+    """The call is done, but reported as failed, where that can be."""
+    if name in ("fsync", "close", "ftruncate"):
         real()
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -440,7 +461,7 @@ FAULTS: dict[str, tuple[type[Seam], Callable[..., Any], set[str] | None]] = {
     ),
     "stop half": (Seam, stop_half, {"pwrite", "write"}),
     "fail": (Seam, fail, None),
-    "fail half": (Seam, fail_half, {"pwrite", "write", "fsync", "ftruncate"}),
+    "fail half": (Half, fail_done, {"pwrite", "write", "fsync", "ftruncate"}),
     "dead": (Lasting, fail, None),
 }
 #: Of some faults only every so manieth call is tried in an ordinary run: calls side by side differ little.
