@@ -401,28 +401,31 @@ class Lasting(Seam):
         return len(self.names) >= self.when > 0
 
 
-class Half(Seam):
-    """At the n-th call a write gets half-way, and says so, and its continuation fails; any other call goes wrong."""
+class Short(Seam):
+    """At the n-th call a write does a part, and says so, and its continuation fails; any other call goes wrong.
+
+    The part is a half to eight ninths, by the number of the call, so that few lines are cut behind the first, too.
+    """
 
     def __init__(self, when: int, wrong: Callable[[str, Callable[[], Any], tuple[Any, ...]], Any]) -> None:
-        super().__init__(when, self._half)
+        super().__init__(when, self._in_part)
         self._otherwise = wrong
         self._continues = False
 
     def is_due(self) -> bool:
-        """Whether this call is to go wrong, or follows one that did half of its work."""
+        """Whether this call is to go wrong, or follows a short write."""
         return self._continues or super().is_due()
 
-    def _half(self, name: str, real: Callable[[], Any], args: tuple[Any, ...]) -> Any:
+    def _in_part(self, name: str, real: Callable[[], Any], args: tuple[Any, ...]) -> Any:
         continues, self._continues = self._continues, False
         if name not in ("pwrite", "write"):
             return real() if continues else self._otherwise(name, real, args)
         if continues:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         fd, data, *offset = args
-        half = bytes(data)[: max(len(data) // 2, 1)]
-        self._continues = len(half) < len(data)
-        return getattr(os, name)(fd, half, *offset)
+        part = bytes(data)[: max(1, len(data) - len(data) // (2 + self.when % 8))]
+        self._continues = len(part) < len(data)
+        return getattr(os, name)(fd, part, *offset)
 
 
 def stop(name: str, real: Callable[[], Any], args: tuple[Any, ...]) -> Any:
@@ -461,7 +464,7 @@ FAULTS: dict[str, tuple[type[Seam], Callable[..., Any], set[str] | None]] = {
     ),
     "stop half": (Seam, stop_half, {"pwrite", "write"}),
     "fail": (Seam, fail, None),
-    "fail half": (Half, fail_done, {"pwrite", "write", "fsync", "ftruncate"}),
+    "fail half": (Short, fail_done, {"pwrite", "write", "fsync", "ftruncate"}),
     "dead": (Lasting, fail, None),
 }
 #: Of some faults only every so manieth call is tried in an ordinary run: calls side by side differ little.

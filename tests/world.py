@@ -71,7 +71,7 @@ class HalfWritten(crashlib.Lasting):
 #: What can happen to the disk, or the process, at the n-th call that changes the disk.
 DISK: dict[str, Callable[[int], crashlib.Seam]] = {
     "fail": lambda when: crashlib.Seam(when, crashlib.fail),
-    "fail half": lambda when: crashlib.Half(when, crashlib.fail_done),
+    "fail half": lambda when: crashlib.Short(when, crashlib.fail_done),
     "dead": lambda when: crashlib.Lasting(when, crashlib.fail),
     "kill": lambda when: crashlib.Lasting(when, _die),
     "kill half": HalfWritten,
