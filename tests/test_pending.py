@@ -467,6 +467,33 @@ def test_another_value_beside_packed_ones_is_kept_as_it_is(way: int, other: Any)
     assert [fields["q"] for _, _, fields in rows_of(pending.take())] == [[0.5, 1.5], [2.5, 3.5], other, [4.5, 5.5]]
 
 
+@pytest.mark.parametrize("way", [0, 1])
+def test_a_block_is_found_with_its_first_row_or_not_at_all(way: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory runs out where the first row of a block is stored, and the next points go in all the same."""
+    pending = Pending(Owner())
+    append = both_ways(pending)[way]
+    for step in range(3):
+        append(q=[0.5], _ts=float(step))
+    pending.shut()
+
+    class Full(list[Any]):
+        def extend(self, _: Any) -> None:
+            raise MemoryError
+
+    def starved(before: Any = None) -> Block:
+        block = Block(before)
+        block.flat = Full()
+        return block
+
+    monkeypatch.setattr("dreamlake.engine.pending.Block", starved)
+    with pytest.raises(MemoryError):
+        append(q=[0.5], _ts=3.0)
+    monkeypatch.undo()
+    append(q=[0.5], _ts=4.0)
+    append(q=[0.5], _ts=5.0)
+    assert [ts for ts, _, _ in rows_of(pending.take())] == [0.0, 1.0, 2.0, 4.0, 5.0]
+
+
 def test_an_object_that_passes_for_a_float_is_refused_as_anywhere() -> None:
     class Pretender:
         __class__ = float  # type: ignore[assignment]

@@ -71,6 +71,25 @@ def test_a_helper_that_has_not_begun_is_not_waited_for(monkeypatch: pytest.Monke
     assert len(asked) == 2
 
 
+def test_a_helper_that_was_taken_and_not_asked_ends_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever took it was interrupted just then; and a thread that ends meanwhile costs the next call nothing."""
+    monkeypatch.setattr(process, "PATIENCE", 0.05)
+    monkeypatch.setattr(process, "_helpers", process.Helpers())
+    met = threading.Barrier(2, timeout=30)
+    process.side_by_side(lambda _: met.wait(), [0, 1], 2)
+    wait_for(lambda: bool(process._helpers.idle()) or not _readers())
+    if process._helpers._idle:
+        _, thread = process._helpers._idle.pop()
+        thread.join(30)
+        assert not thread.is_alive()
+    assert process.side_by_side(str, [1, 2, 3], 3) == ["1", "2", "3"]
+    wait_for(lambda: not _readers())
+
+
+def _readers() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "dreamlake-read"]
+
+
 def test_many_calls_at_once_have_threads_of_their_own() -> None:
     met = threading.Barrier(12, timeout=30)
 

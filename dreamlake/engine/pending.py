@@ -162,37 +162,36 @@ class Pending:
         may_merge = explicit and ts <= highest
         names = tuple(values)
         self._max_ts = max(highest, ts)
-        row: list[Any] | None = None
-        if block.rows is None:
-            if names == block.names and explicit == block.explicit and not may_merge:
-                row = pack(values, block.floats)
-                if row is None:
+        if block.rows is not None:
+            block.rows.append((ts, explicit, values))
+        else:
+            fits = names == block.names and explicit == block.explicit and not may_merge
+            row = pack(values, block.floats) if fits else None
+            if row is not None:
+                block.flat.extend((*row, ts))
+            else:
+                if fits:
                     self.uneven.update(uneven_fields(values, block.floats))
-            if row is None:
                 before = block if block.count else block.before
                 if may_merge or block.count:
-                    block = _mixed_block(before)
+                    block = _mixed_block(before, (ts, explicit, values))
                 else:
                     block = self._flat_block(before, values, explicit, ts)
-                    row = pack(values, block.floats)
-                self.open = block
-        if row is not None:
-            block.flat.extend((*row, ts))
-        elif block.rows is not None:
-            block.rows.append((ts, explicit, values))
+                self.open = block  # with its first row in it: whoever finds the block finds the row
         block.size += size
         if block.size >= BLOCK_BYTES or block.count >= BLOCK_ROWS:
             return self.seal(block)
         return None
 
-    def _flat_block(self, before: Block | None, like: dict[str, Any], explicit: bool, first_ts: float) -> Block:
+    def _flat_block(self, before: Block | None, like: dict[str, Any], explicit: bool, ts: float) -> Block:
+        """Return a block with this point as its first row."""
         block = Block(before)
         block.names = tuple(like)
         block.explicit = explicit
         block.floats = (0,) * len(like)
         block.limit = BLOCK_ROWS * (len(like) + 1)
         # Above such a timestamp a later -1.0 would pass for one of its own, and not for the one to inherit.
-        may_meet_minus_one = explicit and first_ts < -1
+        may_meet_minus_one = explicit and ts < -1
         shape = None if may_meet_minus_one else shape_of(like, explicit, self.uneven)
         block.key = None if shape is None else key_of(shape)
         if shape is not None and block.key is not None:
@@ -201,6 +200,9 @@ class Pending:
             block.row_size = sum(map(_most_bytes, shape[2], shape[3]))
             if block.row_size:
                 block.limit = min(BLOCK_ROWS, max(1, BLOCK_BYTES // block.row_size)) * (len(like) + 1)
+        row = pack(like, block.floats)
+        assert row is not None, "the floats are those of this very point"
+        block.flat.extend((*row, ts))
         return block
 
     def add(self, rows: Rows | list[MixedRow], max_ts: float) -> Block:
@@ -293,7 +295,7 @@ def _most_bytes(room: int, floats: int) -> int:
     return packed_bytes(floats) if floats else ITEM_BYTES * room
 
 
-def _mixed_block(before: Block | None) -> Block:
+def _mixed_block(before: Block | None, row: MixedRow) -> Block:
     block = Block(before)
-    block.rows = []
+    block.rows = [row]
     return block

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from collections import deque
 from queue import Empty, SimpleQueue
 
 TYPE_CHECKING = False
@@ -101,29 +102,23 @@ def side_by_side(work: Callable[[Item], Made], items: Sequence[Item], width: int
                 failed.append((place, error))
                 return
 
-    ended = threading.Semaphore(0)
-    begun = 0
-    is_over = False
+    # No locks of Python's here, nor in `Helpers`: an interrupt just behind one's acquisition could leave it locked.
+    begun: list[None] = []
+    ended: SimpleQueue[None] = SimpleQueue()
 
     def help_out() -> None:
-        nonlocal begun
-        with guard:
-            if is_over:
-                return
-            begun += 1
+        begun.append(None)
         try:
             run()
         finally:
-            ended.release()
+            ended.put(None)
 
-    guard = threading.Lock()
     _helpers.ask(help_out, min(width, len(items)) - 1)
     run()
-    with guard:  # a helper that has not begun by now has nothing left to do, and is not waited for
-        is_over = True
-    for _ in range(begun):
+    # A helper that begins only now finds nothing to do, and is not waited for.
+    for _ in range(len(begun)):
         # Not join(), which would enter Polars' own threads, when they call, among Python's for good.
-        ended.acquire()
+        ended.get()
     if failed:
         raise min(failed, key=lambda pair: pair[0])[1]
     return made  # type: ignore[return-value]
@@ -137,46 +132,52 @@ class Helpers:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        #: What the threads that have nothing to do wait at.
-        self._idle: dict[SimpleQueue[Callable[[], None]], threading.Thread] = {}
+        #: The threads that have nothing to do, each with what it waits at.
+        self._idle: deque[tuple[SimpleQueue[Callable[[], None]], threading.Thread]] = deque()
 
     def ask(self, job: Callable[[], None], count: int) -> None:
-        """Have `job` done by so many threads, or fewer where no more can be had."""
+        """Have `job` done by so many threads; fewer where no more can be had, or one ends just now."""
         for _ in range(count):
-            with self._lock:
-                inbox = self._idle.popitem()[0] if self._idle else None
-            if inbox is not None:
-                inbox.put(job)
-                continue
-            inbox = SimpleQueue()
-            inbox.put(job)
-            # Daemons: a reader in a daemon thread must not hold up the end of the process through its helpers.
-            helper = threading.Thread(target=self._serve, args=(inbox,), name="dreamlake-read", daemon=True)
             try:
-                helper.start()
-            except RuntimeError:  # the interpreter is exiting
-                return
+                inbox = self._idle.pop()[0]
+            except IndexError:
+                if not self._start(job):
+                    return
+            else:
+                inbox.put(job)
 
     def idle(self) -> set[threading.Thread]:
         """The threads that wait for something to do."""
-        with self._lock:
-            return set(self._idle.values())
+        return {thread for _, thread in self._idle.copy()}
+
+    def _start(self, job: Callable[[], None]) -> bool:
+        inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        inbox.put(job)
+        # Daemons: a reader in a daemon thread must not hold up the end of the process through its helpers.
+        helper = threading.Thread(target=self._serve, args=(inbox,), name="dreamlake-read", daemon=True)
+        try:
+            helper.start()
+        except RuntimeError:  # the interpreter is exiting
+            return False
+        return True
 
     def _serve(self, inbox: SimpleQueue[Callable[[], None]]) -> None:
-        this = threading.current_thread()
+        this = inbox, threading.current_thread()
         while True:
             try:
                 job = inbox.get(timeout=PATIENCE)
             except Empty:
-                with self._lock:
-                    if self._idle.pop(inbox, None) is not None:
+                try:
+                    self._idle.remove(this)
+                    return
+                except ValueError:  # somebody took it just now, and is about to ask, unless he was interrupted
+                    try:
+                        job = inbox.get(timeout=PATIENCE)
+                    except Empty:
                         return
-                job = inbox.get()  # somebody took it just now, and is about to ask
             job()
             del job  # and with it all that was made
-            with self._lock:
-                self._idle[inbox] = this
+            self._idle.append(this)
 
 
 _helpers = Helpers()
