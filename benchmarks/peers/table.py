@@ -143,6 +143,7 @@ def text(run: Run, results: Results) -> str:
         + (f", scale {run.scale:g}: a smoke test" if run.scale != 1 else ""),
         ", ".join(f"{name} {version}" for name, version in run.versions.items()),
         "\n".join(f"{name} not installed: {reason}; counts as not beaten" for name, reason in run.missing.items()),
+        "Medians; - where the peer has no such thing\n\n" + grid(_medians(run, results)),
         "How many times better than each peer this library is (below 1: worse); - where the peer has no such thing\n\n"
         + grid(_ratios(run, results)),
         grid(_targets(run, results)),
@@ -152,6 +153,17 @@ def text(run: Run, results: Results) -> str:
         + grid(_details(run, results)),
     ]
     return "\n\n".join(part for part in parts if part)
+
+
+def _medians(run: Run, results: Results) -> list[list[str]]:
+    rows = [["", *run.versions]]
+    for figure in FIGURES:
+        rounds = [results.figures.get((name, figure.name)) for name in run.versions]
+        if any(rounds):
+            rows.append(
+                [figure.title, *(shown(median(each.values()), figure.unit) if each else "-" for each in rounds)]
+            )
+    return rows
 
 
 def _ratios(run: Run, results: Results) -> list[list[str]]:
