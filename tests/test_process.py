@@ -5,14 +5,16 @@ from __future__ import annotations
 import gc
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
 from build import TrackOnDisk, points_of
-from crashlib import wait_for
+from crashlib import in_thread, wait_for
 
 from dreamlake.engine import process
 
@@ -88,6 +90,40 @@ def test_a_helper_that_was_taken_and_not_asked_ends_too(monkeypatch: pytest.Monk
 
 def _readers() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "dreamlake-read"]
+
+
+def test_helpers_that_come_too_late_are_not_taken_for_those_that_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One works on while others come and find nothing to do."""
+    both, waiting, over = threading.Barrier(2, timeout=30), threading.Event(), threading.Event()
+    threads: list[threading.Thread] = []
+
+    class Watched(SimpleQueue[Any]):
+        def get(self, block: bool = True, timeout: float | None = None) -> Any:
+            waiting.set()
+            return super().get(block, timeout)
+
+    def ask(job: Callable[[], None], count: int) -> None:
+        def come_late() -> None:
+            waiting.wait(30)
+            for _ in range(10):
+                job()
+            over.set()
+
+        threads.extend(map(in_thread, (job, come_late)))
+
+    def work(item: int) -> int:
+        both.wait()
+        if threading.current_thread() is threads[0]:
+            over.wait(30)
+            time.sleep(0.2)  # for who does not wait to be seen
+        return item
+
+    monkeypatch.setattr(process, "SimpleQueue", Watched)
+    monkeypatch.setattr(process._helpers, "ask", ask)
+    made = process.side_by_side(work, [1, 2], 3).copy()
+    for thread in threads:
+        thread.join(30)
+    assert made == [1, 2]
 
 
 def test_many_calls_at_once_have_threads_of_their_own() -> None:

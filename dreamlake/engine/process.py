@@ -103,22 +103,24 @@ def side_by_side(work: Callable[[Item], Made], items: Sequence[Item], width: int
                 return
 
     # No locks of Python's here, nor in `Helpers`: an interrupt just behind one's acquisition could leave it locked.
-    begun: list[None] = []
-    ended: SimpleQueue[None] = SimpleQueue()
+    begun: list[object] = []
+    ended: SimpleQueue[object] = SimpleQueue()
 
     def help_out() -> None:
-        begun.append(None)
+        this = object()
+        begun.append(this)
         try:
             run()
         finally:
-            ended.put(None)
+            ended.put(this)
 
     _helpers.ask(help_out, min(width, len(items)) - 1)
     run()
-    # A helper that begins only now finds nothing to do, and is not waited for.
-    for _ in range(len(begun)):
+    # A helper that begins only now finds nothing to do, and is not waited for, nor does its end count for another's.
+    working = set(begun)
+    while working:
         # Not join(), which would enter Polars' own threads, when they call, among Python's for good.
-        ended.get()
+        working.discard(ended.get())
     if failed:
         raise min(failed, key=lambda pair: pair[0])[1]
     return made  # type: ignore[return-value]
