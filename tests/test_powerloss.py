@@ -77,6 +77,19 @@ def test_whatever_a_cut_leaves_after_a_failed_fsync(tmp_path: Path, scene: str, 
     assert not wrong, "\n".join(wrong)
 
 
+@pytest.mark.parametrize("failing", [(number, number + 1) for number in range(1, 7)])
+def test_what_is_noted_of_segments_elsewhere_lasts_before_the_segment_that_needs_it(
+    tmp_path: Path, failing: tuple[int, int]
+) -> None:
+    """Where the first fsyncs of a take-over fail, and the next attempt finds what the first has written."""
+    recorder = record(tmp_path, "take over", True, failing)
+    places = range(recorder.begin, min(recorder.begin + 40, len(recorder.ops)))
+    wrong: list[str] = []
+    these = samples(recorder, 1, 6, ("anything",))
+    look(recorder, [sample for sample in these if sample.place in places], tmp_path, wrong.append)
+    assert not wrong, "\n".join(wrong)
+
+
 @pytest.mark.parametrize("bug", [bug for bug in PLANTED if not bug.rare], ids=lambda bug: bug.what)
 def test_a_planted_bug_is_found(tmp_path: Path, bug: Planted) -> None:
     assert find(bug, tmp_path)

@@ -6,11 +6,13 @@ an upload whose reply was lost, another machine that went on from here, or two t
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 from hashlib import md5
 
+import dreamlake.storage.local as local
 from dreamlake.engine.process import side_by_side
 from dreamlake.engine.replica.meeting import meet
 from dreamlake.engine.replica.sides import Side, There, covers, here, is_md5, is_md5_of, there
@@ -212,6 +214,8 @@ def _compare(
     except CorruptTrackError as error:
         return f"the track {layout.track_name(below)!r} cannot be compared with its replica: {error}"
     if verdict is Verdict.MINE:
+        # It may have come from there, by an attempt that ended where its folder could not be synced.
+        local.fsync_dir(os.path.join(folder, *below.split("/")))
         pair.note()
         _forget_track(known, entries)
         return Verdict.TOLD if told else Verdict.MINE

@@ -187,7 +187,10 @@ class Taking:
         path = os.path.join(self.path, last.filename)
         beside = local.write_beside(path, data)
         try:
-            self._note_away(records, noted)
+            # Anew, also where it is noted already: an attempt that failed may have left a name that does not last, and
+            # the segment's would last without it.
+            if records or noted:
+                away.write(self.path, list(records.values()), fsync=True)
             local.os_.replace(beside, path)
         except BaseException:
             local.remove_quietly(beside)
