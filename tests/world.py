@@ -68,10 +68,20 @@ class HalfWritten(crashlib.Lasting):
         return _die(name, real, args)
 
 
+class ShortWrite(crashlib.Short):
+    """As `Short`, at the n-th write, whatever else is called: of a flush these are the lock's counter and the lines."""
+
+    def is_due(self) -> bool:
+        """Whether this call is to go wrong, or follows a short write."""
+        writes = sum(name in ("pwrite", "write") for name in self.names)
+        return self._continues or (writes == self.when and self.names[-1] in ("pwrite", "write"))
+
+
 #: What can happen to the disk, or the process, at the n-th call that changes the disk.
 DISK: dict[str, Callable[[int], crashlib.Seam]] = {
     "fail": lambda when: crashlib.Seam(when, crashlib.fail),
     "fail half": lambda when: crashlib.Short(when, crashlib.fail_done),
+    "short write": lambda when: ShortWrite(1 + when % 4, crashlib.fail_done),
     "dead": lambda when: crashlib.Lasting(when, crashlib.fail),
     "kill": lambda when: crashlib.Lasting(when, _die),
     "kill half": HalfWritten,
