@@ -893,3 +893,21 @@ def test_a_sync_merges_what_another_process_let_wait(tmp_path: Path) -> None:
             assert not list(here.rglob(".late.jsonl"))
             found = Lake(there).session("s", "w").track("loss").read(limit=None)["data"]
             assert found[index]["data"] == {"i": index, "late": 1, "_ts": stamps[index]}
+
+
+@pytest.mark.xfail(strict=True, raises=errors.RemoteConflictError, reason="a segment is noted after it was sent")
+def test_a_form_that_was_sent_and_not_noted_is_known_when_it_is_swept_here(tmp_path: Path) -> None:
+    """A process is killed between upload and note; late fields and the sweep follow before the sides are compared."""
+    here, there = tmp_path / "here", f"file://{tmp_path / 'there'}"
+    with Session("s", "w", local_path=here, remote=there, segment_points=10) as session:
+        session.track("a").append_batch([{"x": float(i), "_ts": 1000.0 + i} for i in range(25)])
+    state = here / "w" / "s" / ".replica.json"
+    before = state.read_bytes()
+    with Session("s", "w", local_path=here, remote=there, segment_points=10) as session:
+        session.track("a").append(late=1.0, _ts=1003.0)
+    state.write_bytes(before)
+    with Session("s", "w", local_path=here, segment_points=10) as session:
+        session.track("a").append(late=2.0, late2=3.0, _ts=1003.0)
+    (here / "w" / "s" / "tracks" / "a" / "000000000000-000000000010.1.parquet").unlink()
+    with Session("s", "w", local_path=here, remote=there, segment_points=10) as session:
+        assert session.track("a").read(3, 1)["data"][0]["data"]["late2"] == 3.0
