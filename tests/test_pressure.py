@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from crashlib import in_thread
 
 import dreamlake.storage.local as local
 from dreamlake import Session, errors
@@ -100,6 +101,33 @@ with Session("run", "lab", root + "/here") as session:
         session.track(f"metric/{number}").append(value=0.0, step=30)
 print("all there")
 """
+
+
+def test_a_hanging_disk_does_not_stop_a_loop_that_has_all_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each block of points waits for the roll, for a moment, and none for its end."""
+    session = Session("run", "lab", tmp_path, flush_interval=60).open()
+    track = session.track("loss")
+    track.append(value=0.0)
+    track.flush()
+    disk = HangingOs()
+    monkeypatch.setattr(local, "os_", disk)
+
+    def loop() -> None:
+        for step in range(60_000):
+            track.append(value=step * 0.5)
+
+    thread = in_thread(loop)
+    try:
+        assert disk.hanging.wait(30)
+        thread.join(60)
+        assert not thread.is_alive(), "the loop waits for the disk"
+    finally:
+        disk.let_go.set()
+        thread.join(60)
+    session.close()
+    assert len(track) == 60_001
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no limit of descriptors")
