@@ -28,7 +28,7 @@ from dreamlake.engine.replica import ownfiles, sending, stand, state, tracks
 from dreamlake.engine.replica.looking import TrackHere
 from dreamlake.engine.replica.push import Outcome, Progress, push
 from dreamlake.errors import CorruptTrackError
-from dreamlake.format import filerecord, layout
+from dreamlake.format import filerecord, layout, live
 from dreamlake.format.layout import SegmentName
 from dreamlake.storage import s3
 from dreamlake.storage.lock import FileLock
@@ -534,6 +534,50 @@ def test_a_kill_at_any_moment_of_the_first_pass(tmp_path: Path, moment: str) -> 
         one.write(points(0, 26)).write(points(0, 6), "other")
 
     assert deaths(tmp_path, moment, prepare, lambda one: None) == 7
+
+
+@pytest.mark.parametrize("moment", ["before", "after", "save"])
+@pytest.mark.parametrize("first", [False, True], ids=["a later pass", "the first pass"])
+def test_a_kill_at_any_moment_before_values_are_replaced_and_older_forms_swept(
+    tmp_path: Path, moment: str, first: bool
+) -> None:
+    """What may have been sent is known when the two sides are compared, though nothing here has its bytes any more."""
+
+    def prepare(one: Machine) -> None:
+        one.write(points(0, 27)).write(points(0, 6), "other")
+        if not first:
+            one.push()
+        one.write([{"late": 1.0, "_ts": 1003.0}, {"late": 1.0, "_ts": 1013.0}, *points(27, 57)])
+
+    def changed(one: Machine) -> None:
+        one.write([{"late": 2.0, "v": 9.0, "_ts": at} for at in (1003.0, 1013.0, 1023.0, 1043.0)])
+        folder = one.folder / below("loss")
+        names = live.parse_listing(os.listdir(folder))
+        older = live.superseded(names, live.live_segments(names))
+        assert len(older) >= 4
+        for name in older:
+            (folder / name.filename).unlink()
+        assert one.check().conflicts == {}
+
+    assert deaths(tmp_path, moment, prepare, changed) >= 4
+
+
+def test_segments_are_sent_where_the_disk_is_full(
+    tmp_path: Path, memory: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is on the replica may be dropped here, which makes room."""
+    one = Machine(tmp_path / "one", memory).write(points(0, 5)).push().write(points(5, 35))
+    memory.calls.clear()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device", ".replica.json")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("dreamlake.engine.replica.ledger.save", full)
+        assert not send(one).complete
+    assert memory.puts() == [f"tracks/loss/{SegmentName(at, at + 10).filename}" for at in (0, 10, 20)]
+    complete(send(one))
+    assert_same(one)
 
 
 def test_a_late_field_after_a_kill_that_lost_a_segment(tmp_path: Path, memory: Watched) -> None:

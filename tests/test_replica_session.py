@@ -25,6 +25,7 @@ from world import disk_trouble
 
 from dreamlake import Lake, Session, errors
 from dreamlake.engine.ending import Ending
+from dreamlake.format import layout
 from dreamlake.storage.remote import RemoteStore
 
 DEAD = {"key": KEY, "secret": SECRET, "client_kwargs": {"endpoint_url": "http://127.0.0.1:9"}}
@@ -895,19 +896,68 @@ def test_a_sync_merges_what_another_process_let_wait(tmp_path: Path) -> None:
             assert found[index]["data"] == {"i": index, "late": 1, "_ts": stamps[index]}
 
 
-@pytest.mark.xfail(strict=True, raises=errors.RemoteConflictError, reason="a segment is noted after it was sent")
-def test_a_form_that_was_sent_and_not_noted_is_known_when_it_is_swept_here(tmp_path: Path) -> None:
+@pytest.mark.parametrize("first", [10, 1000], ids=["a later form", "the first form"])
+def test_a_form_that_was_sent_and_not_noted_is_known_when_it_is_swept_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: int
+) -> None:
     """A process is killed between upload and note; late fields and the sweep follow before the sides are compared."""
     here, there = tmp_path / "here", f"file://{tmp_path / 'there'}"
-    with Session("s", "w", local_path=here, remote=there, segment_points=10) as session:
+    with Session("s", "w", local_path=here, remote=there, segment_points=first) as session:
         session.track("a").append_batch([{"x": float(i), "_ts": 1000.0 + i} for i in range(25)])
     state = here / "w" / "s" / ".replica.json"
-    before = state.read_bytes()
+    left: list[bytes] = []  # what a kill just behind an upload leaves
+    create = RemoteStore.create
+
+    def created(store: RemoteStore, path: str, data: bytes) -> None:
+        create(store, path, data)
+        left.append(state.read_bytes())
+
+    monkeypatch.setattr(RemoteStore, "create", created)
     with Session("s", "w", local_path=here, remote=there, segment_points=10) as session:
         session.track("a").append(late=1.0, _ts=1003.0)
-    state.write_bytes(before)
+    assert left
+    state.write_bytes(left[0])
     with Session("s", "w", local_path=here, segment_points=10) as session:
         session.track("a").append(late=2.0, late2=3.0, _ts=1003.0)
-    (here / "w" / "s" / "tracks" / "a" / "000000000000-000000000010.1.parquet").unlink()
+    folder = here / "w" / "s" / "tracks" / "a"
+    *older, _ = sorted(folder.glob("000000000000-*.parquet"), key=lambda path: layout.parse_segment(path.name))
+    assert older
+    for each in older:  # as the sweep does, a minute after
+        each.unlink()
     with Session("s", "w", local_path=here, remote=there, segment_points=10) as session:
         assert session.track("a").read(3, 1)["data"][0]["data"]["late2"] == 3.0
+    found = Lake(there).session("s", "w").track("a").read(limit=None)["data"]
+    assert [point["data"]["x"] for point in found] == [float(i) for i in range(25)]
+    assert found[3]["data"] == {"x": 3.0, "late": 2.0, "late2": 3.0, "_ts": 1003.0}
+
+
+def test_another_machines_form_of_the_name_that_was_going_to_be_sent_is_not_taken_for_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, other, there = tmp_path / "here", tmp_path / "other", f"file://{tmp_path / 'there'}"
+    for each in (here, other):
+        with Session("s", "w", local_path=each, remote=there, segment_points=10) as session:
+            if each is here:
+                session.track("a").append_batch([{"x": float(i), "_ts": 1000.0 + i} for i in range(25)])
+
+    def refused(store: RemoteStore, path: str, data: bytes) -> None:
+        raise OSError("the network is down")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RemoteStore, "create", refused)
+        with (
+            pytest.raises(OSError, match="network is down"),
+            Session("s", "w", local_path=here, remote=there, segment_points=10) as mine,
+        ):
+            mine.track("a").append(late=1.0, _ts=1003.0)
+    (name,) = (here / "w" / "s" / "tracks" / "a").glob("*010.1.parquet")
+    assert name.name in (here / "w" / "s" / ".replica.json").read_text()
+    with Session("s", "w", local_path=other, remote=there, segment_points=10) as session:
+        session.track("a").append(late=7.0, _ts=1003.0)
+    assert (other / "w" / "s" / "tracks" / "a" / name.name).exists()
+    with Session("s", "w", local_path=here, segment_points=10) as session:
+        session.track("a").append(late=2.0, _ts=1003.0)
+    name.unlink()
+    with pytest.raises(errors.RemoteConflictError, match="two machines"):
+        Session("s", "w", local_path=here, remote=there, segment_points=10).open()
+    assert Lake(there).session("s", "w").track("a").read(3, 1)["data"][0]["data"]["late"] == 7.0

@@ -41,6 +41,7 @@ def test_a_state_comes_back(tmp_path: Path) -> None:
     remote.origin = False
     remote.track("tracks/loss").hot.is_sent('"etag"', "ab")
     remote.track("tracks/loss").segments = frozenset({SegmentName(0, 10), SegmentName(10, 20, 2)})
+    remote.track("tracks/loss").about_to_send({SegmentName(20, 30).filename: "ef"})
     remote.file("session.json").about_to_send("cd")
     remote.base = {"lr": 0.1, "layers": [1, 2]}
     state.save(str(tmp_path), made)
@@ -59,6 +60,20 @@ def test_what_was_sent_lately_is_bounded_and_keeps_the_newest() -> None:
     assert sent.lately == [f"{number}" for number in range(100 - state.SHAS_KEPT, 100)]
     sent.is_sent("v", "7")
     assert (sent.version, sent.sha, sent.lately[-1]) == ("v", "7", "7")
+
+
+def test_segments_that_were_going_to_be_sent_are_noted_until_they_are_there() -> None:
+    track = state.TrackState()
+    names = [SegmentName(at * 10, at * 10 + 10) for at in range(2 * state.GOING_KEPT)]
+    track.about_to_send({name.filename: "a" for name in names[:3]})
+    track.about_to_send({names[0].filename: "b"})
+    assert list(track.going.items()) == [(names[at].filename, sha) for at, sha in ((1, "a"), (2, "a"), (0, "b"))]
+    track.segments = frozenset(names[1:2])
+    assert track.going == {names[2].filename: "a", names[0].filename: "b"}
+    track.about_to_send({name.filename: "a" for name in names})
+    assert len(track.going) == len(names)  # none of those that are on their way is forgotten
+    track.segments = frozenset(names[1:2])
+    assert list(track.going) == [name.filename for name in names[-state.GOING_KEPT :]]
 
 
 @pytest.mark.parametrize(

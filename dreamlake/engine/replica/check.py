@@ -7,10 +7,11 @@ an upload whose reply was lost, another machine that went on from here, or two t
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
-from hashlib import md5
+from hashlib import md5, sha256
+from operator import eq
 
 import dreamlake.storage.local as local
 from dreamlake.engine.process import side_by_side
@@ -318,8 +319,22 @@ class Pair:
         hot = self.known.hot
         is_ours = self.theirs.version is None or self.theirs.sha in (*hot.lately, hot.sha, self.mine.sha)
         return is_ours and all(
-            name in self._sent or (self.mine.has_made(name) and self.alike(name)) for name in self.theirs.sizes
+            name in self._sent or (self.mine.has_made(name) and self.alike(name)) or self._was_going(name)
+            for name in self.theirs.sizes
         )
+
+    def _was_going(self, name: SegmentName) -> bool:
+        """Whether a segment of the replica has the bytes of one that was going to be sent from here."""
+        sha = self.known.going.get(name.filename)
+        if sha is None:
+            return False
+        found = sha256()
+        try:
+            for data in _chunks(self.theirs, name):
+                found.update(data)
+        except FileNotFoundError:  # swept meanwhile
+            return False
+        return found.hexdigest() == sha
 
     def _is_unchanged(self) -> bool:
         """Whether this side holds nothing that was not on the replica once."""
@@ -344,17 +359,12 @@ class Pair:
             return False
 
     def _is_same(self, name: SegmentName, entry: Entry) -> bool:
-        mine, theirs = self.mine.segment_path(name), self.theirs.segment_path(name)
-        starts = range(0, entry.size, CHUNK)
         digest = md5(usedforsecurity=False)
-        for start in starts:
-            digest.update(self.mine.store.get(mine, start, start + CHUNK))
+        for data in _chunks(self.mine, name):
+            digest.update(data)
         if is_md5(entry, digest.hexdigest()):
             return True
-        return all(
-            self.mine.store.get(mine, start, start + CHUNK) == self.theirs.store.get(theirs, start, start + CHUNK)
-            for start in starts
-        )
+        return all(map(eq, _chunks(self.mine, name), _chunks(self.theirs, name)))
 
     def note(self) -> None:
         """Note what is on the replica, as the state in which it was left."""
@@ -370,6 +380,13 @@ class Pair:
             "is kept. Move the local folder of the session away to go on from the replica; to have this side there "
             "too, rename the folder and upload it as another session, with `dreamlake sync`"
         )
+
+
+def _chunks(side: Side, name: SegmentName) -> Iterator[bytes]:
+    """The bytes of a segment, piece by piece."""
+    path = side.segment_path(name)
+    for start in range(0, side.sizes[name], CHUNK):
+        yield side.store.get(path, start, start + CHUNK)
 
 
 def _extent(side: Side) -> str:

@@ -160,9 +160,8 @@ class _Pass:
 
         Otherwise none may ever be there without those before it, so that each takes a round trip.
         """
-        for track in tracks:
-            self.attempt(track.below, track.prepare_claim)
         width = self.sender.remote.width
+        side_by_side(lambda track: self.attempt(track.below, track.prepare_claim), tracks, width)
         left: list[tuple[TrackSender, SegmentName]] = []
 
         def claim(track: TrackSender) -> None:

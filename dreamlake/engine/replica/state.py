@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import uuid
+from collections.abc import Mapping
 from hashlib import sha256
 
 import msgspec
@@ -21,6 +22,9 @@ from dreamlake.storage.lock import FileLock
 
 #: SHA-256s kept of what was sent lately to one object: a refusal by one of these is the lost reply to our own write.
 SHAS_KEPT = 16
+
+#: Segments kept of those that were going to be sent, and are not known to be there: more than go side by side.
+GOING_KEPT = 256
 
 #: Longest file, and most segments in it: more than the largest sessions have, and bounds for one that was forged.
 MAX_STATE_BYTES, MAX_SEGMENTS = 256 << 20, 1 << 22
@@ -66,6 +70,9 @@ class TrackState(msgspec.Struct, omit_defaults=True):
     superseded
         Those among them that a later form has replaced, by file name, with the time at which it was there, in seconds
         since the epoch.
+    going
+        Segments that were going to be sent, and may be there, by file name, oldest first, with the SHA-256 of their
+        bytes: another machine may make a segment of the same name.
     conflict
         Why nothing more is sent of the track: another machine wrote it.
     """
@@ -74,7 +81,13 @@ class TrackState(msgspec.Struct, omit_defaults=True):
     about: Sent = msgspec.field(default_factory=Sent)
     runs: list[tuple[int, int, int, int]] = []
     superseded: dict[str, float] = {}
+    going: dict[str, str] = {}
     conflict: str | None = None
+
+    def about_to_send(self, segments: Mapping[str, str]) -> None:
+        """Note segments that are going to be sent, by file name with their SHA-256; saved before they are."""
+        kept = {filename: sha for filename, sha in self.going.items() if filename not in segments}
+        self.going = {**kept, **segments}
 
     @property
     def segments(self) -> frozenset[SegmentName]:
@@ -96,6 +109,9 @@ class TrackState(msgspec.Struct, omit_defaults=True):
                     continue
             runs.append((start, stop - start, 1, generation))
         self.runs = runs
+        if self.going:
+            unsure = [each for each in self.going.items() if layout.parse_segment(each[0]) not in names]
+            self.going = dict(unsure[-GOING_KEPT:])
 
 
 class RemoteState(msgspec.Struct, omit_defaults=True):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from dreamlake.engine.replica.check import Pair, Verdict
@@ -13,7 +15,7 @@ from dreamlake.engine.replica.ledger import BREATH
 from dreamlake.engine.replica.looking import Look, Object, TrackHere
 from dreamlake.engine.replica.sending import Foreign, Gone, Sender, make_last
 from dreamlake.engine.replica.sides import here, there
-from dreamlake.engine.replica.state import Sent, TrackState
+from dreamlake.engine.replica.state import Sent, TrackState, digest
 from dreamlake.engine.sweep import GRACE
 from dreamlake.errors import CorruptTrackError
 from dreamlake.format import layout, live
@@ -23,6 +25,10 @@ from dreamlake.storage.localstore import LocalStore
 
 #: Looks taken at a track that changes meanwhile: its segments vanish as they are swept or dropped.
 LOOKS = 3
+#: Segments that are noted at once as going to be sent, and their bytes: each is read once more for that.
+AHEAD, AHEAD_BYTES = 128, 8 << 20
+#: Bytes of a track's first segment up to which it is noted with its hot file.
+SMALL = 1 << 20
 
 
 class TrackSender:
@@ -73,6 +79,8 @@ class TrackSender:
         self._ahead: Look | None = None
         self._is_left = False
         self._noted: int | None = None
+        self._unnoted: deque[SegmentName] = deque()  # of those to be sent, in order
+        self._noting = threading.Lock()
         #: Objects and bytes that the sender expects of this track.
         self._expected = 0, 0
 
@@ -116,6 +124,9 @@ class TrackSender:
         pairs = ((look.about, self.known.about), (look.hot, self.known.hot))
         self._ahead = look
         self._noted = self.sender.note((sent, each.sha) for each, sent in pairs if each is not None)
+        self._unnoted = deque(look.unsent)
+        if look.unsent and self._here.size(look.unsent[0].filename) <= SMALL:
+            self._note_next(most=1)
         return sum(len(each.data) for each in look.objects)
 
     def run(self) -> None:
@@ -146,9 +157,14 @@ class TrackSender:
 
     def prepare_claim(self) -> None:
         """Note what `claim` is going to send, which is saved for many tracks at once."""
-        about = self._here.about()
-        if about is not None:
-            self._noted = self.sender.note([(self.known.about, about.sha)])
+        try:
+            look = self._here.look()
+        except (CorruptTrackError, FileNotFoundError):  # `run` looks again, and tells
+            return
+        if look.about is not None:
+            self._noted = self.sender.note([(self.known.about, look.about.sha)])
+        self._unnoted = deque(look.unsent)
+        self._note_next()
 
     def claim(self) -> list[SegmentName]:
         """Send the description and the first segment of a new track, which only one machine can.
@@ -184,6 +200,7 @@ class TrackSender:
 
     def _send(self) -> None:
         look, self._ahead = self._ahead or self._here.look(), None
+        self._unnoted = deque(name for name in look.unsent if name.filename not in self.known.going)
         self._end = live.end_of(look.counting)
         self._expect_all(look)
         try:
@@ -218,13 +235,50 @@ class TrackSender:
             self._note_sometimes()
 
     def _send_segment(self, name: SegmentName) -> None:
+        self._note_up_to(name)
         with self.sender.segments.of(self._here.size(name.filename)):
             data = self._here.segment(name)
+            self._about_to_send(name, digest(data))
             self.sender.create(f"{self.there}/{name.filename}", data)
         with self._lock:
             self._sent(len(data))
             self._segments.add(name)
             self._changed = True
+
+    def _about_to_send(self, name: SegmentName, sha: str) -> None:
+        """See that the note of a segment which is going to be sent is on disk.
+
+        Else a kill before it is known to be there leaves one that no comparison could know, once a later form has taken
+        its place here.
+        """
+        if self.known.going.get(name.filename) != sha:
+            self._note_going({name.filename: sha})
+        with suppress(OSError):  # on a full disk it goes all the same: what is there may be dropped here
+            self.sender.ledger.save(self._noted)
+
+    def _note_up_to(self, name: SegmentName) -> None:
+        """Note the segments up to this one, and some after it, so that one save is enough for many."""
+        with self._noting:
+            while self._unnoted and self._unnoted[0] <= name:
+                self._note_next()
+
+    def _note_next(self, most: int = AHEAD) -> None:
+        going: dict[str, str] = {}
+        left = AHEAD_BYTES
+        while self._unnoted and len(going) < most:
+            filename = self._unnoted[0].filename
+            left -= self._here.size(filename)
+            if going and left < 0:
+                break
+            name = self._unnoted.popleft()
+            with suppress(OSError, CorruptTrackError):  # sending it tells
+                going[filename] = digest(self._here.segment(name))
+        self._note_going(going)
+
+    def _note_going(self, segments: Mapping[str, str]) -> None:
+        with self._lock, self.sender.ledger:
+            self.known.about_to_send(segments)
+            self._noted = self.sender.ledger.number + 1
 
     def _note_sometimes(self) -> None:
         if time.monotonic() - self._noted_at > BREATH:
