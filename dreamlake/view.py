@@ -419,12 +419,13 @@ class TrackView:
     def _stats_of(self, snapshot: Snapshot) -> TrackStats:
         about = self._reader.metadata()
         low, high = snapshot.ts_bounds
+        lost = snapshot.lost
         return {
             "name": self.name,
             "totalDataPoints": snapshot.total,
             "bufferedDataPoints": len(snapshot.hot),
-            "chunkedDataPoints": snapshot.total - len(snapshot.hot) - snapshot.lost,
-            "lostDataPoints": snapshot.lost,
+            "chunkedDataPoints": snapshot.total - len(snapshot.hot) - lost,
+            "lostDataPoints": lost,
             "totalChunks": len(snapshot.live),
             "chunkSize": about.get("segment_points") or 10_000,
             "bytes": snapshot.bytes,

@@ -138,6 +138,8 @@ class Snapshot:
     @property
     def bytes(self) -> int:
         """Bytes of the live segments and the hot file; of segments that are gone by now, none."""
+        if not self._sizes:
+            return self._hot_bytes + sum(self.files.sizes(self.live))
         known = sum(self._sizes.get(name, 0) for name in self.live)
         return self._hot_bytes + known + sum(self.files.sizes([name for name in self.live if name not in self._sizes]))
 
@@ -185,7 +187,7 @@ class Snapshot:
             if newest is not None:
                 schema = newest.track_schema
                 # Plain tuples, which are equal to names: to make a hundred names takes longer than all the rest.
-                said = {(b.start, b.stop, b.generation): (b.ts_min, b.ts_max) for b in newest.before}
+                said = {bounds[:3]: bounds[3:5] for bounds in newest.before}
                 said[name] = (newest.ts_min, newest.ts_max)
                 bounds = {name: said[name] for name in self.live if name in said}
                 break

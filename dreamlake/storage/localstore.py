@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     from dreamlake.storage.store import Entry
 
+_RELATIVE = os.stat in os.supports_dir_fd
+
 
 class LocalStore:
     """The contract of ``storage.store`` over a local folder.
@@ -69,7 +71,14 @@ class LocalStore:
 
     def names(self, path: str = "") -> builtins.list[str]:
         """The names of the files in one folder, sorted: `list` without a system call for each file."""
-        return sorted([entry.name for entry in scan(self._folder(path)) if not entry.is_dir(follow_symlinks=False)])
+        folder = self._folder(path)
+        try:
+            # Two links, from above and from itself, tell that there is no folder in it, where folders are counted so.
+            if os.stat(folder).st_nlink == 2:
+                return sorted(os.listdir(folder))
+        except OSError:
+            pass
+        return sorted([entry.name for entry in scan(folder) if not entry.is_dir(follow_symlinks=False)])
 
     def walk(self, path: str = "") -> builtins.list[str]:
         """The paths, from the root on, of all files in ``path`` and the folders below, sorted."""
@@ -134,13 +143,24 @@ class LocalStore:
     def sizes(self, path: str, names: Iterable[str]) -> builtins.list[int]:
         """The lengths of files in one folder, in bytes; 0 for one that is not there. Otherwise raises as `size`."""
         folder = self._folder(path)
-        found = []
-        for name in names:
+        at = None
+        if _RELATIVE:  # a third less, where the kernel need not walk the whole path of each
             try:
-                status = os.lstat(f"{folder}{os.sep}{name}")
-                found.append(status.st_size if stat.S_ISREG(status.st_mode) else self.size(f"{path}/{name}"))
-            except FileNotFoundError:
-                found.append(0)
+                at = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            except (FileNotFoundError, NotADirectoryError):
+                return [0 for _ in names]
+        above = folder + os.sep if at is None else ""
+        found = []
+        try:
+            for name in names:
+                try:
+                    status = os.lstat(above + name, dir_fd=at)
+                    found.append(status.st_size if stat.S_ISREG(status.st_mode) else self.size(f"{path}/{name}"))
+                except FileNotFoundError:
+                    found.append(0)
+        finally:
+            if at is not None:
+                os.close(at)
         return found
 
     def put(self, path: str, data: bytes) -> None:

@@ -354,7 +354,7 @@ PLANTED = [
     Planted("no fsync of what is noted of segments elsewhere", _with_argument(away, "write", 2, False), "adopt"),
     Planted("no fsync of a segment that came here", _beside_unsynced_in(Taking, "_place"), "adopt"),
     Planted("no fsync of lines that came here", _with_argument(Taking, "_write", 3, False), "adopt"),
-    Planted("what is sent does not last here", _sent_unsynced, "take over", fsync=False),
+    Planted("what is sent does not last here", _sent_unsynced, "adopt", fsync=False, rare=True),
     Planted("what is noted of the replica does not last", _state_unsynced, "late and drop", rare=True),
     Planted("points are given up unasked", _without(Repair, "_refusal", lambda *args: ""), "repair", False, after=True),
     Planted(
