@@ -80,6 +80,7 @@ class TrackSender:
         self._is_left = False
         self._noted: int | None = None
         self._unnoted: deque[SegmentName] = deque()  # of those to be sent, in order
+        self._going: set[SegmentName] = set()  # noted by this pass
         self._noting = threading.Lock()
         #: Objects and bytes that the sender expects of this track.
         self._expected = 0, 0
@@ -200,7 +201,7 @@ class TrackSender:
 
     def _send(self) -> None:
         look, self._ahead = self._ahead or self._here.look(), None
-        self._unnoted = deque(name for name in look.unsent if name.filename not in self.known.going)
+        self._unnoted = deque(name for name in look.unsent if name not in self._going)
         self._end = live.end_of(look.counting)
         self._expect_all(look)
         try:
@@ -238,21 +239,21 @@ class TrackSender:
         self._note_up_to(name)
         with self.sender.segments.of(self._here.size(name.filename)):
             data = self._here.segment(name)
-            self._about_to_send(name, digest(data))
+            self._about_to_send(name, data)
             self.sender.create(f"{self.there}/{name.filename}", data)
         with self._lock:
             self._sent(len(data))
             self._segments.add(name)
             self._changed = True
 
-    def _about_to_send(self, name: SegmentName, sha: str) -> None:
+    def _about_to_send(self, name: SegmentName, data: bytes) -> None:
         """See that the note of a segment which is going to be sent is on disk.
 
         Else a kill before it is known to be there leaves one that no comparison could know, once a later form has taken
         its place here.
         """
-        if self.known.going.get(name.filename) != sha:
-            self._note_going({name.filename: sha})
+        if name not in self._going:
+            self._note_going({name: digest(data)})
         with suppress(OSError):  # on a full disk it goes all the same: what is there may be dropped here
             self.sender.ledger.save(self._noted)
 
@@ -263,7 +264,7 @@ class TrackSender:
                 self._note_next()
 
     def _note_next(self, most: int = AHEAD) -> None:
-        going: dict[str, str] = {}
+        going: dict[SegmentName, str] = {}
         left = AHEAD_BYTES
         while self._unnoted and len(going) < most:
             filename = self._unnoted[0].filename
@@ -272,12 +273,13 @@ class TrackSender:
                 break
             name = self._unnoted.popleft()
             with suppress(OSError, CorruptTrackError):  # sending it tells
-                going[filename] = digest(self._here.segment(name))
+                going[name] = digest(self._here.segment(name))
         self._note_going(going)
 
-    def _note_going(self, segments: Mapping[str, str]) -> None:
+    def _note_going(self, segments: Mapping[SegmentName, str]) -> None:
         with self._lock, self.sender.ledger:
-            self.known.about_to_send(segments)
+            self.known.about_to_send({name.filename: sha for name, sha in segments.items()})
+            self._going.update(segments)
             self._noted = self.sender.ledger.number + 1
 
     def _note_sometimes(self) -> None:
@@ -318,6 +320,7 @@ class TrackSender:
                 if filename not in names:
                     sent.version = sent.sha = None
         self._segments.intersection_update(live.parse_listing(names))
+        self._going.clear()
         self._changed = True
         self.note()
 
