@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -550,3 +551,20 @@ with opened() as s:
     )
     assert tally(found(lake_dir)) == {"parent": [0, 1], "child": [0]}
     assert json.loads((lake_dir / "w" / "s" / "session.json").read_text())["status"] == "finished"
+
+
+def test_the_allocator_of_arrow_takes_its_lock_before_a_fork(lake_dir: Path) -> None:
+    """Where another thread holds it at the fork, the child hangs at its first use."""
+    code = """
+        import pyarrow
+        real, asked = pyarrow.allocate_buffer, []
+        with opened() as session:
+            session.track("t").append(v=1)
+            pyarrow.allocate_buffer = lambda *args: asked.append(threading.current_thread()) or real(*args)
+            pid = os.fork()
+            if not pid:
+                os._exit(len(asked))
+            assert wait(pid) == 1
+            assert asked == [threading.main_thread()]
+    """
+    run(lake_dir, textwrap.dedent(code))

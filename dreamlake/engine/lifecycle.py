@@ -312,6 +312,18 @@ def _before_fork() -> None:
     if not logs and _logging_has_hooks():
         # Imported by a flush thread during this wait: Python runs its hooks after this fork, but not those before.
         sys.modules["logging"]._lock.acquire()
+    _settle_arrow()
+
+
+def _settle_arrow() -> None:
+    """Have Arrow's allocator (mimalloc), if it is loaded, reserve memory now.
+
+    The lock that it takes for that is no concern of its own at a fork: where another thread held it, the child's first
+    use of Arrow would wait for ever, with the session's lock in its hands.
+    """
+    allocate = getattr(sys.modules.get("pyarrow"), "allocate_buffer", None)
+    if allocate is not None:
+        allocate(1)
 
 
 def _logging_has_hooks() -> bool:
