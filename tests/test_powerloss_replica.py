@@ -134,6 +134,37 @@ def test_lines_that_a_cut_took_are_no_other_machines(tmp_path: Path) -> None:
         assert seen.how != "wrong", seen.detail
 
 
+@pytest.mark.parametrize("below", ["w/s/tracks/loss", "w/s/tracks", "w/s", "w", ""])
+def test_a_folder_whose_sync_failed_while_a_session_came_here_is_synced_by_the_next_attempt(
+    lake_dir: Path, tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch, below: str
+) -> None:
+    """The next attempt finds all as it should be, and says that it is here for good."""
+    with crashlib.session(tmp_path / "other machine", remote=url) as opened:
+        opened.track("loss").append(v=1)
+    wanted = str(lake_dir / below).rstrip("/")
+    real = local.fsync_dir
+    synced: list[str] = []
+    failed: list[str] = []
+
+    def sync(path: str) -> None:
+        if path == wanted and not failed:
+            failed.append(path)
+            raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+        synced.append(path)
+        real(path)
+
+    monkeypatch.setattr(local, "fsync_dir", sync)
+    with pytest.raises(OSError, match="Input/output"):
+        session(lake_dir, url, fsync=True).open()
+    del synced[:]
+    opened = session(lake_dir, url, fsync=True).open()
+    try:
+        assert failed
+        assert wanted in synced
+    finally:
+        opened.close()
+
+
 def merged_here_and_lines_there(root: Path, url: str, late: Sequence[int] = (3,)) -> Path:
     """A track whose newest lines are on the replica only, and whose late fields are here only; its hot file.
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from math import inf
+from pathlib import Path
 from typing import Any
 
 import dreamlake.storage.local as local
@@ -154,7 +156,18 @@ def _take_tracks(
         if below in entries
     ]
     width = min(remote.width, WIDTH)
-    return max(side_by_side(lambda job: _with_room(job, room), jobs, width), default=-inf)
+    last = max(side_by_side(lambda job: _with_room(job, room), jobs, width), default=-inf)
+    if fsync:
+        _make_last_above([job.path for job in jobs])
+    return last
+
+
+def _make_last_above(paths: Iterable[str]) -> None:
+    """Make the names of these folders last, and those of all above, which an attempt that failed may have made."""
+    above = {str(parent) for path in paths for parent in Path(path).parents}
+    for folder in sorted(above, key=len, reverse=True):
+        with suppress(PermissionError):  # somebody else's, who made it before
+            local.fsync_dir(folder)
 
 
 def _with_room(job: Taking, room: Room) -> float:

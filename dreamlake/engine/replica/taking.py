@@ -91,6 +91,9 @@ class Taking:
             last = self._take_points(pair)
         elif verdict is Verdict.LINES:
             last = self._take_lines(pair.theirs)
+        if os.path.isdir(self.path):
+            # Also what is as it should be: an attempt that ended at such a sync may have left it.
+            local.fsync_dir(self.path)
         pair.note()
         return last
 
