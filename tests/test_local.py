@@ -548,17 +548,6 @@ def test_names_are_those_of_the_files_in_the_listing(tmp_path: Path) -> None:
     assert store.names("a") == ["one", "two"] == [entry.name for entry in store.list("a") if not entry.is_dir]
 
 
-@pytest.mark.parametrize("links", [1, 4], ids=["not counted", "files are counted too"])
-def test_names_where_links_do_not_tell_of_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: int) -> None:
-    store = LocalStore(tmp_path)
-    store.put("a/one", b"1")
-    store.put("a/below/three", b"333")
-    status = os.stat(tmp_path / "a")
-    like = os.stat_result((*status[:3], links, *status[4:10]))
-    monkeypatch.setattr(os, "stat", lambda *args, **options: like)
-    assert store.names("a") == ["one"]
-
-
 @pytest.mark.parametrize("relative", [True, False], ids=["by the folder", "by paths, as on Windows"])
 def test_sizes_are_those_of_the_files_that_are_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, relative: bool

@@ -71,14 +71,7 @@ class LocalStore:
 
     def names(self, path: str = "") -> builtins.list[str]:
         """The names of the files in one folder, sorted: `list` without a system call for each file."""
-        folder = self._folder(path)
-        try:
-            # Two links, from above and from itself, tell that there is no folder in it, where folders are counted so.
-            if os.stat(folder).st_nlink == 2:
-                return sorted(os.listdir(folder))
-        except OSError:
-            pass
-        return sorted([entry.name for entry in scan(folder) if not entry.is_dir(follow_symlinks=False)])
+        return sorted([entry.name for entry in scan(self._folder(path)) if not entry.is_dir(follow_symlinks=False)])
 
     def walk(self, path: str = "") -> builtins.list[str]:
         """The paths, from the root on, of all files in ``path`` and the folders below, sorted."""
@@ -147,7 +140,7 @@ class LocalStore:
         if _RELATIVE:  # a third less, where the kernel need not walk the whole path of each
             try:
                 at = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-            except (FileNotFoundError, NotADirectoryError):
+            except FileNotFoundError:
                 return [0 for _ in names]
         above = folder + os.sep if at is None else ""
         found = []

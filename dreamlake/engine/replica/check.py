@@ -275,6 +275,7 @@ class Pair:
         self.known = known
         self._sent = known.segments
         self._alike: dict[SegmentName, bool] = {}
+        self._going: dict[SegmentName, bool] = {}
 
     def verdict(self) -> Verdict:
         """Which side goes on. Raises OSError, and CorruptTrackError where something of either is damaged."""
@@ -324,17 +325,17 @@ class Pair:
         )
 
     def _was_going(self, name: SegmentName) -> bool:
-        """Whether a segment of the replica has the bytes of one that was going to be sent from here."""
+        """Whether a segment of the replica has the bytes of one that was going to be sent from here.
+
+        Not where there are others here under its name now, as in a folder that was brought back from a copy.
+        """
         sha = self.known.going.get(name.filename)
         if sha is None:
             return False
-        found = sha256()
-        try:
-            for data in _chunks(self.theirs, name):
-                found.update(data)
-        except FileNotFoundError:  # swept meanwhile
-            return False
-        return found.hexdigest() == sha
+        if name not in self._going:
+            mine = _digest(self.mine, name) if name in self.mine.sizes and name not in self.mine.gone else None
+            self._going[name] = mine in (None, sha) and _digest(self.theirs, name) == sha
+        return self._going[name]
 
     def _is_unchanged(self) -> bool:
         """Whether this side holds nothing that was not on the replica once."""
@@ -380,6 +381,17 @@ class Pair:
             "is kept. Move the local folder of the session away to go on from the replica; to have this side there "
             "too, rename the folder and upload it as another session, with `dreamlake sync`"
         )
+
+
+def _digest(side: Side, name: SegmentName) -> str | None:
+    """The SHA-256 of a segment in hex; None where it was swept meanwhile."""
+    found = sha256()
+    try:
+        for data in _chunks(side, name):
+            found.update(data)
+    except FileNotFoundError:
+        return None
+    return found.hexdigest()
 
 
 def _chunks(side: Side, name: SegmentName) -> Iterator[bytes]:

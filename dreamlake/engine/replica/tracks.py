@@ -27,7 +27,7 @@ from dreamlake.storage.localstore import LocalStore
 LOOKS = 3
 #: Segments that are noted at once as going to be sent, and their bytes: each is read once more for that.
 AHEAD, AHEAD_BYTES = 128, 8 << 20
-#: Bytes of a track's first segment up to which it is noted with its hot file.
+#: Bytes of a track's segments up to which they are noted with the hot files of many tracks.
 SMALL = 1 << 20
 
 
@@ -116,19 +116,18 @@ class TrackSender:
         Returns
         -------
         int
-            The bytes that are held until `run`.
+            The bytes that are held until `run`, or were read.
         """
         try:
             look = self._here.look()
+            self._unnoted = deque(look.unsent)
+            small = self._note_next(most=SMALL)
         except Exception:  # `run` looks again, and tells
             return 0
         pairs = ((look.about, self.known.about), (look.hot, self.known.hot))
         self._ahead = look
         self._noted = self.sender.note((sent, each.sha) for each, sent in pairs if each is not None)
-        self._unnoted = deque(look.unsent)
-        if look.unsent and self._here.size(look.unsent[0].filename) <= SMALL:
-            self._note_next(most=1)
-        return sum(len(each.data) for each in look.objects)
+        return small + sum(len(each.data) for each in look.objects)
 
     def run(self) -> None:
         """Send what is new. A conflict is noted, in the state and by the sender.
@@ -263,18 +262,23 @@ class TrackSender:
             while self._unnoted and self._unnoted[0] <= name:
                 self._note_next()
 
-    def _note_next(self, most: int = AHEAD) -> None:
+    def _note_next(self, most: int | None = None) -> int:
+        """Note the next segments: those of up to `most` bytes together, by default as many as at once, and one at
+        least. Returns the bytes."""
         going: dict[SegmentName, str] = {}
-        left = AHEAD_BYTES
-        while self._unnoted and len(going) < most:
-            filename = self._unnoted[0].filename
-            left -= self._here.size(filename)
-            if going and left < 0:
+        nbytes = 0
+        while self._unnoted and len(going) < AHEAD:
+            name = self._unnoted[0]
+            size = self._here.size(name.filename)
+            if nbytes + size > (AHEAD_BYTES if most is None else most) and (going or most is not None):
                 break
-            name = self._unnoted.popleft()
-            with suppress(OSError, CorruptTrackError):  # sending it tells
+            self._unnoted.popleft()
+            nbytes += size
+            with suppress(OSError, CorruptTrackError), self.sender.segments.of(size):  # sending it tells
                 going[name] = digest(self._here.segment(name))
-        self._note_going(going)
+        if going:
+            self._note_going(going)
+        return nbytes
 
     def _note_going(self, segments: Mapping[SegmentName, str]) -> None:
         with self._lock, self.sender.ledger:
@@ -291,11 +295,9 @@ class TrackSender:
         """Note in the state which segments are there."""
         self._noted_at = time.monotonic()
         if self._changed:
-            with self._lock:
-                names = frozenset(self._segments)
+            with self._lock, self.sender.ledger:  # one after the other: an older set must not come last
                 self._changed = False
-            with self.sender.ledger:
-                self.known.segments = names
+                self.known.segments = frozenset(self._segments)
 
     def _check_hot(self) -> None:
         """See that nobody else replaced the hot object, whose lines a new segment would hide. Raises `Foreign`."""
