@@ -134,9 +134,12 @@ def test_lines_that_a_cut_took_are_no_other_machines(tmp_path: Path) -> None:
         assert seen.how != "wrong", seen.detail
 
 
-@pytest.mark.parametrize("below", ["w/s/tracks/loss", "w/s/tracks", "w/s", "w", ""])
+@pytest.mark.parametrize(
+    ("below", "which"),
+    [("w/s/tracks/loss", which) for which in (1, 2, 3)] + [(below, 1) for below in ("w/s/tracks", "w/s", "w", "")],
+)
 def test_a_folder_whose_sync_failed_while_a_session_came_here_is_synced_by_the_next_attempt(
-    lake_dir: Path, tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch, below: str
+    lake_dir: Path, tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch, below: str, which: int
 ) -> None:
     """The next attempt finds all as it should be, and says that it is here for good."""
     with crashlib.session(tmp_path / "other machine", remote=url) as opened:
@@ -147,10 +150,10 @@ def test_a_folder_whose_sync_failed_while_a_session_came_here_is_synced_by_the_n
     failed: list[str] = []
 
     def sync(path: str) -> None:
-        if path == wanted and not failed:
+        synced.append(path)
+        if path == wanted and synced.count(path) == which and not failed:
             failed.append(path)
             raise OSError(errno.EIO, os.strerror(errno.EIO), path)
-        synced.append(path)
         real(path)
 
     monkeypatch.setattr(local, "fsync_dir", sync)

@@ -5,6 +5,9 @@ be gone after a power cut, however well it was written.
 """
 
 import os
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
 
 import dreamlake.storage.local as local
 from dreamlake.format import layout
@@ -34,13 +37,7 @@ class Footing:
 
     def _secure_session(self) -> None:
         self._secure_file(os.path.join(self.folder, layout.SESSION_FILE))
-        path, above = self.folder, os.path.dirname(self.folder)
-        while path != above:
-            path, above = above, os.path.dirname(above)
-            try:
-                local.fsync_dir(path)
-            except PermissionError:
-                return  # somebody else's, who made it before
+        secure_above([self.folder])
 
     def _secure_file(self, path: str) -> None:
         if path not in self._doubtful:
@@ -51,3 +48,11 @@ class Footing:
                 self._doubtful.add(path)  # a second fsync of the same pages would prove nothing
         local.atomic_write(path, local.read_if_there(path), fsync=True)
         self._doubtful.remove(path)
+
+
+def secure_above(folders: Iterable[str]) -> None:
+    """Make the names of these folders last, and those of all folders above, nearest first. Raises OSError."""
+    above = {str(parent) for folder in folders for parent in Path(folder).parents}
+    for path in sorted(above, key=len, reverse=True):
+        with suppress(PermissionError):  # somebody else's, who made it before
+            local.fsync_dir(path)

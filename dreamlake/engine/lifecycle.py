@@ -316,10 +316,10 @@ def _before_fork() -> None:
 
 
 def _settle_arrow() -> None:
-    """Have Arrow's allocator (mimalloc), if it is loaded, reserve memory now.
+    """Have Arrow's allocator, if it is loaded, reserve memory now.
 
-    The lock that it takes for that is no concern of its own at a fork: where another thread held it, the child's first
-    use of Arrow would wait for ever, with the session's lock in its hands.
+    mimalloc reserves it under a lock, and does not see to that lock at a fork. A child that inherited it from another
+    thread would wait for ever at its first use of Arrow, with the session's lock in its hands.
     """
     allocate = getattr(sys.modules.get("pyarrow"), "allocate_buffer", None)
     if allocate is not None:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from math import inf
-from pathlib import Path
 from typing import Any
 
 import dreamlake.storage.local as local
 from dreamlake.engine import hosts
 from dreamlake.engine.catalog import read_object
+from dreamlake.engine.footing import secure_above
 from dreamlake.engine.process import side_by_side
 from dreamlake.engine.replica import check
 from dreamlake.engine.replica import state as states
@@ -158,16 +157,8 @@ def _take_tracks(
     width = min(remote.width, WIDTH)
     last = max(side_by_side(lambda job: _with_room(job, room), jobs, width), default=-inf)
     if fsync:
-        _make_last_above([job.path for job in jobs])
+        secure_above(job.path for job in jobs)  # also what an attempt made that ended at such a sync
     return last
-
-
-def _make_last_above(paths: Iterable[str]) -> None:
-    """Make the names of these folders last, and those of all above, which an attempt that failed may have made."""
-    above = {str(parent) for path in paths for parent in Path(path).parents}
-    for folder in sorted(above, key=len, reverse=True):
-        with suppress(PermissionError):  # somebody else's, who made it before
-            local.fsync_dir(folder)
 
 
 def _with_room(job: Taking, room: Room) -> float:

@@ -121,7 +121,7 @@ class TrackSender:
         try:
             look = self._here.look()
             self._unnoted = deque(look.unsent)
-            small = self._note_next(most=SMALL)
+            small = self._note_next(most=SMALL, at_least=0)
         except Exception:  # `run` looks again, and tells
             return 0
         pairs = ((look.about, self.known.about), (look.hot, self.known.hot))
@@ -262,18 +262,24 @@ class TrackSender:
             while self._unnoted and self._unnoted[0] <= name:
                 self._note_next()
 
-    def _note_next(self, most: int | None = None) -> int:
-        """Note the next segments: those of up to `most` bytes together, by default as many as at once, and one at
-        least. Returns the bytes."""
+    def _note_next(self, most: int = AHEAD_BYTES, at_least: int = 1) -> int:
+        """Note the next segments, of `most` bytes together, or more where `at_least` so many are wanted.
+
+        Returns
+        -------
+        int
+            The bytes of them.
+        """
         going: dict[SegmentName, str] = {}
-        nbytes = 0
-        while self._unnoted and len(going) < AHEAD:
+        nbytes = count = 0
+        while self._unnoted and count < AHEAD:
             name = self._unnoted[0]
             size = self._here.size(name.filename)
-            if nbytes + size > (AHEAD_BYTES if most is None else most) and (going or most is not None):
+            if nbytes + size > most and count >= at_least:
                 break
             self._unnoted.popleft()
             nbytes += size
+            count += 1
             with suppress(OSError, CorruptTrackError), self.sender.segments.of(size):  # sending it tells
                 going[name] = digest(self._here.segment(name))
         if going:
