@@ -25,12 +25,14 @@ from support import python_environment
 from dreamlake import Lake
 from dreamlake.engine import away, sweep
 from dreamlake.engine.replica import ownfiles, sending, stand, state, tracks
+from dreamlake.engine.replica.ledger import Ledger
 from dreamlake.engine.replica.looking import TrackHere
 from dreamlake.engine.replica.push import Outcome, Progress, push
 from dreamlake.errors import CorruptTrackError
 from dreamlake.format import filerecord, layout, live
 from dreamlake.format.layout import SegmentName
 from dreamlake.storage import s3
+from dreamlake.storage.localstore import LocalStore
 from dreamlake.storage.lock import FileLock
 from dreamlake.storage.remote import RemoteStore
 
@@ -578,6 +580,68 @@ def test_segments_are_sent_where_the_disk_is_full(
     assert memory.puts() == [f"tracks/loss/{SegmentName(at, at + 10).filename}" for at in (0, 10, 20)]
     complete(send(one))
     assert_same(one)
+
+
+def test_large_segments_are_read_one_after_the_other_to_be_noted(
+    tmp_path: Path, memory: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many as there is room for among those that are on their way."""
+    one = Machine(tmp_path / "one", memory)
+    names = [f"t{number}" for number in range(12)]
+    for name in names:
+        one.write(points(0, 65), name)
+    reading: list[int] = []
+    most: list[int] = []
+    real = TrackHere.segment
+
+    def segment(here: TrackHere, name: SegmentName) -> bytes:
+        reading.append(1)
+        most.append(len(reading))
+        time.sleep(0.002)  # room for the others to come in
+        data = real(here, name)
+        reading.pop()
+        return data
+
+    monkeypatch.setattr(TrackHere, "size", lambda here, filename: sending.SEGMENT_BYTES - 1)
+    monkeypatch.setattr(TrackHere, "segment", segment)
+    complete(send(one))
+    assert max(most) == 1
+    assert_same(one, *names)
+
+
+def test_an_older_set_of_segments_is_never_noted_last(tmp_path: Path, memory: Watched) -> None:
+    """One thread waits for the state, which is being saved, while another has sent one more."""
+    one = Machine(tmp_path / "one", memory).write(points(0, 25))
+    known = state.TrackState()
+    second = threading.Event()
+
+    class Slow(Ledger):
+        def __enter__(self) -> state.ReplicaState:
+            if threading.current_thread() is first:
+                second.wait(0.5)  # in vain, where the other cannot overtake
+            return super().__enter__()
+
+        def __exit__(self, *error: object) -> None:
+            super().__exit__(*error)
+            if threading.current_thread() is not first:
+                second.set()
+
+    ledger = Slow(str(one.folder), state.load(str(one.folder)))
+    sender = sending.Sender(memory, ledger, Progress(), lambda: False)
+    local = LocalStore(str(one.folder))
+    track = tracks.TrackSender(below("loss"), local, SESSION, known, sender, {}, time.time)
+    taken = threading.Event()
+    track._segments.add(SegmentName(0, 10))
+    track._changed = True
+    first = threading.Thread(target=lambda: (taken.set(), track.note()))
+    first.start()
+    taken.wait()
+    time.sleep(0.05)  # it waits for the state by now
+    track._segments.add(SegmentName(10, 20))
+    track._changed = True
+    track.note()
+    first.join()
+    assert known.segments == {SegmentName(0, 10), SegmentName(10, 20)}
 
 
 def test_a_segment_that_cannot_be_looked_at_keeps_no_other_track_back(
