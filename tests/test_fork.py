@@ -553,18 +553,22 @@ with opened() as s:
     assert json.loads((lake_dir / "w" / "s" / "session.json").read_text())["status"] == "finished"
 
 
-def test_the_allocator_of_arrow_takes_its_lock_before_a_fork(lake_dir: Path) -> None:
-    """Where another thread holds it at the fork, the child hangs at its first use."""
+def test_arrow_does_before_a_fork_what_it_does_once(lake_dir: Path) -> None:
+    """Where another thread is at it, and holds a lock, at the fork, the child hangs at its first use."""
     code = """
         import pyarrow
-        real, asked = pyarrow.allocate_buffer, []
+        asked = []
+        def told(name, real):
+            setattr(pyarrow, name, lambda *args: asked.append((name, threading.current_thread())) or real(*args))
         with opened() as session:
             session.track("t").append(v=1)
-            pyarrow.allocate_buffer = lambda *args: asked.append(threading.current_thread()) or real(*args)
+            names = ["allocate_buffer", "io_thread_count", "cpu_count"]
+            for name in names:
+                told(name, getattr(pyarrow, name))
             pid = os.fork()
             if not pid:
                 os._exit(len(asked))
-            assert wait(pid) == 1
-            assert asked == [threading.main_thread()]
+            assert wait(pid) == len(names)
+            assert asked == [(name, threading.main_thread()) for name in names]
     """
     run(lake_dir, textwrap.dedent(code))

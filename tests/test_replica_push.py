@@ -582,6 +582,32 @@ def test_segments_are_sent_where_the_disk_is_full(
     assert_same(one)
 
 
+def test_segments_that_vanish_on_the_replica_during_a_pass_are_noted_anew(
+    tmp_path: Path, memory: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = Machine(tmp_path / "one", memory).write(points(0, 5)).push().write(points(5, 25))
+    last = SegmentName(10, 20).filename
+    sent: list[str] = []
+
+    def look(method: str, path: str) -> None:
+        if method == "put" and path.endswith(".parquet"):
+            sent.append(path.rpartition("/")[2])
+            assert sent[-1] in one.of().going
+
+    def delete(method: str, path: str) -> None:
+        if method == "put" and path.endswith(last):
+            memory.after = nothing
+            for entry in memory.list(LOSS):
+                memory.delete(f"{LOSS}/{entry.name}")
+
+    memory.before, memory.after = look, delete
+    monkeypatch.setattr(tracks, "BREATH", -1.0)
+    monkeypatch.setattr("dreamlake.engine.replica.ledger.BREATH", -1.0)
+    complete(send(one))
+    assert sent == [SegmentName(0, 10).filename, last] * 2
+    assert_same(one)
+
+
 def test_large_segments_are_read_one_after_the_other_to_be_noted(
     tmp_path: Path, memory: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -316,14 +316,17 @@ def _before_fork() -> None:
 
 
 def _settle_arrow() -> None:
-    """Have Arrow's allocator, if it is loaded, reserve memory now.
+    """Have Arrow, if it is loaded, do now what it does once and under locks that it does not see to at a fork.
 
-    mimalloc reserves it under a lock, and does not see to that lock at a fork. A child that inherited it from another
-    thread would wait for ever at its first use of Arrow, with the session's lock in its hands.
+    Its allocator reserves memory, and its pools of threads are made. A child that inherited such a lock from another
+    thread would wait for ever at its first use of Arrow, with the session's lock in its hands. Not all of them can be
+    reached from here: see docs/reliability.md.
     """
-    allocate = getattr(sys.modules.get("pyarrow"), "allocate_buffer", None)
-    if allocate is not None:
-        allocate(1)
+    pyarrow = sys.modules.get("pyarrow")
+    if pyarrow is not None and hasattr(pyarrow, "cpu_count"):  # not half-way through its import
+        pyarrow.allocate_buffer(1)
+        pyarrow.io_thread_count()
+        pyarrow.cpu_count()
 
 
 def _logging_has_hooks() -> bool:
