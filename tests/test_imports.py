@@ -37,6 +37,8 @@ WRITING = {
 READING = ["dreamlake.engine.reader", "dreamlake.engine.scan", "dreamlake.view", "dreamlake.lake"]
 
 HEAVY = ["pyarrow", "polars", "msgspec", "fsspec", "s3fs", "numpy", "pandas"]
+#: Modules of Python that take milliseconds.
+SLOW = ["asyncio", "dataclasses", "inspect", "logging", "pathlib"]
 
 
 @dataclass(frozen=True)
@@ -156,7 +158,7 @@ def test_import_is_light() -> None:
         import sys
         import dreamlake
         from dreamlake import errors
-        print([name for name in {[*HEAVY, "asyncio", "dataclasses", "inspect", "logging"]} if name in sys.modules])
+        print([name for name in {[*HEAVY, *SLOW]} if name in sys.modules])
     """
     assert run_python(code).stdout == "[]\n"
 
@@ -188,7 +190,7 @@ def test_a_first_append_imports_nothing_heavy_on_its_own_thread(lake_dir: Path) 
     {WRITE}
     track.append(value=0.5, epoch=1)
     assert "dreamlake" in Recorder.asked
-    print(sorted(Recorder.asked & {{*{[*HEAVY, "asyncio", "dataclasses", "inspect", "logging"]}}}))
+    print(sorted(Recorder.asked & {{*{[*HEAVY, *SLOW]}}}))
     session.close()
     """
     assert run_python(code, lake_dir).stdout == "[]\n"

@@ -7,7 +7,6 @@ be gone after a power cut, however well it was written.
 import os
 from collections.abc import Iterable
 from contextlib import suppress
-from pathlib import Path
 
 import dreamlake.storage.local as local
 from dreamlake.format import layout
@@ -52,7 +51,10 @@ class Footing:
 
 def secure_above(folders: Iterable[str]) -> None:
     """Make the names of these folders last, and those of all folders above, nearest first. Raises OSError."""
-    above = {str(parent) for folder in folders for parent in Path(folder).parents}
+    above = set()
+    for path in folders:
+        while (path := os.path.dirname(path)) not in above:
+            above.add(path)
     for path in sorted(above, key=len, reverse=True):
         with suppress(PermissionError):  # somebody else's, who made it before
             local.fsync_dir(path)
