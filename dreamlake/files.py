@@ -6,6 +6,8 @@ import io
 import os
 import stat
 
+from dreamlake.engine.forkgate import forks_wait
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import builtins
@@ -45,6 +47,7 @@ class FilesView:
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {self._folder}>"
 
+    @forks_wait
     def list(
         self, path: str | None = None, tags: Iterable[str] | str | None = None, *, deleted: bool = False
     ) -> list[FileRecord]:
@@ -78,6 +81,7 @@ class FilesView:
             and wanted.issubset(record["tags"])
         ]
 
+    @forks_wait
     def get(self, file: Wanted, /) -> FileRecord:
         """Return the record of one file, by its id or by its path and name, as ``"/models/weights.pt"``.
 
@@ -92,6 +96,7 @@ class FilesView:
 
         return find(self._records(), _wanted(file))
 
+    @forks_wait
     def open(self, file: Wanted, /) -> BinaryIO:
         """Open a file for reading in binary, and return the file object, which can seek.
 
@@ -235,6 +240,7 @@ class Files(FilesView):
                 said = local.plain(error)
         raise said  # out here: what the caller's own code raised before stays its context
 
+    @forks_wait
     def delete(self, file: Wanted, /) -> FileRecord:
         """Delete a file, by its id or its path and name, and return its record, in which ``deletedAt`` is set.
 

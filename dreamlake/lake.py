@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dreamlake.engine.catalog import is_session, session_folders, session_info, session_there, track_names, workspaces
+from dreamlake.engine.forkgate import forks_wait
 from dreamlake.engine.process import check_polars, reading_width, side_by_side
 from dreamlake.engine.reader import TrackReader
 from dreamlake.engine.runlisting import files_of_runs, in_folder
@@ -58,6 +59,7 @@ class Lake:
         The package that reads such URLs is not installed.
     """
 
+    @forks_wait
     def __init__(self, url: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None) -> None:
         self._store: Store = open_store(url, storage_options)
 
@@ -73,10 +75,12 @@ class Lake:
 
             return trouble_html(self._store.describe(), damage)
 
+    @forks_wait
     def workspaces(self) -> list[str]:
         """The workspaces that hold a session, sorted."""
         return workspaces(self._store)
 
+    @forks_wait
     def sessions(self, workspace: str | None = None) -> Sessions:
         """What session.json says of each session, sorted by workspace and name.
 
@@ -104,6 +108,7 @@ class Lake:
         found = side_by_side(info, names, reading_width(self._store))
         return Sessions([info for info in found if info is not None], self._store)  # type: ignore[misc]
 
+    @forks_wait
     def session(self, name: str, workspace: str) -> SessionView:
         """One session, to read.
 
@@ -118,6 +123,7 @@ class Lake:
             raise _no_session(self._store, workspace, name)
         return SessionView(self._store, workspace, name)
 
+    @forks_wait
     def scan(
         self,
         track: str,
@@ -205,6 +211,7 @@ class Lake:
         labels = pl.DataFrame(runs, schema=dict.fromkeys(LABELS, pl.String), orient="row")
         return frame.join(labels.with_columns(columns).lazy(), on=LABELS, how="left", maintain_order="left")
 
+    @forks_wait
     def plot(
         self,
         track: str,
@@ -284,6 +291,7 @@ class SessionView:
         return session_html(self, self._store, lambda: self.info.get("status", ""))
 
     @property
+    @forks_wait
     def info(self) -> SessionInfo:
         """What session.json says now; the status is ``"lost"`` where a running session has fallen silent.
 
@@ -301,6 +309,7 @@ class SessionView:
             raise _no_session(self._store, self.workspace, self.name)
         return info  # type: ignore[return-value]
 
+    @forks_wait
     def track(self, name: str) -> TrackView:
         """One track; whether it is there shows when it is read.
 
@@ -316,14 +325,17 @@ class SessionView:
         """The tracks of the session."""
         return TracksView(self._store, self._folder)
 
+    @forks_wait
     def parameters(self) -> ParametersView:
         """The parameters of the session."""
         return ParametersView(self._store, self._folder)
 
+    @forks_wait
     def files(self) -> FilesView:
         """The uploaded files of the session, those of all machines that write it."""
         return FilesView(lambda: self._store, self._folder)
 
+    @forks_wait
     def logs(self, level: Level | None = None, *, errors: Errors = "raise") -> pl.DataFrame:
         """The log, oldest first: ``sequenceNumber``, ``timestamp``, ``level``, ``message``, ``metadata`` (JSON text).
 
@@ -347,6 +359,7 @@ class SessionView:
         """
         return read_logs(self._store, self._folder, level, errors)
 
+    @forks_wait
     def align(
         self,
         *tracks: str,
@@ -367,6 +380,7 @@ class SessionView:
         )
         return align(frames, how, tolerance, start_time, end_time)
 
+    @forks_wait
     def plot(
         self,
         tracks: str | Sequence[str],
@@ -394,6 +408,7 @@ class TracksView:
         self._store = store
         self._folder = folder
 
+    @forks_wait
     def list(self) -> list[str]:
         """The names, sorted."""
         return track_names(self._store, self._folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
+from dreamlake.engine.forkgate import forks_wait
 from dreamlake.format.layout import PARAMETERS_FILE
 
 TYPE_CHECKING = False
@@ -25,6 +26,7 @@ class ParametersView:
         self._store = store
         self._folder = folder
 
+    @forks_wait
     def get(self) -> dict[str, Any]:
         """Return all parameters: flat, dotted keys; empty when none were set.
 
@@ -39,6 +41,7 @@ class ParametersView:
 
         return all_parameters(self._store, self._folder)
 
+    @forks_wait
     def to_polars(self) -> pl.DataFrame:
         """Return one row with a column for each parameter; lists of mixed types and the like as JSON text."""
         import polars as pl
@@ -61,6 +64,7 @@ class Parameters(ParametersView):
         super().__init__(store, folder)
         self._open_writer = open_writer
 
+    @forks_wait
     def set(self, values: Mapping[str, Any] | None = None, /, **more: Any) -> Parameters:
         """Set parameters; nested dicts become dotted keys (``optimizer.lr``), later values win, others stay.
 

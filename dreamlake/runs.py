@@ -6,6 +6,7 @@ from datetime import datetime
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
+from dreamlake.engine.forkgate import forks_wait
 from dreamlake.engine.process import check_polars, reading_width, side_by_side
 from dreamlake.errors import CorruptTrackError
 from dreamlake.format import layout
@@ -35,6 +36,7 @@ class Sessions(list[SessionInfo]):
 
         return sessions_html(self._store.describe(), self)
 
+    @forks_wait
     def to_polars(self, *, errors: Errors = "raise") -> pl.DataFrame:
         """Return a row a session: what it says of itself, then its parameters.
 

@@ -7,6 +7,7 @@ from threading import RLock
 
 from dreamlake.arguments import LONGEST_WAIT, description_of, local_folder, options_of, remote_of
 from dreamlake.engine.ending import Ending
+from dreamlake.engine.forkgate import forks_wait
 from dreamlake.engine.lifecycle import ending_of, give_temporary_back, open_writer, release_writer, take_temporary
 from dreamlake.errors import PointsDroppedError, SessionClosedError, TrackNotFoundError
 from dreamlake.format import layout
@@ -83,6 +84,7 @@ class Session:
         A name that cannot be stored, a URL as `local_path`, an option out of its range.
     """
 
+    @forks_wait
     def __init__(
         self,
         name: str,
@@ -178,6 +180,7 @@ class Session:
             raise SessionClosedError(f"the session {self.name!r} is not open")
         return writer
 
+    @forks_wait
     def open(self) -> Self:
         """Make or resume the session, and return it. Does nothing when it is open.
 
@@ -326,6 +329,7 @@ class Session:
             self.writer.wake()
         return track
 
+    @forks_wait
     def _new_track(self, name: str) -> Track:
         layout.check_name("track", name)
         with self._lock:
@@ -344,6 +348,7 @@ class Session:
         """The session's folder below `local_path`, as the library's own functions take it."""
         return layout.session_dir(self.workspace, self.name)
 
+    @forks_wait
     def store(self) -> Store:
         """The lake of the session as a store; for the library's own use."""
         from dreamlake.storage.localstore import LocalStore
@@ -361,6 +366,7 @@ class Session:
 
     # -- parameters, files and log ------------------------------------------------------------------------------
 
+    @forks_wait
     def parameters(self) -> Parameters:
         """Return the parameters of the session, to set and to get."""
         from dreamlake.parameters import Parameters
@@ -371,12 +377,14 @@ class Session:
         self.open_if_needed()
         return self.writer
 
+    @forks_wait
     def files(self) -> Files:
         """Return the files of the session: models, plots and the like, to upload, list, download and delete."""
         from dreamlake.files import Files
 
         return Files(self.store, self.folder, self._open_writer)
 
+    @forks_wait
     def log(self, message: str, level: Level = "info", metadata: dict[str, Any] | None = None) -> None:
         """Add a record to the session's log; it is written with the next flush, off this thread.
 
@@ -396,6 +404,7 @@ class Session:
         self.writer.logs.add(record)
         self.writer.wake()
 
+    @forks_wait
     def logs(self, level: Level | None = None, *, errors: Literal["raise", "skip"] = "raise") -> pl.DataFrame:
         """Return the log, oldest first, as a frame: sequenceNumber, timestamp, level, message, metadata (JSON text).
 
@@ -413,6 +422,7 @@ class Session:
 
     # -- analysis --------------------------------------------------------------------------------------------------
 
+    @forks_wait
     def align(
         self,
         *tracks: str,
@@ -465,6 +475,7 @@ class Session:
             raise TrackNotFoundError(f"no track {absent[0]!r} in {self.workspace}/{self.name}")
         return align(frames, how, tolerance, start_time, end_time)
 
+    @forks_wait
     def plot(
         self,
         tracks: str | Sequence[str],
@@ -546,6 +557,7 @@ class Tracks:
     def __init__(self, session: Session) -> None:
         self._session = session
 
+    @forks_wait
     def list(self) -> list[str]:
         """Return the names of all tracks that have a flushed point or metadata, sorted; flushes first."""
         from dreamlake.engine.catalog import track_names

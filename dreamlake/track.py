@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dreamlake.engine.forkgate import forks_wait
 from dreamlake.errors import SessionClosedError
 from dreamlake.format.layout import track_dir
 from dreamlake.view import TrackView
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
     from dreamlake.engine.pending import Pending
     from dreamlake.engine.reader import TrackReader
+    from dreamlake.engine.trackwriter import TrackWriter
+    from dreamlake.engine.writer import Writer
     from dreamlake.session import Session
     from dreamlake.types import AppendResult, CompactResult
 
@@ -116,11 +119,9 @@ class Track(TrackView):
         SessionClosedError
             The session is closed.
         """
-        from dreamlake.engine.batch import append_batch
-
         self._session.open_if_needed()
         writer = self._session.writer
-        return append_batch(writer, writer.track(self._name), points)
+        return _batch_writer()(writer, writer.track(self._name), points)
 
     def flush(self) -> Self:
         """Write what is pending of this track; when it returns, that survives a kill of the process.
@@ -136,6 +137,7 @@ class Track(TrackView):
             self._session.writer.flush(self._session.writer.track(self._name))
         return self
 
+    @forks_wait
     def compact(self) -> CompactResult:
         """Merge neighbouring segments into wide ones: 10,000 points become 100,000, and these 1,000,000.
 
@@ -180,3 +182,10 @@ class Track(TrackView):
     def _detach(self) -> None:
         """Take no more points: the session is closed."""
         self.__dict__.pop("append", None)
+
+
+@forks_wait
+def _batch_writer() -> Callable[[Writer, TrackWriter, Any], AppendResult]:
+    from dreamlake.engine.batch import append_batch
+
+    return append_batch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dreamlake.engine.forkgate import forks_wait
 from dreamlake.engine.process import check_polars  # here, so that it knows of every fork from now on
 from dreamlake.errors import TrackNotFoundError
 
@@ -68,6 +69,7 @@ class TrackView:
             raise TrackNotFoundError(f"no track {self.name!r} at {self._reader.place}")
         return snapshot
 
+    @forks_wait
     def __len__(self) -> int:
         """The number of points in the track."""
         return self._snapshot().total
@@ -78,6 +80,7 @@ class TrackView:
 
     # ---------------------------------------------------------------------------------------------- points as dicts
 
+    @forks_wait
     def read(self, start_index: int = 0, limit: int | None = 1000, *, errors: Errors = "raise") -> ReadResult:
         """Points by index.
 
@@ -116,6 +119,7 @@ class TrackView:
             "hasMore": stop < snapshot.total,
         }
 
+    @forks_wait
     def read_by_time(
         self,
         start_time: float | None = None,
@@ -167,6 +171,7 @@ class TrackView:
 
     # ---------------------------------------------------------------------------------------------- frames
 
+    @forks_wait
     def scan(self, start_index: int = 0, limit: int | None = None, *, errors: Errors = "raise") -> pl.LazyFrame:
         """The track as a lazy frame: ``_index``, ``_ts``, then the fields in the order of their first arrival.
 
@@ -201,6 +206,7 @@ class TrackView:
         start, stop = _range(start_index, limit, snapshot.total)
         return lazy_frame([Part(snapshot, start, stop)], snapshot.schema, name=self.name)
 
+    @forks_wait
     def to_polars(self, start_index: int = 0, limit: int | None = None, *, errors: Errors = "raise") -> pl.DataFrame:
         """The track as a Polars frame, with the columns of `scan`.
 
@@ -211,6 +217,7 @@ class TrackView:
 
         return polars_frame(self.to_arrow(start_index, limit, errors=errors))
 
+    @forks_wait
     def to_arrow(self, start_index: int = 0, limit: int | None = None, *, errors: Errors = "raise") -> pa.Table:
         """The track as an Arrow table, with the columns of `scan`; JSON columns are strings.
 
@@ -220,6 +227,7 @@ class TrackView:
         snapshot = self._snapshot(errors, described=True, wanted=(start_index, limit))
         return snapshot.table(*_range(start_index, limit, snapshot.total))
 
+    @forks_wait
     def to_pandas(
         self,
         start_index: int = 0,
@@ -262,6 +270,7 @@ class TrackView:
 
     # ---------------------------------------------------------------------------------------------- analysis
 
+    @forks_wait
     def latest(self, by: str | Sequence[str] = "step", *, errors: Errors = "raise") -> pl.LazyFrame:
         """The track with repeats left out: of the points with one value of `by`, the last that was appended.
 
@@ -307,6 +316,7 @@ class TrackView:
             .sort(*names, nulls_last=False, maintain_order=True)
         )
 
+    @forks_wait
     def downsample(
         self,
         n: int,
@@ -360,6 +370,7 @@ class TrackView:
 
     # ---------------------------------------------------------------------------------------------- pictures
 
+    @forks_wait
     def plot(
         self, y: str | Sequence[str] | None = None, x: str | None = None, **options: Unpack[PlotOptions]
     ) -> altair.VConcatChart:
@@ -402,6 +413,7 @@ class TrackView:
 
     # ---------------------------------------------------------------------------------------------- about the track
 
+    @forks_wait
     def stats(self) -> TrackStats:
         """What is stored of the track: counts, bytes, time bounds, fields, and what metadata.json says.
 
@@ -437,6 +449,7 @@ class TrackView:
             "metadata": about.get("metadata") or {},
         }
 
+    @forks_wait
     def files(self) -> list[str]:
         """The segments that count, in order: exactly the Parquet files to give to another tool.
 

@@ -7,6 +7,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from dreamlake.clock import TICK, check_doubtful, is_inherited
+from dreamlake.engine.forkgate import forks_wait
 from dreamlake.engine.pending import Block
 from dreamlake.engine.rows import BatchRows, ColumnRows, MixedRow, Rows, one_type
 from dreamlake.format.layout import check_field
@@ -29,21 +30,28 @@ def append_batch(writer: "Writer", track: "TrackWriter", points: Any, merge: boo
     Without `merge` each row is a point of its own, as with an automatic timestamp, also where its ``_ts`` is that of
     another: what an importer needs, since other tools give two points one time.
     """
+    count, block = _add(writer, track, points, merge)
+    start, stop = None, None
+    if block is not None:
+        writer.wake()
+        try:
+            writer.flush(track, PATIENCE, tell=False)
+            if block.result is not None:
+                start, stop = block.result
+        except OSError as error:
+            writer.notices.warn("flush", "a batch of %d points for %r stays pending: %s", count, track.name, error)
+    return {"count": count, "startIndex": start, "endIndex": stop}
+
+
+@forks_wait
+def _add(writer: "Writer", track: "TrackWriter", points: Any, merge: bool) -> tuple[int, Block | None]:
+    """Put a batch behind what is pending; return how many rows it has, and where they are, if there are any."""
     given = _read(points)
     if not given.count:
-        return {"count": 0, "startIndex": None, "endIndex": None}
+        return 0, None
     with writer.lock:
         writer.admit()
-        block = given.add_to(track, writer.clock, merge)
-    writer.wake()
-    start, stop = None, None
-    try:
-        writer.flush(track, PATIENCE, tell=False)
-        if block.result is not None:
-            start, stop = block.result
-    except OSError as error:
-        writer.notices.warn("flush", "a batch of %d points for %r stays pending: %s", given.count, track.name, error)
-    return {"count": given.count, "startIndex": start, "endIndex": stop}
+        return given.count, given.add_to(track, writer.clock, merge)
 
 
 def _read(points: Any) -> "_Columns | _Points":

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from threading import Condition, Thread
 from typing import TYPE_CHECKING, Any, Protocol
 
+from dreamlake.engine.forkgate import forks_wait
 from dreamlake.errors import CorruptTrackError
 from dreamlake.notices import log
 
@@ -91,6 +92,7 @@ class Compactor:
             self._thread = None
             return None
 
+    @forks_wait
     def _merge(self, track: str) -> float | None:
         """Merge what can be merged of a track, and sweep it; returns the seconds after which to come again, if any."""
         try:

@@ -11,6 +11,7 @@ from types import FrameType
 from typing import Any
 
 from dreamlake.engine.ending import Ending
+from dreamlake.engine.forkgate import before_fork, others_locks
 from dreamlake.engine.options import Options, Remote
 from dreamlake.engine.writer import Writer
 from dreamlake.errors import PointsDroppedError, SessionExistsError
@@ -294,7 +295,7 @@ def _disarm() -> None:
 
 
 def _before_fork() -> None:
-    """Wait for the imports of the flush threads, and a moment for running flushes.
+    """Wait for the imports of all threads, and a moment for running calls and flushes.
 
     A child inherits the locks that these hold, and not the threads that would release them. And it inherits the handler
     of SIGTERM: what comes before the child takes that away would be swallowed, so the kernel keeps it until then.
@@ -303,15 +304,14 @@ def _before_fork() -> None:
         if threading.current_thread() is threading.main_thread():
             _process.in_fork_hook = True
         _unblocked[threading.get_ident()] = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
-    logs = _logging_has_hooks()
+    take_others_locks = others_locks()
+    before_fork()  # sooner than by its own hook: the calls that it waits for may wait for a flush
     started = time.monotonic()
     for writer, _ in list(_process.writers.values()):
         patience = FORK_PATIENCE if writer.is_ready else IMPORT_PATIENCE
         if writer.thread.busy.acquire(timeout=max(0.0, started + patience - time.monotonic())):
             _busy.append(writer)
-    if not logs and _logging_has_hooks():
-        # Imported by a flush thread during this wait: Python runs its hooks after this fork, but not those before.
-        sys.modules["logging"]._lock.acquire()
+    take_others_locks()
     _settle_arrow()
 
 
@@ -319,18 +319,14 @@ def _settle_arrow() -> None:
     """Have Arrow, if it is loaded, do now what it does once and under locks that it does not see to at a fork.
 
     Its allocator reserves memory, and its pools of threads are made. A child that inherited such a lock from another
-    thread would wait for ever at its first use of Arrow, with the session's lock in its hands. Not all of them can be
-    reached from here: see docs/reliability.md.
+    thread would wait for ever at its first use of Arrow. For threads that use Arrow without dreamlake: for the others
+    `before_fork` waits. Not all of the locks can be reached from here.
     """
     pyarrow = sys.modules.get("pyarrow")
     if pyarrow is not None and hasattr(pyarrow, "cpu_count"):  # not half-way through its import
         pyarrow.allocate_buffer(1)
         pyarrow.io_thread_count()
         pyarrow.cpu_count()
-
-
-def _logging_has_hooks() -> bool:
-    return hasattr(sys.modules.get("logging"), "_after_at_fork_child_reinit_locks")
 
 
 def _after_fork() -> None:
@@ -350,7 +346,8 @@ def _unblock_sigterm() -> None:
 def _in_child() -> None:
     global _process
     _busy.clear()
-    writers = _process.writers
+    # One without a session is being closed, by a thread that is not here.
+    writers = {key: (writer, count) for key, (writer, count) in _process.writers.items() if count}
     if _process.watch is not None:
         _process.watch.after_fork_in_child()
     _process = _Process()
