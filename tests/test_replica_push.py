@@ -227,6 +227,98 @@ def test_a_session_that_somebody_can_find_goes_in_order(tmp_path: Path, memory: 
     assert segments == [f"{below('loss')}/{SegmentName(start, start + 10).filename}" for start in range(0, 80, 10)]
 
 
+def holes(store: Watched) -> list[str]:
+    """The tracks in which a reader of the replica meets a hole; none while it cannot find the session."""
+    if "session.json" not in {entry.name for entry in RemoteStore.list(store, SESSION)}:
+        return []
+    listings = {name: RemoteStore.list(store, f"{SESSION}/{below(name)}") for name in ("loss", "other")}
+    return [
+        name
+        for name, entries in listings.items()
+        if live.survey(live.parse_listing(entry.name for entry in entries))[1]
+    ]
+
+
+@pytest.mark.parametrize("failing", range(8))
+def test_where_an_upload_of_the_first_pass_fails_readers_find_no_hole(
+    tmp_path: Path, memory: Watched, failing: int
+) -> None:
+    one = Machine(tmp_path / "one", memory).write(points(0, 85)).write(points(0, 15), "other")
+    name = SegmentName(10 * failing, 10 * failing + 10).filename
+
+    def fail(method: str, path: str) -> None:
+        if method == "put" and path == f"{LOSS}/{name}":
+            raise OSError(5, "the server is not well", path)
+
+    memory.before = fail
+    memory.after = lambda method, path: None if not holes(memory) else pytest.fail(f"a hole after {method} {path}")
+    for _ in range(2):  # the second begins with few objects left
+        outcome = send(one)
+        assert below("loss") in [place for place, _ in outcome.failures]
+        assert holes(memory) == []
+    memory.before = nothing
+    complete(send(one))
+    assert_same(one, "loss", "other")
+
+
+@pytest.mark.parametrize("moment", ["before", "after", "save"])
+def test_a_first_pass_that_is_killed_leaves_no_hole_to_find(tmp_path: Path, moment: str) -> None:
+    """Nor does the second one make it one, whatever is left for it, and whichever call of its own fails."""
+    number = 0
+    process = Process(0)
+    while not number or process.dead:
+        store = Watched(f"memory://{uuid.uuid4().hex}")
+        one = Machine(tmp_path / str(number), store).write(points(0, 85)).write(points(0, 15), "other")
+        process = Process(number)
+        setattr(store, moment if moment != "save" else "before", process.step if moment != "save" else process.ask)
+        if moment == "after":
+            store.before = process.ask
+        with pytest.MonkeyPatch.context() as patch:
+            keep = process.save if moment != "save" else process.save_or_die
+            patch.setattr("dreamlake.engine.replica.ledger.save", keep)
+            with contextlib.suppress(Killed):
+                send(one)
+        assert holes(store) == []
+        puts = iter(range(100))
+
+        def fail(method: str, path: str, puts: Iterator[int] = puts, store: Watched = store) -> None:
+            assert holes(store) == []
+            if method == "put" and next(puts) == 1:
+                raise OSError(5, "the server is not well", path)
+
+        store.before, store.after = fail, nothing
+        send(one)
+        store.before = lambda method, path, store=store: None if not holes(store) else pytest.fail(path)  # type: ignore[misc]
+        complete(send(one))
+        assert holes(store) == []
+        assert_same(one, "loss", "other")
+        number += 1
+    assert number > (4 if moment == "save" else 10)
+
+
+@pytest.mark.parametrize("reads", [0, 1], ids=["at once", "when it is sent"])
+def test_a_segment_that_cannot_be_read_here_keeps_nobody_from_the_run(
+    tmp_path: Path, memory: Watched, monkeypatch: pytest.MonkeyPatch, reads: int
+) -> None:
+    """What comes behind it waits, where that is known in time; then readers find what comes before it, and no hole."""
+    one = Machine(tmp_path / "one", memory).write(points(0, 85)).write(points(0, 15), "other")
+    real, left = TrackHere.segment, iter(range(reads))
+
+    def segment(here: TrackHere, name: SegmentName) -> bytes:
+        if here.below == below("loss") and name.start == 30 and next(left, None) is None:
+            raise OSError(5, "Input/output error", name.filename)
+        return real(here, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrackHere, "segment", segment)
+        outcome = send(one)
+    assert {place for place, _ in outcome.failures} == {below("loss")}
+    assert one.remote_rows("other") == one.rows("other")
+    assert holes(memory) == (["loss"] if reads else [])
+    complete(send(one))
+    assert_same(one, "loss", "other")
+
+
 def test_of_two_that_send_a_new_session_at_once_one_has_the_track(tmp_path: Path, store: Watched) -> None:
     machines = [
         Machine(tmp_path / f"{number}", store).write(points(0, 125, by=number)).write(points(0, 9), f"own{number}")

@@ -135,8 +135,12 @@ class _Pass:
         if self.sender.outcome.failures:
             raise Stopped
         tracks = self.changed_tracks()
-        if tracks and tracks[0].expected > FEW and self.own.is_unheard_of():
-            self.send_ahead([track for track in tracks if track.expected > FEW])
+        ahead = [track for track in tracks if track.expected > FEW or track.is_begun]
+        if ahead and self.own.is_unheard_of():
+            self.send_ahead(ahead)
+            may_be_found = [self.fill(track) for track in ahead if track.has_hole]
+            if not all(may_be_found):
+                raise Stopped
         self.attempt(layout.SESSION_FILE, self.own.introduce)
         if self.own.is_unknown:  # without it readers do not find the session, and nobody knows whose it is
             raise Stopped
@@ -173,6 +177,21 @@ class _Pass:
         finally:
             for track in tracks:
                 track.note()
+
+    def fill(self, track: TrackSender) -> bool:
+        """Send what is missing between the segments of a track; False where readers had better not find the session.
+
+        What fails is tried by the next pass, and nobody misses it until then. A track that cannot be read here stays as
+        it is there, and keeps nobody from the others.
+        """
+        try:
+            track.run()
+        except (Stopped, Moved):
+            raise
+        except Exception as error:
+            self.sender.failed(track.below, error)
+            return not track.is_readable()
+        return True
 
     def next_wave(self, tracks: list[TrackSender]) -> list[TrackSender]:
         """Take tracks off the front, as many as can be held in memory; what they are about to send is noted."""

@@ -81,6 +81,8 @@ class TrackSender:
         self._noted: int | None = None
         self._unnoted: deque[SegmentName] = deque()  # of those to be sent, in order
         self._going: set[SegmentName] = set()  # noted by this pass
+        #: The first segment that could not be read here: nothing behind it goes ahead, which would leave a hole there.
+        self._unreadable: SegmentName | None = None
         self._noting = threading.Lock()
         #: Objects and bytes that the sender expects of this track.
         self._expected = 0, 0
@@ -100,6 +102,27 @@ class TrackSender:
     def expected(self) -> int:
         """Objects that are to be sent, about."""
         return self._expected[0]
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether segments of it are on the replica, or may be, since sending them was begun."""
+        return bool(self._segments or self.known.going)
+
+    @property
+    def has_hole(self) -> bool:
+        """Whether readers of the replica may miss a segment that comes before one that they find."""
+        there, damage = live.survey(self._segments)
+        unsure = live.parse_listing(self.known.going)
+        return self.known.conflict is None and (bool(damage) or any(name.start > live.end_of(there) for name in unsure))
+
+    def is_readable(self) -> bool:
+        """Whether all that is to be sent of it can be read here."""
+        try:
+            for name in self._here.look().unsent:
+                self._here.segment(name)
+        except (OSError, CorruptTrackError):
+            return False
+        return True
 
     def _expect(self, objects: int, nbytes: int) -> None:
         before = self._expected
@@ -188,9 +211,10 @@ class TrackSender:
 
     def send_ahead(self, name: SegmentName) -> None:
         """Send one of the segments that `claim` gave; may be called by several threads."""
-        if self._is_left:
-            return
         try:
+            self._note_up_to(name)
+            if self._is_left or (self._unreadable is not None and self._unreadable < name):
+                return
             self._send_segment(name)
             self._note_sometimes()
         except (CorruptTrackError, FileNotFoundError, Foreign):
@@ -280,8 +304,11 @@ class TrackSender:
             self._unnoted.popleft()
             nbytes += size
             count += 1
-            with suppress(OSError, CorruptTrackError), self.sender.segments.of(size):  # sending it tells
-                going[name] = digest(self._here.segment(name))
+            try:
+                with self.sender.segments.of(size):
+                    going[name] = digest(self._here.segment(name))
+            except (OSError, CorruptTrackError):  # sending it tells
+                self._unreadable = min(self._unreadable or name, name)
         if going:
             self._note_going(going)
         return nbytes
