@@ -153,6 +153,37 @@ assert wait(pid) == 0
 
 
 @forks
+@pytest.mark.parametrize("call", ["Lake(root).scan('t')", "track.downsample(10)", "Lake(root).scan('t').collect()"])
+def test_the_threads_that_help_a_call_go_on_while_a_fork_waits_for_it(lake_dir: Path, call: str) -> None:
+    """Those of dreamlake, and Polars' own."""
+    code = (
+        f"call = lambda: {call}\n"
+        + """
+for name in "abcdefg":
+    with opened(name) as other: other.track("t").append_batch([{"i": i} for i in range(120)])
+import polars
+forkgate.FIRST_PATIENCE = forkgate.PATIENCE = 3600.0
+inner = SegmentFiles._open
+def slow(*args, **kwargs):
+    there.set()
+    while not forkgate._forking: time.sleep(0.0001)
+    return inner(*args, **kwargs)
+SegmentFiles._open = slow
+done = []
+thread = begun(lambda: done.append(call()))
+there.wait(60)
+pid = os.fork()
+if pid == 0: os._exit(0)
+SegmentFiles._open = inner
+assert wait(pid) == 0
+thread.join(60)
+assert done
+"""
+    )
+    run(lake_dir, IN_THE_MIDDLE + code)
+
+
+@forks
 def test_a_fork_inside_a_call_and_two_at_once_wait_for_nobody(lake_dir: Path) -> None:
     code = """
 forkgate.FIRST_PATIENCE = 3600.0

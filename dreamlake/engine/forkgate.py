@@ -10,7 +10,7 @@ from functools import wraps
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
     from typing import Any, ParamSpec, TypeVar
 
     Given = ParamSpec("Given")
@@ -40,13 +40,27 @@ def forks_wait(function: Callable[Given, Made]) -> Callable[Given, Made]:
     another thread held. Not for what the writer's thread does, which a fork waits for anyway, nor for what waits for
     the network.
     """
+    return _waited_for(function, lambda me, running: me in running)
+
+
+def forks_wait_for_parts(function: Callable[Given, Made]) -> Callable[Given, Made]:
+    """As `forks_wait`, of what may be a part of another thread's call that waits for it: as Polars' threads work.
+
+    While there is such a call, of any thread, it does not wait for forks.
+    """
+    return _waited_for(function, lambda me, running: any(thread not in _forking for thread in running))
+
+
+def _waited_for(
+    function: Callable[Given, Made], is_part: Callable[[int, Collection[int]], bool]
+) -> Callable[Given, Made]:
     kind = function.__qualname__
 
     @wraps(function)
     def call(*args: Given.args, **kwargs: Given.kwargs) -> Made:
         this = object()
         try:
-            _begin(this, kind)
+            _begin(this, kind, is_part)
             made = function(*args, **kwargs)
         finally:
             _running.pop(this, None)
@@ -56,7 +70,8 @@ def forks_wait(function: Callable[Given, Made]) -> Callable[Given, Made]:
     return call
 
 
-def _begin(this: object, kind: str) -> None:
+def _begin(this: object, kind: str, is_part: Callable[[int, Collection[int]], bool]) -> None:
+    """Note that a call runs; behind the forks that are being made, unless it is a part of one that they wait for."""
     me = get_ident()
     _running[this] = me, kind
     if not _forking or me in _forking:
@@ -64,15 +79,29 @@ def _begin(this: object, kind: str) -> None:
     deadline = time.monotonic() + FIRST_PATIENCE + PATIENCE
     while _forking and time.monotonic() < deadline:
         del _running[this]
-        if me in _threads():  # inside another call, which the fork waits for
+        if is_part(me, [thread for thread, _ in list(_running.values())]):
             _running[this] = me, kind
             return
         time.sleep(PAUSE)
         _running[this] = me, kind
 
 
-def _threads() -> set[int]:
-    return {thread for thread, _ in list(_running.values())}
+def as_part(work: Callable[[], None]) -> Callable[[], None]:
+    """`work` for another thread, as a part of the call that this thread is in, if it is in one."""
+    me = get_ident()
+    kinds = [kind for thread, kind in list(_running.values()) if thread == me]
+    if not kinds:
+        return work
+
+    def part() -> None:
+        this = object()
+        try:
+            _running[this] = get_ident(), kinds[0]
+            work()
+        finally:
+            _running.pop(this, None)
+
+    return part
 
 
 def before_fork() -> None:

@@ -8,6 +8,8 @@ import threading
 from collections import deque
 from queue import Empty, SimpleQueue
 
+from dreamlake.engine.forkgate import as_part
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -114,7 +116,9 @@ def side_by_side(work: Callable[[Item], Made], items: Sequence[Item], width: int
         finally:
             ended.put(this)
 
-    _helpers.ask(help_out, min(width, len(items)) - 1)
+    helpers = min(width, len(items)) - 1
+    if helpers > 0:
+        _helpers.ask(as_part(help_out), helpers)
     run()
     # A helper that begins only now finds nothing to do, and is not waited for, nor does its end count for another's.
     working = set(begun)

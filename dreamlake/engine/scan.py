@@ -9,7 +9,7 @@ import polars as pl
 import pyarrow as pa
 from polars.io.plugins import register_io_source
 
-from dreamlake.engine.forkgate import forks_wait
+from dreamlake.engine.forkgate import forks_wait_for_parts
 from dreamlake.engine.piece import joined, tables_of
 from dreamlake.engine.process import side_by_side
 from dreamlake.engine.prune import may_match
@@ -112,7 +112,7 @@ class _Source:
         if not stretches:
             yield pl.DataFrame(schema={name: self.schema[name] for name in wanted})
 
-    @forks_wait
+    @forks_wait_for_parts
     def _needed(self, predicate: pl.Expr | None, n_rows: int | None) -> list[_Stretch]:
         # Polars counts n_rows before it filters: head(9).filter(…) comes with both, filter(…).head(9) without n_rows.
         stretches = self._stretches
@@ -129,7 +129,7 @@ class _Source:
                 stretches = [part for each in parts for part in each]
         return stretches
 
-    @forks_wait
+    @forks_wait_for_parts
     def _frame(self, window: Sequence[_Stretch], columns: Sequence[str]) -> pl.DataFrame:
         shape = Shape([name for name in columns if name not in self._labels] or [INDEX], self._fields)
         tables = tables_of([stretch.piece for stretch in window], shape)
