@@ -184,10 +184,10 @@ def test_a_fork_in_the_middle_of_a_merge(lake_dir: Path) -> None:
 import os, sys, threading
 import dreamlake.engine.compaction as compaction
 import dreamlake.engine.compactor as compactor
-import dreamlake.engine.replica.tracks as replica
-import dreamlake.engine.replica.trim as trim
+import dreamlake.engine.forkgate as forkgate
 from dreamlake import Session
 compactor.DELAY, compaction.USUAL_POINTS = 0.0, 5
+forkgate.FIRST_PATIENCE = 0.05
 begun, go_on = threading.Event(), threading.Event()
 real = compaction.merge
 def slow(*args):
@@ -201,6 +201,7 @@ with Session("s", "w", sys.argv[1], segment_points=5, flush_interval=3600.0) as 
     begun.wait()
     pid = os.fork()
     if pid == 0:
+        compaction.merge = real
         t.append_batch([{"i": i} for i in range(50, 100)])
         s.close()
         os._exit(0)
