@@ -99,9 +99,17 @@ if pid == 0:
     if grandchild == 0: os._exit(0)
     os._exit(wait(grandchild) if time.monotonic() - before < 50 else 1)
 assert wait(pid) == 0
+forkgate.FIRST_PATIENCE = forkgate.PATIENCE = 3600.0
+pid = os.fork()  # the next one does not wait for it once more
+if pid == 0: os._exit(0)
+assert wait(pid) == 0
 assert not ended
 go_on.set()
 thread.join()
+pid = os.fork()
+if pid == 0: os._exit(0)
+assert wait(pid) == 0
+assert not forkgate._given_up
 """
     run(lake_dir, f"patiences, ended_before = {patiences}\n" + IN_THE_MIDDLE + code)
 
@@ -221,6 +229,76 @@ assert wait(pid) == 0
 
 
 @forks
+def test_what_gives_the_points_of_a_batch_may_wait_for_a_fork(lake_dir: Path) -> None:
+    """As a pool of forked processes does."""
+    code = """
+forkgate.FIRST_PATIENCE = 3600.0
+forked = threading.Event()
+def points():
+    there.set()
+    forked.wait(60)
+    yield {"i": 120}
+mine = opened().open()
+thread = begun(lambda: mine.track("t").append_batch(points()))
+there.wait(60)
+pid = os.fork()
+if pid == 0: os._exit(0)
+forked.set()
+assert wait(pid) == 0
+thread.join()
+mine.close()
+"""
+    run(lake_dir, IN_THE_MIDDLE + code)
+    assert len(Lake(lake_dir).session("s", "w").track("t")) == 121
+
+
+@forks
+def test_a_fork_of_which_nobody_told_the_end_holds_no_call_up(lake_dir: Path) -> None:
+    """The handler of a signal may raise in the hook that tells it, and Python swallows that."""
+    code = """
+forkgate._forking[-1] = time.monotonic() - 1.0
+assert len(track) == 120
+assert not forkgate._forking
+class Interrupted(Exception): pass
+real, calls = forkgate._interrupted, []
+class Once(dict):
+    def __contains__(self, key):
+        calls.append(key)
+        if len(calls) == 1: raise Interrupted
+        return False
+forkgate._interrupted = Once()
+sys.unraisablehook = lambda raised: None
+pid = os.fork()
+if pid == 0: os._exit(0)
+assert wait(pid) == 0
+assert len(calls) == 2 and not forkgate._forking
+"""
+    run(lake_dir, IN_THE_MIDDLE + code)
+
+
+@forks
+def test_ctrl_c_while_a_fork_waits_ends_the_wait_and_then_the_program(lake_dir: Path) -> None:
+    code = """
+import signal
+forkgate.FIRST_PATIENCE = 3600.0
+SegmentFiles.read = read
+begun(lambda: track.read())
+there.wait(60)
+threading.Timer(0.2, lambda: signal.raise_signal(signal.SIGINT)).start()
+try:
+    pid = os.fork()
+    if pid == 0: os._exit(0)
+    assert wait(pid) == 0
+    time.sleep(60)
+except KeyboardInterrupt:
+    go_on.set()
+    sys.exit(0)
+sys.exit("it was swallowed")
+"""
+    run(lake_dir, IN_THE_MIDDLE + code)
+
+
+@forks
 @pytest.mark.parametrize("opens", [True, False])
 def test_a_child_does_not_inherit_an_import_that_nobody_ends(lake_dir: Path, opens: bool) -> None:
     """With a session of this process open or not: the second set of hooks comes with the first session."""
@@ -269,6 +347,8 @@ def work():
     if name == "logging":
         module.getLogger("new").warning
         with module._lock: pass
+    else:
+        with module.ThreadPoolExecutor(1) as executor: executor.submit(int, "5").result()
     done.append(1)
 done = []
 thread = begun(work)

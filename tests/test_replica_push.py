@@ -25,6 +25,7 @@ from support import python_environment
 from dreamlake import Lake
 from dreamlake.engine import away, sweep
 from dreamlake.engine.replica import ownfiles, sending, stand, state, tracks
+from dreamlake.engine.replica import push as push_module
 from dreamlake.engine.replica.ledger import Ledger
 from dreamlake.engine.replica.looking import TrackHere
 from dreamlake.engine.replica.push import Outcome, Progress, push
@@ -294,6 +295,64 @@ def test_a_first_pass_that_is_killed_leaves_no_hole_to_find(tmp_path: Path, mome
         assert_same(one, "loss", "other")
         number += 1
     assert number > (4 if moment == "save" else 10)
+
+
+def test_an_object_that_is_refused_for_good_does_not_keep_the_rest_back_for_ever(
+    tmp_path: Path, memory: Watched
+) -> None:
+    """Whoever runs it, each time anew: what else there is would be lost with this machine."""
+    one = Machine(tmp_path / "one", memory).write(points(0, 85)).write(points(0, 15), "other")
+
+    def refuse(method: str, path: str) -> None:
+        if method == "put" and path.endswith(SegmentName(20, 30).filename):
+            raise PermissionError(13, "not this one", path)
+
+    memory.before = refuse
+    for number in range(push_module.HELD):
+        assert one.known.held == number
+        assert holes(memory) == []
+        send(one)
+    assert holes(memory) == ["loss"]
+    assert one.remote_rows("other") == one.rows("other")
+    memory.before = nothing
+    complete(send(one))
+    assert_same(one, "loss", "other")
+
+
+def test_a_hole_is_filled_where_the_hot_file_cannot_be_sent(tmp_path: Path, memory: Watched) -> None:
+    """And a segment that cannot be read here, behind the hole, is no reason to show it."""
+    one = Machine(tmp_path / "one", memory).write(points(0, 85)).write(points(0, 15), "other")
+
+    def refuse(method: str, path: str) -> None:
+        if method == "put" and path.endswith(SegmentName(20, 30).filename):
+            raise OSError(5, "the server is not well", path)
+
+    memory.before = refuse
+    last = one.folder / below("loss") / SegmentName(70, 80).filename
+    whole = last.read_bytes()
+    last.write_bytes(whole[:-1])
+    send(one)
+    assert holes(memory) == []
+    (one.folder / below("loss") / "data.jsonl").write_bytes(b"{no point}\n")
+    send(one)
+    assert holes(memory) == []
+    memory.before = nothing
+    send(one)
+    assert holes(memory) == []
+    assert len(one.remote_rows("loss")) == 70
+    assert one.remote_rows("other") == one.rows("other")
+
+
+def test_a_listing_that_fails_is_told_and_shows_nothing(tmp_path: Path, memory: Watched) -> None:
+    one = Machine(tmp_path / "one", memory).write(points(0, 85))
+
+    def refuse(method: str, path: str) -> None:
+        if method == "list" or (method == "put" and path.endswith(SegmentName(20, 30).filename)):
+            raise OSError(5, "the server is not well", path)
+
+    memory.before = refuse
+    assert [place for place, _ in send(one).failures] == ["session.json"]
+    assert memory.puts() == []
 
 
 @pytest.mark.parametrize("reads", [0, 1], ids=["at once", "when it is sent"])

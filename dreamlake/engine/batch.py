@@ -30,6 +30,8 @@ def append_batch(writer: "Writer", track: "TrackWriter", points: Any, merge: boo
     Without `merge` each row is a point of its own, as with an automatic timestamp, also where its ``_ts`` is that of
     another: what an importer needs, since other tools give two points one time.
     """
+    if hasattr(points, "__next__"):  # out here, where no fork waits: what it gives may come from a forked process
+        points = list(points)
     count, block = _add(writer, track, points, merge)
     start, stop = None, None
     if block is not None:

@@ -11,7 +11,7 @@ from types import FrameType
 from typing import Any
 
 from dreamlake.engine.ending import Ending
-from dreamlake.engine.forkgate import before_fork, others_locks
+from dreamlake.engine.forkgate import before_fork, hooked, others_locks
 from dreamlake.engine.options import Options, Remote
 from dreamlake.engine.writer import Writer
 from dreamlake.errors import PointsDroppedError, SessionExistsError
@@ -53,6 +53,8 @@ _busy: list[Writer] = []
 #: The signals that a forking thread had blocked before a fork that SIGTERM has to wait for, by thread.
 _unblocked: dict[int, set[Any]] = {}
 _armed = False
+#: The hooks of Python's own that run before those here, see `forkgate.others_locks`.
+_known: frozenset[str] = frozenset()
 _plain_exit = sys.exit
 
 
@@ -234,9 +236,10 @@ def _on_sigterm(signum: int, frame: FrameType | None) -> None:
 
 def arm() -> None:
     """Install the hooks for exit, SIGTERM and fork; called whenever a session opens or a writer's thread starts."""
-    global _armed, _plain_exit
+    global _armed, _known, _plain_exit
     if not _armed:
         _armed = True
+        _known = frozenset(hooked())
         for _ in range(2):  # a SIGTERM can end a hook before its first step: then the other one flushes
             atexit.register(_at_exit)
         if hasattr(threading, "_register_atexit"):
@@ -304,7 +307,7 @@ def _before_fork() -> None:
         if threading.current_thread() is threading.main_thread():
             _process.in_fork_hook = True
         _unblocked[threading.get_ident()] = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
-    take_others_locks = others_locks()
+    take_others_locks = others_locks(_known)
     before_fork()  # sooner than by its own hook: the calls that it waits for may wait for a flush
     started = time.monotonic()
     for writer, _ in list(_process.writers.values()):

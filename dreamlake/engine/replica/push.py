@@ -27,6 +27,9 @@ WAVE, WAVE_BYTES = 500, 32 << 20
 #: Objects of a track up to which it is not worth a request to find out whether they may go in any order.
 FEW = 4
 
+#: Passes that keep a session from being found while segments of it are missing between others.
+HELD = 3
+
 #: Seconds between looks at the tracks while large files are on their way, unless a session has its own interval.
 INTERVAL = 10.0
 
@@ -135,12 +138,7 @@ class _Pass:
         if self.sender.outcome.failures:
             raise Stopped
         tracks = self.changed_tracks()
-        ahead = [track for track in tracks if track.expected > FEW or track.is_begun]
-        if ahead and self.own.is_unheard_of():
-            self.send_ahead(ahead)
-            may_be_found = [self.fill(track) for track in ahead if track.has_hole]
-            if not all(may_be_found):
-                raise Stopped
+        self.go_ahead([track for track in tracks if track.expected > FEW or track.is_begun])
         self.attempt(layout.SESSION_FILE, self.own.introduce)
         if self.own.is_unknown:  # without it readers do not find the session, and nobody knows whose it is
             raise Stopped
@@ -178,20 +176,29 @@ class _Pass:
             for track in tracks:
                 track.note()
 
-    def fill(self, track: TrackSender) -> bool:
-        """Send what is missing between the segments of a track; False where readers had better not find the session.
+    def go_ahead(self, tracks: list[TrackSender]) -> None:
+        """Send what may go in any order while nobody can find the session; nor may they with segments missing there.
 
-        What fails is tried by the next pass, and nobody misses it until then. A track that cannot be read here stays as
-        it is there, and keeps nobody from the others.
+        What fails is tried by the next pass, and nobody misses it until then; but only so many passes wait for it,
+        since all the rest of the session waits with it.
         """
-        try:
-            track.run()
-        except (Stopped, Moved):
-            raise
-        except Exception as error:
-            self.sender.failed(track.below, error)
-            return not track.is_readable()
-        return True
+        unheard: list[bool] = []
+        if tracks:
+            self.attempt(layout.SESSION_FILE, lambda: unheard.append(self.own.is_unheard_of()))
+            if not unheard:
+                raise Stopped
+        if not any(unheard):
+            return
+        self.send_ahead(tracks)
+        with_holes = [track for track in tracks if track.has_hole]
+        done: list[None] = []
+        for track in with_holes:
+            self.attempt(track.below, lambda track=track: done.append(track.fill()))  # type: ignore[misc]
+        if len(done) < len(with_holes):
+            with self.sender.ledger:
+                self.known.held += 1
+            if self.known.held < HELD:
+                raise Stopped
 
     def next_wave(self, tracks: list[TrackSender]) -> list[TrackSender]:
         """Take tracks off the front, as many as can be held in memory; what they are about to send is noted."""

@@ -134,6 +134,8 @@ class RemoteState(msgspec.Struct, omit_defaults=True):
         bytes are there.
     heard
         The versions of the objects in which they say so, by path below the session.
+    held
+        Passes that have kept the session from being found there, since segments were missing between others.
     """
 
     origin: bool | None = None
@@ -142,6 +144,7 @@ class RemoteState(msgspec.Struct, omit_defaults=True):
     base: dict[str, object] = {}
     told: dict[str, str] = {}
     heard: dict[str, str] = {}
+    held: int = 0
 
     def track(self, folder: str) -> TrackState:
         """What is known of one track, made where there is nothing yet."""

@@ -84,6 +84,7 @@ class TrackSender:
         #: The first segment that could not be read here: nothing behind it goes ahead, which would leave a hole there.
         self._unreadable: SegmentName | None = None
         self._noting = threading.Lock()
+        self._failed: list[SegmentName] = []  # of those that were sent ahead
         #: Objects and bytes that the sender expects of this track.
         self._expected = 0, 0
 
@@ -115,14 +116,38 @@ class TrackSender:
         unsure = live.parse_listing(self.known.going)
         return self.known.conflict is None and (bool(damage) or any(name.start > live.end_of(there) for name in unsure))
 
-    def is_readable(self) -> bool:
-        """Whether all that is to be sent of it can be read here."""
+    def fill(self) -> None:
+        """Send what is missing there before the last segment that is there; what cannot be read here is left to `run`.
+
+        Raises
+        ------
+        Stopped, OSError
+            As `run`; or one of the segments was refused before by this pass, and is not tried again.
+        """
+        with suppress(CorruptTrackError, Foreign):  # these are left to `run`, too
+            for _ in range(LOOKS):
+                with suppress(FileNotFoundError):  # a sweep was under way
+                    missing = self._missing()
+                    if not set(self._failed).isdisjoint(missing):
+                        raise OSError(errno.EAGAIN, "segments before others are still to be sent", self._here.folder)
+                    for name in missing:
+                        self._send_segment(name)
+                    break
+        self.note()
+
+    def _missing(self) -> list[SegmentName]:
+        """The live segments here that are not there, before the last one that is; none where one cannot be read."""
+        last = max((name.start for name in {*self._segments, *live.parse_listing(self.known.going)}), default=0)
+        counting, _ = live.survey(live.parse_listing(self._here.local.names(self.below)))
+        missing = [name for name in counting if name.start < last and name not in self._segments]
         try:
-            for name in self._here.look().unsent:
+            for name in missing:
                 self._here.segment(name)
-        except (OSError, CorruptTrackError):
-            return False
-        return True
+        except FileNotFoundError:
+            raise
+        except OSError:
+            return []
+        return missing
 
     def _expect(self, objects: int, nbytes: int) -> None:
         before = self._expected
@@ -219,6 +244,9 @@ class TrackSender:
             self._note_sometimes()
         except (CorruptTrackError, FileNotFoundError, Foreign):
             self._is_left = True  # to `run`, which looks again
+        except OSError:
+            self._failed.append(name)
+            raise
 
     # -- sending ---------------------------------------------------------------------------------------------------
 
