@@ -139,6 +139,16 @@ class TrackHere:
             raise CorruptTrackError(place, "its ends", name.start, name.stop, "it is no whole Parquet file")
         return data
 
+    def is_readable(self, name: SegmentName) -> bool:
+        """Whether a segment can be read. Raises FileNotFoundError as `segment`."""
+        try:
+            self.segment(name)
+        except FileNotFoundError:
+            raise
+        except (OSError, CorruptTrackError):
+            return False
+        return True
+
     def size(self, filename: str) -> int:
         """The bytes of one of its files; 0 where there is none, which is found out when it is read."""
         try:

@@ -136,17 +136,20 @@ class TrackSender:
         self.note()
 
     def _missing(self) -> list[SegmentName]:
-        """The live segments here that are not there, before the last one that is; none where one cannot be read."""
-        last = max((name.start for name in {*self._segments, *live.parse_listing(self.known.going)}), default=0)
+        """The live segments here that are not there, before the last one that is, or may be, and can be read.
+
+        Behind one that cannot be read only those before the last one that is there: no other hole is to be made.
+        """
+        sure = max((name.start for name in self._segments), default=0)
+        last = max((name.start for name in live.parse_listing(self.known.going)), default=0)
         counting, _ = live.survey(live.parse_listing(self._here.local.names(self.below)))
-        missing = [name for name in counting if name.start < last and name not in self._segments]
-        try:
-            for name in missing:
-                self._here.segment(name)
-        except FileNotFoundError:
-            raise
-        except OSError:
-            return []
+        missing: list[SegmentName] = []
+        for name in counting:
+            if name not in self._segments and name.start < max(sure, last):
+                if self._here.is_readable(name):
+                    missing.append(name)
+                else:
+                    last = 0
         return missing
 
     def _expect(self, objects: int, nbytes: int) -> None:
