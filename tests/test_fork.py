@@ -18,7 +18,6 @@ from dreamlake import Lake
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork"),
-    pytest.mark.skipif(sys.version_info >= (3, 12), reason="a fork warns there when threads are running"),
 ]
 
 BEGIN = """
@@ -470,7 +469,7 @@ with opened() as s:
     child = multiprocessing.get_context("fork").Process(target=work)
     child.start()
     child.join(30)
-    assert child.exitcode == 143, child.exitcode
+    assert child.exitcode in (143, -15), child.exitcode  # from 3.12 on we have flushed, and let go, by then
 """,
     )
     assert tally(found(lake_dir)) == {"parent": [0], "child": [0]}

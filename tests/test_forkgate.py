@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import inspect
+import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
 import crashlib
+import forkwork
 import pytest
+from support import ROOT, python_environment
 
 from dreamlake import Lake, Session
 from dreamlake.files import Files, FilesView
@@ -19,9 +23,7 @@ from dreamlake.session import Tracks
 from dreamlake.track import Track
 from dreamlake.view import TrackView
 
-forks = pytest.mark.skipif(
-    not hasattr(os, "fork") or sys.version_info >= (3, 12), reason="needs fork, which warns there when threads run"
-)
+forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
 BEGIN = """
 import os, sys, threading, time
@@ -392,6 +394,18 @@ thread.join()
     run(lake_dir, code)
     points = [row["data"]["i"] for row in Lake(lake_dir).session("s", "w").track("t").read()["data"]]
     assert points == [*range(120), -1, 120]
+
+
+@forks
+@pytest.mark.parametrize("mode", forkwork.SPAN)
+def test_forks_at_random_moments_of_first_calls(lake_dir: Path, mode: str) -> None:
+    """A few of them; many: ``python -m campaigns forks``."""
+    command = [sys.executable, forkwork.__file__, str(lake_dir), "3", "1", mode]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=python_environment(PYTHONPATH=ROOT))
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert said["trials"] > 0
+    assert said["wrong"] == {}
 
 
 #: What is public, imports or uses Arrow, and is not waited for, and why.
