@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dreamlake.format import live
-from dreamlake.format.layout import SegmentName
+from dreamlake.format.layout import SegmentName, parse_segment
 from dreamlake.format.live import HoleError
 
 
@@ -127,3 +127,18 @@ def test_nothing_is_live_in_an_empty_track() -> None:
     assert live.live_segments([]) == ()
     assert live.end_of(()) == 0
     assert live.covering((), 0, 10) == ()
+
+
+#: Names that are one of a segment, nearly one, one and more, or none; three of them are as long as the usual ones.
+ODD = [
+    *(SegmentName(start, start + 10).filename for start in (0, 10, 20)),
+    *(SegmentName(5, 10, 1).filename, SegmentName(10**12, 10**12 + 1).filename),
+    *("000000000010-000000000010.parquet", "x" * 33, "00000000001\u0661-000000000020.parquet"),
+    *("data.jsonl\n000000000010-000000000020.parquet", "000000000010-000000000020.parquet\n", "\n", ""),
+    *("0-10.parquet", "000000000010-000000000020.parquet.tmp", "metadata.json"),
+]
+
+
+@given(st.lists(st.sampled_from(ODD), max_size=9, unique=True))
+def test_a_listing_gives_what_each_of_its_names_gives(names: list[str]) -> None:
+    assert live.parse_listing(names) == tuple(sorted(filter(None, map(parse_segment, names))))

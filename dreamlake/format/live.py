@@ -8,6 +8,7 @@ here which segments count.
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left, bisect_right
 from itertools import pairwise
 
@@ -16,6 +17,11 @@ from dreamlake.format.layout import SegmentName, parse_segment
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+
+#: The names that `parse_segment` knows of segments of generation 0, one a line: a long track has many of these.
+_USUAL = re.compile(r"^([0-9]{12})-([0-9]{12})\.parquet$", re.MULTILINE)
+_USUAL_LENGTH = 33
 
 
 class HoleError(ValueError):
@@ -42,7 +48,18 @@ class HoleError(ValueError):
 
 def parse_listing(filenames: Iterable[str]) -> tuple[SegmentName, ...]:
     """The segments among the entries of a track's folder, sorted; all else (hot file, leftovers) is ignored."""
-    return tuple(sorted(name for name in map(parse_segment, filenames) if name is not None))
+    names = list(filenames)
+    lines = "\n".join(names)
+    if lines.count("\n") >= max(1, len(names)):  # one of them is two lines
+        return tuple(sorted(name for name in map(parse_segment, names) if name is not None))
+    made = [
+        tuple.__new__(SegmentName, (start, stop, 0))
+        for first, last in _USUAL.findall(lines)
+        if (start := int(first)) < (stop := int(last))
+    ]
+    others = [name for name in names if len(name) != _USUAL_LENGTH]
+    made += [name for name in map(parse_segment, others) if name is not None]
+    return tuple(sorted(made))
 
 
 def live_segments(names: Iterable[SegmentName]) -> tuple[SegmentName, ...]:
@@ -68,7 +85,7 @@ def survey(names: Iterable[SegmentName]) -> tuple[tuple[SegmentName, ...], tuple
     damage: list[HoleError] = []
     end = 0
     ordered = sorted(names)
-    if ordered and not ordered[0].start and all(one.stop == other.start for one, other in pairwise(ordered)):
+    if ordered and not ordered[0].start and all(one[1] == other[0] for one, other in pairwise(ordered)):
         return tuple(ordered), ()  # as nearly always: nothing superseded, nothing missing
     # Of those that begin at one index the widest comes first, and of one range the highest generation.
     for name in sorted(ordered, key=lambda name: (name.start, -name.stop, -name.generation)):
