@@ -470,7 +470,7 @@ FAULTS: dict[str, tuple[type[Seam], Callable[..., Any], set[str] | None]] = {
     "dead": (Lasting, fail, None),
 }
 #: Of some faults only every so manieth call is tried in an ordinary run: calls side by side differ little.
-STRIDES = {} if os.environ.get("HYPOTHESIS_PROFILE") == "thorough" else {"dead": 6, "fail": 2}
+STRIDES = {} if os.environ.get("HYPOTHESIS_PROFILE") == "thorough" else {"dead": 8, "fail": 3, "stop": 2}
 
 
 # -- the sweep -----------------------------------------------------------------------------------------------------
