@@ -270,15 +270,7 @@ def test_a_first_pass_that_is_killed_leaves_no_hole_to_find(tmp_path: Path, mome
     while not number or process.dead:
         store = Watched(f"memory://{uuid.uuid4().hex}")
         one = Machine(tmp_path / str(number), store).write(points(0, 85)).write(points(0, 15), "other")
-        process = Process(number)
-        setattr(store, moment if moment != "save" else "before", process.step if moment != "save" else process.ask)
-        if moment == "after":
-            store.before = process.ask
-        with pytest.MonkeyPatch.context() as patch:
-            keep = process.save if moment != "save" else process.save_or_die
-            patch.setattr("dreamlake.engine.replica.ledger.save", keep)
-            with contextlib.suppress(Killed):
-                send(one)
+        process = killed_pass(one, store, moment, number)
         assert holes(store) == []
         puts = iter(range(100))
 
@@ -287,7 +279,7 @@ def test_a_first_pass_that_is_killed_leaves_no_hole_to_find(tmp_path: Path, mome
             if method == "put" and next(puts) == 1:
                 raise OSError(5, "the server is not well", path)
 
-        store.before, store.after = fail, nothing
+        store.before = fail
         send(one)
         store.before = lambda method, path, store=store: None if not holes(store) else pytest.fail(path)  # type: ignore[misc]
         complete(send(one))
@@ -638,6 +630,21 @@ class Process:
         state.save(folder, known)
 
 
+def killed_pass(one: Machine, store: Watched, moment: str, number: int) -> Process:
+    """A pass that is killed before or after its `number`-th call, or at that save of the state; it lives if fewer."""
+    process = Process(number)
+    setattr(store, moment if moment != "save" else "before", process.step if moment != "save" else process.ask)
+    if moment == "after":
+        store.before = process.ask
+    with pytest.MonkeyPatch.context() as patch:
+        keep = process.save if moment != "save" else process.save_or_die
+        patch.setattr("dreamlake.engine.replica.ledger.save", keep)
+        with contextlib.suppress(Killed):
+            send(one)
+    store.before = store.after = nothing
+    return process
+
+
 def deaths(tmp_path: Path, moment: str, prepare: Callable[[Machine], None], changed: Callable[[Machine], None]) -> int:
     """Kill a pass before or after each of its calls, or saves of the state, in turn; the next one finishes it."""
     number = 0
@@ -645,16 +652,7 @@ def deaths(tmp_path: Path, moment: str, prepare: Callable[[Machine], None], chan
         store = Watched(f"memory://{uuid.uuid4().hex}")
         one = Machine(tmp_path / str(number), store)
         prepare(one)
-        process = Process(number)
-        setattr(store, moment if moment != "save" else "before", process.step if moment != "save" else process.ask)
-        if moment == "after":
-            store.before = process.ask
-        with pytest.MonkeyPatch.context() as patch:
-            keep = process.save if moment != "save" else process.save_or_die
-            patch.setattr("dreamlake.engine.replica.ledger.save", keep)
-            with contextlib.suppress(Killed):
-                send(one)
-        store.before = store.after = nothing
+        process = killed_pass(one, store, moment, number)
         changed(one)
         complete(send(one))
         assert_same(one, "loss", "other")
