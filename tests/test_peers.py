@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 from pathlib import Path
 
@@ -141,3 +142,10 @@ def test_a_driver_that_fails_is_named_and_the_rest_goes_on(tmp_path: Path, monke
     assert "Error" in runner.results.errors[broken.name, "append"]
     assert list(runner.results.figures) == [(OURS.name, "append")]
     assert len(runner.results.figures[OURS.name, "append"]) == 2
+
+
+@pytest.mark.parametrize("target", [each for each in table.TARGETS if " x " in each.text], ids=lambda each: each.text)
+def test_a_target_needs_what_its_words_say(target: table.Target) -> None:
+    """At least so many times as good, or at most so many times the cost."""
+    sign, times = re.search(r"([<>]=) ([\d.]+) x ", target.text).groups()  # type: ignore[union-attr]
+    assert target.factor == pytest.approx(float(times) if sign == ">=" else 1 / float(times))
