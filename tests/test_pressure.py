@@ -8,11 +8,14 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from crashlib import in_thread
 
 import dreamlake.storage.local as local
 from dreamlake import Session, errors
+from dreamlake.engine import writer
+from dreamlake.engine.thread import Request, Worker
 
 
 def test_a_working_disk_drops_nothing_however_many_tracks_are_fed(tmp_path: Path) -> None:
@@ -128,6 +131,59 @@ def test_a_hanging_disk_does_not_stop_a_loop_that_has_all_the_memory(
         thread.join(60)
     session.close()
     assert len(track) == 60_001
+
+
+@pytest.mark.parametrize(("stretch", "until"), [("encode", 11_000), ("fsync", 13_000)])
+def test_a_loop_of_large_points_goes_on_while_its_segment_is_encoded_and_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stretch: str, until: int
+) -> None:
+    """Here each stretch lasts until the loop has gone on, which without patience it does in any case."""
+    monkeypatch.setattr(writer, "PATIENCE", 60.0)
+    went_on, waited = threading.Event(), []
+
+    def last(*_: object) -> None:
+        if not waited and threading.current_thread().name == "dreamlake-writer":
+            waited.append(went_on.wait(30))
+
+    if stretch == "encode":
+        write_table = pq.ParquetWriter.write_table
+        monkeypatch.setattr(pq.ParquetWriter, "write_table", lambda *a, **b: (last(), write_table(*a, **b)))
+    else:
+        fsync = local._fsync
+        monkeypatch.setattr(local, "_fsync", lambda *a: (last() if is_beside(a[1]) else None, fsync(*a)))
+    with Session("run", "lab", tmp_path, flush_interval=60) as session:
+        track = session.track("arm")
+        state = [0.5] * 7
+        track.append(q=state, dq=state)
+        track.flush()
+        for step in range(14_000):
+            track.append(q=state, dq=state)
+            if step == until:
+                went_on.set()
+        assert len(track) == 14_001
+    assert waited == [True]
+
+
+def is_beside(path: str) -> bool:
+    """Whether this is a file of a roll that has no name yet."""
+    return os.path.basename(path).startswith(local.TMP_PREFIX)
+
+
+def test_a_loop_of_small_points_waits_once_for_a_segment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three waits in 10,000 appends would be among the slowest 0.01 % of them."""
+    waits = []
+    wait = Request.wait
+    monkeypatch.setattr(Request, "wait", lambda *a: (waits.append(a), wait(*a))[1])
+    monkeypatch.setattr(Worker, "wait_until_free", lambda *_: waits.append("free"))
+    with Session("run", "lab", tmp_path, flush_interval=60) as session:
+        track = session.track("loss")
+        track.append(value=0.0, step=0)
+        track.flush()
+        waits.clear()
+        for step in range(100_000):
+            track.append(value=step * 0.5, step=step)
+        assert len(waits) <= 10
+        assert "free" not in waits
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no limit of descriptors")

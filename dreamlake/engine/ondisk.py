@@ -31,11 +31,19 @@ class TrackOnDisk(KnownTrack):
     """One track on disk: lines, rolls, merged segments and later generations are written to it here."""
 
     def __init__(
-        self, folder: str, name: str, segment_points: int, fsync: bool, announce_rewrite: Callable[[], None]
+        self,
+        folder: str,
+        name: str,
+        segment_points: int,
+        fsync: bool,
+        announce_rewrite: Callable[[], None],
+        freed: Callable[[], None] | None = None,
     ) -> None:
         super().__init__(folder, name, late.LateFile(folder, fsync), announce_rewrite)
         self.segment_points = segment_points
         self.fsync = fsync
+        #: Called in a roll before each long stretch that needs no lock of Python's.
+        self._freed = freed
         #: Whether the hot file has to be written anew, whatever is learnt of it meanwhile.
         self.must_rewrite = False
         #: Whether the last roll failed: then one usual segment at a time, since a full disk may have room for that.
@@ -198,7 +206,7 @@ class TrackOnDisk(KnownTrack):
         while cuts := roll.cut(self.hot_count, rows.new.count, widths, everything):
             drafts = self._drafts(rows.new, cuts[:1] if self._cautious else cuts)
             try:
-                roll.write_all(self.folder, drafts, lambda draft, tmp: self._commit(draft, tmp, rows))
+                roll.write_all(self.folder, drafts, lambda draft, tmp: self._commit(draft, tmp, rows), self._freed)
             except OSError:
                 self._cautious = True
                 raise

@@ -125,7 +125,9 @@ def draft(
     return Draft(name, batch, info, cut)
 
 
-def write_all(folder: str, drafts: Sequence[Draft], commit: Callable[[Draft, str], None]) -> None:
+def write_all(
+    folder: str, drafts: Sequence[Draft], commit: Callable[[Draft, str], None], freed: Callable[[], None] | None = None
+) -> None:
     """Write segments beside, side by side, then commit them one after the other, so that no crash leaves a hole.
 
     Twice as many threads as cores, since half of them wait for an fsync. The commits follow when all are written: on a
@@ -136,12 +138,14 @@ def write_all(folder: str, drafts: Sequence[Draft], commit: Callable[[Draft, str
     commit
         Called with each segment and the file beside that holds it, in order; what it raises ends this, and the
         segments behind are not committed.
+    freed
+        Called before each long stretch that needs no lock of Python's.
     """
     written: list[str] = []
 
     def write_beside(draft: Draft) -> str:
-        data = segment.encode(draft.batch, draft.info)
-        tmp = local.write_beside(os.path.join(folder, draft.name.filename), data)
+        data = segment.encode(draft.batch, draft.info, freed)
+        tmp = local.write_beside(os.path.join(folder, draft.name.filename), data, freed)
         written.append(tmp)  # not the last of `written` any more, as soon as another thread has appended its own
         return tmp
 

@@ -1,8 +1,9 @@
 """A thread that works for a session: it does what it is asked, in turn, and what is due when it is time to."""
 
 import time
-from _thread import allocate_lock
+from _thread import LockType, allocate_lock
 from collections.abc import Callable
+from contextlib import suppress
 from queue import Empty, SimpleQueue
 from threading import Lock, Thread
 from typing import Any, TypeVar
@@ -76,6 +77,8 @@ class Worker:
         self.busy = Lock()
         self._inbox: SimpleQueue[Request | None] = SimpleQueue()
         self._thread: Thread | None = None
+        #: Locks of those who wait until the thread needs no lock of Python's for a while.
+        self._waiting: list[LockType] = []
         self._stopped = False
         self._starting = Lock()
 
@@ -128,6 +131,28 @@ class Worker:
             raise request.error
         return request.result  # type: ignore[no-any-return]
 
+    def free(self) -> None:
+        """Let those go on who wait in `wait_until_free`; called on the thread, or on one that helps it."""
+        waiting = self._waiting
+        while waiting:
+            try:
+                waiting.pop().release()
+            except IndexError:  # it has stopped waiting just now
+                return
+
+    def wait_until_free(self, timeout: float) -> None:
+        """Wait until the thread says that it is `free`, or has done a request, for at most `timeout` seconds.
+
+        A loop that never lets go of Python's lock keeps the thread from its work: Python takes it away every 5 ms only,
+        and the thread needs it some thirty times for a segment. So such a loop waits here at times.
+        """
+        mine = allocate_lock()
+        mine.acquire()
+        self._waiting.append(mine)
+        if not mine.acquire(timeout=timeout):
+            with suppress(ValueError):
+                self._waiting.remove(mine)
+
     def stop(self, timeout: float) -> None:
         """End the thread after what it was asked before, and wait for that for at most `timeout` seconds."""
         with self._starting:
@@ -142,6 +167,7 @@ class Worker:
         self.busy, self._starting = Lock(), Lock()
         self._inbox = SimpleQueue()
         self._thread = None
+        self._waiting = []
 
     def _run(self, inbox: "SimpleQueue[Request | None]") -> None:
         try:
@@ -170,6 +196,7 @@ class Worker:
             with self.busy:
                 request.run()
             request = None
+            self.free()
             due = min(due, time.monotonic() + self._pause())
 
 

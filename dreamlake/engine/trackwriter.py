@@ -26,6 +26,9 @@ class WriterOfSession(Owner, Protocol):
     session_lock: "SessionLock"
     footing: "Footing"
 
+    def free(self) -> None:
+        """Let a loop go on that waits for a roll, which needs no lock of Python's for a while."""
+
 
 class TrackWriter:
     """One track of a writer: its pending points and, from the first flush on, what is known of it on disk."""
@@ -86,7 +89,9 @@ class TrackWriter:
 
         check_inside(self.writer.folder, self.folder)
         options = self.writer.options
-        return TrackOnDisk(self.folder, self.name, options.segment_points, options.fsync, self._announce)
+        return TrackOnDisk(
+            self.folder, self.name, options.segment_points, options.fsync, self._announce, self.writer.free
+        )
 
     def _announce(self) -> None:
         """Say that more than appending follows; segments last, and so must what they stand on."""

@@ -10,7 +10,7 @@ Nothing that the bytes say is believed before it was checked: they may be damage
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -63,8 +63,13 @@ SLOW = 1e-4  # seconds from point to point, in the mean, from which on the times
 # ------------------------------------------------------------------------------------------------------ encode
 
 
-def encode(batch: Batch, info: SegmentInfo) -> memoryview:
+def encode(batch: Batch, info: SegmentInfo, freed: Callable[[], None] | None = None) -> memoryview:
     """The bytes of the segment file.
+
+    Parameters
+    ----------
+    freed
+        Called just before most of the work, which needs no lock of Python's.
 
     Raises
     ------
@@ -79,7 +84,7 @@ def encode(batch: Batch, info: SegmentInfo) -> memoryview:
         raise ValueError(f"a segment holds up to {MAX_BATCH_BYTES} bytes of points; these {data.num_rows} are more")
     if not identical(info.schema, batch.schema):
         raise ValueError("the info's schema is not the batch's")
-    return _written([data], data.schema, info, ROW_GROUP if info.rows < WIDE else WIDE_ROW_GROUP)
+    return _written([data], data.schema, info, ROW_GROUP if info.rows < WIDE else WIDE_ROW_GROUP, freed)
 
 
 def encode_parts(parts: Iterable[Batch], info: SegmentInfo, has_none: bool) -> memoryview:
@@ -102,17 +107,23 @@ def encode_parts(parts: Iterable[Batch], info: SegmentInfo, has_none: bool) -> m
     return _written(conformed, schema, info, WIDE_ROW_GROUP)
 
 
-def _written(parts: Iterable[pa.RecordBatch], schema: pa.Schema, info: SegmentInfo, row_group: int) -> memoryview:
+def _written(
+    parts: Iterable[pa.RecordBatch],
+    schema: pa.Schema,
+    info: SegmentInfo,
+    row_group: int,
+    freed: Callable[[], None] | None = None,
+) -> memoryview:
     sink = pa.BufferOutputStream()
     schema = pa.schema([INDEX_FIELD, *schema])
     at = info.start
     with pq.ParquetWriter(sink, schema, **_write_options(info.schema, _ts_level(info))) as writer:
         for part in parts:
             index = counting(at, at + part.num_rows)
-            writer.write_table(
-                pa.Table.from_arrays([index, *part.columns], schema=pa.schema([INDEX_FIELD, *part.schema])),
-                row_group_size=row_group,
-            )
+            table = pa.Table.from_arrays([index, *part.columns], schema=pa.schema([INDEX_FIELD, *part.schema]))
+            if freed is not None:
+                freed()
+            writer.write_table(table, row_group_size=row_group)
             at += part.num_rows
         writer.add_key_value_metadata({**to_key_values(info), CRC_KEY.decode(): CRC_BLANK.decode()})
     if at - info.start != info.rows:

@@ -23,7 +23,7 @@ except ImportError:  # Windows
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from typing_extensions import Buffer
 
@@ -117,9 +117,12 @@ def write_new(path: str, data: Buffer) -> None:
     commit_new(write_beside(path, data), path)
 
 
-def write_beside(path: str, data: Buffer) -> str:
-    """Write what `commit_new` will give the name ``path`` to a file beside it, fsynced, and return that file's path."""
-    return _write_tmp(path, data, fsync=True)
+def write_beside(path: str, data: Buffer, freed: Callable[[], None] | None = None) -> str:
+    """Write what `commit_new` will give the name ``path`` to a file beside it, fsynced, and return that file's path.
+
+    ``freed`` is called just before the fsync, which takes long and needs no lock of Python's.
+    """
+    return _write_tmp(path, data, True, freed)
 
 
 def stream_beside(folder: str, pieces: Iterable[Buffer]) -> str:
@@ -317,11 +320,13 @@ def _open_tmp(folder: str) -> tuple[str, int]:
             continue
 
 
-def _write_tmp(path: str, data: Buffer, fsync: bool) -> str:
+def _write_tmp(path: str, data: Buffer, fsync: bool, freed: Callable[[], None] | None = None) -> str:
     tmp, fd = _open_tmp(_parent(path))
     try:
         try:
             _write_all(fd, data, tmp, 0)
+            if freed is not None:
+                freed()
             if fsync:
                 _fsync(fd, tmp)
         finally:
