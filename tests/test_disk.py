@@ -492,12 +492,12 @@ def test_a_disk_with_room_for_some_segments_gets_these(lake_dir: Path, monkeypat
     room = [0]
     write_beside = local.write_beside
 
-    def limited(path: str, data: Any) -> str:
+    def limited(path: str, data: Any, freed: Any) -> str:
         tried.append((Path(path).name, len(data)))
         if room[0] < len(data):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
         room[0] -= len(data)
-        return write_beside(path, data)
+        return write_beside(path, data, freed)
 
     monkeypatch.setattr(local, "write_beside", limited)
     with session(lake_dir, segment_points=10_000) as opened:

@@ -129,7 +129,7 @@ class TrackReader:
         for look in range(MAX_LOOKS):
             try:
                 hasty = (described, *wanted) if look == 0 and getattr(self.store, "at_once", False) else None
-                snapshot = self._look(errors == "raise" or look == 0, hasty, listing)
+                snapshot = self._look(errors == "raise" or look == 0, hasty, listing, again=look > 0)
                 snapshot.skip = errors == "skip"
                 if described:
                     snapshot.describe()
@@ -143,13 +143,17 @@ class TrackReader:
         raise CorruptTrackError(self.place, "its segments", detail=lost) from vanished
 
     def _look(
-        self, strict: bool, hasty: tuple[bool, int, int | None] | None, listing: dict[str, int | None] | None
+        self,
+        strict: bool,
+        hasty: tuple[bool, int, int | None] | None,
+        listing: dict[str, int | None] | None,
+        again: bool,
     ) -> Snapshot:
         if hasty is not None:
             data, listing = self._look_at_once(*hasty, listing)
         else:
             data = self._hot_bytes()
-            listing = self.files.listing()
+            listing = self.files.listing(again)
         away = self._away(listing, strict)
         live, filenames, holes = _surveyed(tuple(listing), tuple(away))
         described = METADATA_FILE in listing

@@ -79,10 +79,14 @@ class SegmentFiles:
         """Whether a listing tells sizes; where the store lists names sooner than these, it does not."""
         return getattr(self.store, "names", None) is None
 
-    def listing(self) -> dict[str, int | None]:
-        """The files in the folder now, and the bytes of each where these are listed."""
+    def listing(self, again: bool = True) -> dict[str, int | None]:
+        """The files in the folder now, and the bytes of each where these are listed.
+
+        The first look at a track need not list its folder `again` where that says that it stands unchanged.
+        """
         if not self.lists_sizes:
-            return dict.fromkeys(self.store.names(self.folder))  # type: ignore[attr-defined]
+            ask = self.store.names  # type: ignore[attr-defined]
+            return dict.fromkeys((ask if again else getattr(self.store, "remembered_names", ask))(self.folder))
         return {entry.name: entry.size for entry in self.store.list(self.folder) if not entry.is_dir}
 
     def away(self, listing: Collection[str]) -> Mapping[SegmentName, Away]:

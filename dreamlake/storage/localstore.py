@@ -19,6 +19,7 @@ from dreamlake.storage.local import (
     scan,
     write_new,
 )
+from dreamlake.storage.unchanged import names_in, sizes_in
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -72,6 +73,10 @@ class LocalStore:
     def names(self, path: str = "") -> builtins.list[str]:
         """The names of the files in one folder, sorted: `list` without a system call for each file."""
         return sorted([entry.name for entry in scan(self._folder(path)) if not entry.is_dir(follow_symlinks=False)])
+
+    def remembered_names(self, path: str = "") -> builtins.list[str]:
+        """`names`, remembered for as long as the folder's own status says that they stand; see ``unchanged.py``."""
+        return names_in(self._folder(path), lambda: self.names(path))
 
     def walk(self, path: str = "") -> builtins.list[str]:
         """The paths, from the root on, of all files in ``path`` and the folders below, sorted."""
@@ -134,8 +139,14 @@ class LocalStore:
             os.close(fd)
 
     def sizes(self, path: str, names: Iterable[str]) -> builtins.list[int]:
-        """The lengths of files in one folder, in bytes; 0 for one that is not there. Otherwise raises as `size`."""
+        """The lengths of files in one folder, in bytes; 0 for one that is not there. Otherwise raises as `size`.
+
+        The files must be such as are written once: their sizes are remembered as their names are.
+        """
         folder = self._folder(path)
+        return sizes_in(folder, [*names], lambda lacking: self._sizes(path, folder, lacking))
+
+    def _sizes(self, path: str, folder: str, names: Iterable[str]) -> builtins.list[int]:
         at = None
         if _RELATIVE:  # a third less, where the kernel need not walk the whole path of each
             try:
