@@ -77,6 +77,20 @@ def test_every_change_of_names_is_seen(tmp_path: Path, change: str) -> None:
     assert ask.calls == 2
 
 
+def test_a_change_behind_the_listing_is_seen_next_time(tmp_path: Path) -> None:
+    ask = Counting(tmp_path)
+
+    def ask_too_early() -> list[str]:
+        found = ask()
+        (tmp_path / "new").touch()
+        return found
+
+    (tmp_path / "one").touch()
+    time.sleep(TICK)
+    assert unchanged.names_in(str(tmp_path), ask_too_early) == ["one"]
+    assert unchanged.names_in(str(tmp_path), ask) == ["new", "one"]
+
+
 def test_another_folder_of_the_same_name_is_another(tmp_path: Path) -> None:
     folder, ask = tmp_path / "track", Counting(tmp_path / "track")
     folder.mkdir()

@@ -26,6 +26,7 @@ from campaigns.log import LOGS, ROOT, Log
 
 #: Tests that look at a file first, the likeliest before the others; then all the tests there are.
 FIRST: list[tuple[str, list[str]]] = [
+    ("storage/unchanged", ["test_unchanged.py"]),
     ("storage/", ["test_local.py", "test_lock.py", "test_powerloss.py", "test_files.py", "test_crash.py",
                   "test_disk.py"]),
     ("format/point", ["test_point.py", "test_batch.py", "test_track.py"]),
@@ -44,7 +45,7 @@ FIRST: list[tuple[str, list[str]]] = [
     ("engine/writer", ["test_fork.py", "test_processes.py", "test_logs.py", "test_disk.py", "test_powerloss.py"]),
     ("engine/batch", ["test_batch.py", "test_frames.py"]),
     ("engine/logfile", ["test_logs.py", "test_powerloss.py", "test_disk.py", "test_crash.py"]),
-    ("engine/reader", ["test_reader.py", "test_at_once.py", "test_processes.py"]),
+    ("engine/reader", ["test_reader.py", "test_at_once.py", "test_unchanged.py", "test_processes.py"]),
     ("engine/segments", ["test_reader.py", "test_damage.py"]),
     ("parameters", ["test_parameters.py", "test_powerloss_replica.py", "test_crash.py"]),
     ("engine/", ["test_processes.py", "test_merging.py", "test_crash.py", "test_disk.py", "test_compaction.py",

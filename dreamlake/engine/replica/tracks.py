@@ -5,17 +5,17 @@ from __future__ import annotations
 import errno
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any
 
 from dreamlake.engine.replica.check import Pair, Verdict
 from dreamlake.engine.replica.ledger import BREATH
 from dreamlake.engine.replica.looking import Look, Object, TrackHere
+from dreamlake.engine.replica.noting import SMALL, Notes
 from dreamlake.engine.replica.sending import Foreign, Gone, Sender, make_last
 from dreamlake.engine.replica.sides import here, there
-from dreamlake.engine.replica.state import Sent, TrackState, digest
+from dreamlake.engine.replica.state import Sent, TrackState
 from dreamlake.engine.sweep import GRACE
 from dreamlake.errors import CorruptTrackError
 from dreamlake.format import layout, live
@@ -25,10 +25,6 @@ from dreamlake.storage.localstore import LocalStore
 
 #: Looks taken at a track that changes meanwhile: its segments vanish as they are swept or dropped.
 LOOKS = 3
-#: Segments that are noted at once as going to be sent, and their bytes: each is read once more for that.
-AHEAD, AHEAD_BYTES = 128, 8 << 20
-#: Bytes of a track's segments up to which they are noted with the hot files of many tracks.
-SMALL = 1 << 20
 
 
 class TrackSender:
@@ -73,17 +69,12 @@ class TrackSender:
         self._segments = set(known.segments)
         self._changed = False  # since they were noted in the state
         self._here = TrackHere(below, local, known, self._segments)
+        self._notes = Notes(self._here, sender)
         self._lock = threading.Lock()  # `send_ahead` is called by several threads
         self._noted_at = time.monotonic()
         self._end = 0
         self._ahead: Look | None = None
         self._is_left = False
-        self._noted: int | None = None
-        self._unnoted: deque[SegmentName] = deque()  # of those to be sent, in order
-        self._going: set[SegmentName] = set()  # noted by this pass
-        #: The first segment that could not be read here: nothing behind it goes ahead, which would leave a hole there.
-        self._unreadable: SegmentName | None = None
-        self._noting = threading.Lock()
         self._failed: list[SegmentName] = []  # of those that were sent ahead
         #: Objects and bytes that the sender expects of this track.
         self._expected = 0, 0
@@ -171,13 +162,12 @@ class TrackSender:
         """
         try:
             look = self._here.look()
-            self._unnoted = deque(look.unsent)
-            small = self._note_next(most=SMALL, at_least=0)
+            self._notes.expect(look.unsent)
+            small = self._notes.some(most=SMALL, at_least=0)
         except Exception:  # `run` looks again, and tells
             return 0
-        pairs = ((look.about, self.known.about), (look.hot, self.known.hot))
         self._ahead = look
-        self._noted = self.sender.note((sent, each.sha) for each, sent in pairs if each is not None)
+        self._notes.objects(((look.about, self.known.about), (look.hot, self.known.hot)))
         return small + sum(len(each.data) for each in look.objects)
 
     def run(self) -> None:
@@ -213,9 +203,9 @@ class TrackSender:
         except (CorruptTrackError, FileNotFoundError):  # `run` looks again, and tells
             return
         if look.about is not None:
-            self._noted = self.sender.note([(self.known.about, look.about.sha)])
-        self._unnoted = deque(look.unsent)
-        self._note_next()
+            self._notes.objects([(look.about, self.known.about)])
+        self._notes.expect(look.unsent)
+        self._notes.some()
 
     def claim(self) -> list[SegmentName]:
         """Send the description and the first segment of a new track, which only one machine can.
@@ -240,8 +230,8 @@ class TrackSender:
     def send_ahead(self, name: SegmentName) -> None:
         """Send one of the segments that `claim` gave; may be called by several threads."""
         try:
-            self._note_up_to(name)
-            if self._is_left or (self._unreadable is not None and self._unreadable < name):
+            self._notes.up_to(name)
+            if self._is_left or (self._notes.unreadable is not None and self._notes.unreadable < name):
                 return
             self._send_segment(name)
             self._note_sometimes()
@@ -255,7 +245,7 @@ class TrackSender:
 
     def _send(self) -> None:
         look, self._ahead = self._ahead or self._here.look(), None
-        self._unnoted = deque(name for name in look.unsent if name not in self._going)
+        self._notes.expect(look.unsent)
         self._end = live.end_of(look.counting)
         self._expect_all(look)
         try:
@@ -278,7 +268,7 @@ class TrackSender:
         check = self._believe if sent is self.known.hot else _no_check
         if each.data:  # an empty hot file was rolled: its points are in segments, which last
             make_last(self._here.local, f"{self.below}/{filename}", self._seen)
-        self.sender.replace(f"{self.there}/{filename}", each.data, sent, check, self._noted)
+        self.sender.replace(f"{self.there}/{filename}", each.data, sent, check, self._notes.number)
         self._sent(len(each.data))
 
     def _send_segments(self, names: list[SegmentName]) -> None:
@@ -290,65 +280,15 @@ class TrackSender:
             self._note_sometimes()
 
     def _send_segment(self, name: SegmentName) -> None:
-        self._note_up_to(name)
+        self._notes.up_to(name)
         with self.sender.segments.of(self._here.size(name.filename)):
             data = self._here.segment(name)
-            self._about_to_send(name, data)
+            self._notes.last(name, data)
             self.sender.create(f"{self.there}/{name.filename}", data)
         with self._lock:
             self._sent(len(data))
             self._segments.add(name)
             self._changed = True
-
-    def _about_to_send(self, name: SegmentName, data: bytes) -> None:
-        """See that the note of a segment which is going to be sent is on disk.
-
-        Else a kill before it is known to be there leaves one that no comparison could know, once a later form has taken
-        its place here.
-        """
-        if name not in self._going:
-            self._note_going({name: digest(data)})
-        with suppress(OSError):  # on a full disk it goes all the same: what is there may be dropped here
-            self.sender.ledger.save(self._noted)
-
-    def _note_up_to(self, name: SegmentName) -> None:
-        """Note the segments up to this one, and some after it, so that one save is enough for many."""
-        with self._noting:
-            while self._unnoted and self._unnoted[0] <= name:
-                self._note_next()
-
-    def _note_next(self, most: int = AHEAD_BYTES, at_least: int = 1) -> int:
-        """Note the next segments, of `most` bytes together, or more where `at_least` so many are wanted.
-
-        Returns
-        -------
-        int
-            The bytes of them.
-        """
-        going: dict[SegmentName, str] = {}
-        nbytes = count = 0
-        while self._unnoted and count < AHEAD:
-            name = self._unnoted[0]
-            size = self._here.size(name.filename)
-            if nbytes + size > most and count >= at_least:
-                break
-            self._unnoted.popleft()
-            nbytes += size
-            count += 1
-            try:
-                with self.sender.segments.of(size):
-                    going[name] = digest(self._here.segment(name))
-            except (OSError, CorruptTrackError):  # sending it tells
-                self._unreadable = min(self._unreadable or name, name)
-        if going:
-            self._note_going(going)
-        return nbytes
-
-    def _note_going(self, segments: Mapping[SegmentName, str]) -> None:
-        with self._lock, self.sender.ledger:
-            self.known.about_to_send({name.filename: sha for name, sha in segments.items()})
-            self._going.update(segments)
-            self._noted = self.sender.ledger.number + 1
 
     def _note_sometimes(self) -> None:
         if time.monotonic() - self._noted_at > BREATH:
@@ -386,7 +326,7 @@ class TrackSender:
                 if filename not in names:
                     sent.version = sent.sha = None
         self._segments.intersection_update(live.parse_listing(names))
-        self._going.clear()
+        self._notes.forget()
         self._changed = True
         self.note()
 
