@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from threading import Lock, Thread
 from typing import Any
 
@@ -19,7 +20,7 @@ from dreamlake.engine.pending import BLOCK_BYTES, BLOCK_ROWS, Block, Pending, ch
 from dreamlake.engine.rows import ITEM_BYTES, ColumnRows
 from dreamlake.errors import SessionClosedError
 from dreamlake.format.extjson import from_json
-from dreamlake.format.point import take_value
+from dreamlake.format.point import encode_lines, take_value
 from dreamlake.format.schema import batch_from_points, to_points
 
 
@@ -368,7 +369,7 @@ def test_lists_of_floats_of_many_lengths_make_few_functions_too(monkeypatch: pyt
         bound.append(q=[0.5] * length)
         assert bound.installed
     # The lengths 1 to 5, which go on to count, and then room for 8, 16, 32 and 64.
-    assert [(room[0], floats[0]) for _, _, room, floats in hotpath._shapes] == [
+    assert [(room[0], floats[0]) for _, _, room, floats, _ in hotpath._shapes] == [
         *((8, length) for length in range(1, 6)),
         *((room, 0) for room in (8, 16, 32, 64)),
     ]
@@ -455,6 +456,112 @@ def test_floats_are_packed_until_a_value_is_not_as_many() -> None:
     assert packed(v=[1.0]) == [(0, 3, 0), None]
     assert packed() == [(0, 0, 0)]
     assert bound.installed == 3
+
+
+_numbers = st.floats() | st.integers(-(2**65), 2**65)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["call", "call", "call", "general", "flush", "inherit"]),
+            st.one_of(st.floats(), st.floats(), _numbers, st.none() | st.booleans() | st.just("text")),
+            st.one_of(st.integers(-(2**63), 2**63 - 1), st.integers(0, 9), _numbers),
+        ),
+        max_size=12,
+    )
+)
+def test_packed_rows_become_what_their_values_would(rows: list[Any]) -> None:
+    """Floats and integers, packed until one is of another type or too large; NaN and -0.0 bit by bit."""
+    pending = Pending(Owner())
+    bound = Bound(pending)
+    given: list[tuple[Any, Any]] = []
+    for way, loss, step in rows:
+        if way == "flush":
+            pending.shut()
+            continue
+        if way == "general":
+            pending.append({"loss": loss, "step": step})
+        elif way == "inherit":
+            bound.append(loss=loss, step=step, _ts=-1)
+        else:
+            bound.append(loss=loss, step=step)
+        given.append((loss, step))
+    chain = pending.take()
+    found = [fields for _, _, fields in rows_of(chain)]
+    assert [repr((fields["loss"], fields["step"])) for fields in found] == [repr(pair) for pair in given]
+    stamps = [ts for ts, _, _ in rows_of(chain)]
+    assert max(stamps, default=float("-inf")) == pending.max_ts
+    for block in chain:
+        made = block.encode()
+        if made is not None:
+            looked = batch_from_points(made.points())
+            assert made.batch().schema == looked.schema
+            assert made.batch().data.equals(looked.data) or repr(made.batch().data) == repr(looked.data)  # NaN
+            assert repr(made.slice(0, 1).batch().data) == repr(looked.data.slice(0, 1))
+            assert made.lines(7) == encode_lines(enumerate(made.points(), 7))
+            assert made.max_ts == made.points()[-1]["_ts"]
+            assert made.first_ts == made.points()[0]["_ts"]
+
+
+def test_rows_are_packed_until_a_value_is_of_another_type() -> None:
+    """What the test above cannot see: that rows are packed at all, and when they are not any more."""
+    pending = Pending(Owner())
+    bound = Bound(pending)
+
+    def codes(*others: tuple[Any, Any]) -> list[str]:
+        for at in range(3):
+            bound.append(loss=0.5 + at, step=at)
+        for loss, step in others:
+            bound.append(loss=loss, step=step)
+        chain = pending.take()
+        pending.replace(chain[-1], None)
+        return [block.codes for block in chain]
+
+    assert codes() == ["dq"]
+    assert codes((float("nan"), -(2**63)), (-0.0, 2**63 - 1)) == ["dq"]
+    assert codes((0.5, 2**63)) == ["dq", ""], "too large: rows of any kind behind it, until the flush"
+    assert codes() == [""], "and no more packed ones of this track"
+    assert bound.installed == 2
+    other = Pending(Owner())
+    bound = Bound(other)
+    for loss in (1.0, 2, True):
+        bound.append(loss=loss)
+        other.shut()
+    assert [block.codes for block in other.take()] == ["d", "q", ""], "behind a flush another type is as good"
+    assert not other.uneven
+
+
+@pytest.mark.parametrize("value", [True, None, "text", [0.5], 2**63, -(2**63) - 1])
+def test_rows_with_anything_but_numbers_are_not_packed(value: Any) -> None:
+    pending = Pending(Owner())
+    pending.append({"loss": 0.5, "other": value})
+    assert [block.codes for block in pending.take()] == [""]
+
+
+def test_rows_with_a_timestamp_of_their_own_are_not_packed() -> None:
+    pending = Pending(Owner())
+    bound = Bound(pending)
+    bound.append(loss=0.5, _ts=1.0)
+    bound.append(loss=0.5, _ts=2.0)
+    assert [block.codes for block in pending.take()] == [""]
+
+
+def test_packed_rows_take_less_memory_than_their_values_would() -> None:
+    packed, loose = Pending(Owner()), Pending(Owner())
+    loose.uneven.add("step")
+    for pending in (packed, loose):
+        for step in range(1000):
+            pending.append({"loss": 0.5, "acc": 0.5, "step": step})
+    (block,), (other,) = packed.take(), loose.take()
+    assert (block.codes, other.codes) == ("ddq", "")
+    assert block.nbytes < other.nbytes
+    assert sum(map(sys.getsizeof, block.flat)) < block.nbytes
+    rows, others = block.encode(), other.encode()
+    assert rows is not None
+    assert others is not None
+    assert rows.nbytes == 1000 * 32
+    assert [point | {"_ts": 0.0} for point in rows.points()] == [point | {"_ts": 0.0} for point in others.points()]
 
 
 @pytest.mark.parametrize("way", [0, 1])

@@ -5,13 +5,14 @@ change here takes effect in one store or one C call: a row goes into its block b
 by the single store of the next open one. Whenever an append is interrupted, its point is there whole or not at all.
 """
 
+from array import array
 from collections.abc import Sequence
 from math import inf
 from threading import Lock
 from typing import Any, Protocol
 
 from dreamlake.clock import SessionClock, check_doubtful, is_inherited
-from dreamlake.engine.hotpath import Shape, key_of, pack, shape_of, uneven_fields
+from dreamlake.engine.hotpath import Shape, key_of, pack, pack_row, shape_of, ts_of_row, uneven_fields
 from dreamlake.engine.rows import ITEM_BYTES, ColumnRows, MixedRow, Rows, held_bytes, packed_bytes
 from dreamlake.format.point import check_ts, take
 
@@ -28,13 +29,14 @@ class Block:
 
     A *flat* block (``names`` is set) has rows of one shape and one kind of timestamp, each row above the one before;
     it keeps the values of all rows in one list, since a list per row would wake the garbage collector; lists among them
-    are tuples there, or packed. A *mixed* block (``rows`` is set) takes any row. A *ready* block (``ready`` is set)
+    are tuples there, or packed. Where ``codes`` is set, that list has one item for each row, which is packed as a
+    whole. A *mixed* block (``rows`` is set) takes any row. A *ready* block (``ready`` is set)
     came from `append_batch`, encoded.
     """
 
     __slots__ = (
-        "awaited", "before", "explicit", "flat", "floats", "key", "limit", "names", "ready", "result", "row_size",
-        "rows", "shape", "size",
+        "awaited", "before", "codes", "explicit", "flat", "floats", "key", "limit", "names", "ready", "result",
+        "row_size", "rows", "shape", "size",
     )  # fmt: skip
 
     def __init__(self, before: "Block | None" = None) -> None:
@@ -45,6 +47,8 @@ class Block:
         self.names: tuple[str, ...] | None = None
         #: For each field how many floats every value has, packed as bytes; 0 for values as they are.
         self.floats: tuple[int, ...] = ()
+        #: For each field the code by which its values are packed, where rows are packed as a whole; else nothing.
+        self.codes = ""
         self.explicit = False
         self.flat: list[Any] = []
         #: Length of `flat` at which this block is sealed.
@@ -63,6 +67,8 @@ class Block:
     @property
     def count(self) -> int:
         """Rows in this block."""
+        if self.codes:
+            return len(self.flat)
         if self.names is not None:
             return len(self.flat) // (len(self.names) + 1)
         if self.rows is not None:
@@ -79,6 +85,12 @@ class Block:
         """Return the rows of a sealed block in the form that a flush writes; None for a mixed block."""
         if self.ready is None and self.names is not None:
             stride = len(self.names) + 1
+            if self.codes:
+                cells = memoryview(b"".join(self.flat)).cast("q")  # of eight bytes each, whatever is in them
+                packed = [array(code, cells[i::stride].tobytes()) for i, code in enumerate(self.codes + "d")]
+                types = [float if code == "d" else int for code in self.codes]
+                self.ready = ColumnRows(self.names, packed[:-1], packed[-1], self.explicit, types)
+                return self.ready
             columns: list[Sequence[Any]] = [self.flat[i::stride] for i in range(stride)]
             ts = columns.pop()
             self.ready = ColumnRows(self.names, columns, ts, self.explicit, floats=self.floats)
@@ -153,7 +165,9 @@ class Pending:
         """The highest timestamp appended by this process: an explicit one above it merges with no pending point."""
         block = self.open
         # A flat block rises, so its last row has its highest timestamp; `hotpath` leaves it at that.
-        return max(self._max_ts, block.flat[-1]) if block.flat else self._max_ts
+        if not block.flat:
+            return self._max_ts
+        return max(self._max_ts, ts_of_row(block.flat[-1]) if block.codes else block.flat[-1])
 
     def _store(self, values: dict[str, Any], ts: float, explicit: bool, size: int) -> Block | None:
         """Put a checked row into the open block, or into a new one that fits it; return a block that this sealed."""
@@ -166,12 +180,12 @@ class Pending:
             block.rows.append((ts, explicit, values))
         else:
             fits = names == block.names and explicit == block.explicit and not may_merge
-            row = pack(values, block.floats) if fits else None
+            row = _row(block, values, ts) if fits else None
             if row is not None:
-                block.flat.extend((*row, ts))
+                block.flat.extend(row)
             else:
                 if fits:
-                    self.uneven.update(uneven_fields(values, block.floats))
+                    self.uneven.update(uneven_fields(values, block.floats, block.codes))
                 before = block if block.count else block.before
                 if may_merge or block.count:
                     block = _mixed_block(before, (ts, explicit, values))
@@ -196,13 +210,16 @@ class Pending:
         block.key = None if shape is None else key_of(shape)
         if shape is not None and block.key is not None:
             block.shape = shape
-            block.floats = shape[3]
+            block.floats, block.codes = shape[3:]
             block.row_size = sum(map(_most_bytes, shape[2], shape[3]))
-            if block.row_size:
+            if block.codes:
+                block.row_size = packed_bytes(len(like))
+                block.limit = BLOCK_ROWS
+            elif block.row_size:
                 block.limit = min(BLOCK_ROWS, max(1, BLOCK_BYTES // block.row_size)) * (len(like) + 1)
-        row = pack(like, block.floats)
-        assert row is not None, "the floats are those of this very point"
-        block.flat.extend((*row, ts))
+        row = _row(block, like, ts)
+        assert row is not None, "the shape is that of this very point"
+        block.flat.extend(row)
         return block
 
     def add(self, rows: Rows | list[MixedRow], max_ts: float) -> Block:
@@ -288,6 +305,15 @@ def chain_of(last: Block | None) -> list[Block]:
         chain.append(last)
         last = last.before
     return chain[::-1]
+
+
+def _row(block: Block, values: dict[str, Any], ts: float) -> list[Any] | None:
+    """Return what a flat block holds of a row; None for a point that does not fit."""
+    if not block.codes:
+        row = pack(values, block.floats)
+        return None if row is None else [*row, ts]
+    whole = pack_row(values, block.codes, ts)
+    return None if whole is None else [whole]
 
 
 def _most_bytes(room: int, floats: int) -> int:

@@ -5,6 +5,7 @@ Each form gives the same things: the Arrow batch (built once), the JSON lines fr
 
 import struct
 from abc import ABC, abstractmethod
+from array import array
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -74,6 +75,8 @@ class Rows(ABC):
 class ColumnRows(Rows):
     """Rows of one shape, a sequence of Python values for each field; their lists may be tuples here, or packed floats.
 
+    Floats and integers may come as an ``array``, which must not change any more.
+
     Parameters
     ----------
     types
@@ -117,7 +120,8 @@ class ColumnRows(Rows):
     def nbytes(self) -> int:
         batch = 0 if self._batch is None else int(self._batch.data.nbytes)
         held = sum(map(_held_by_column, self.columns, self.types, self.floats))
-        return 32 * (len(self.columns) + 1) * self.count + held + batch
+        places = sum(8 if isinstance(column, array) else 32 for column in (*self.columns, self._ts))
+        return places * self.count + held + batch
 
     def batch(self) -> "Batch":
         if self._batch is None:

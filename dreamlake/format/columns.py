@@ -123,7 +123,9 @@ def counting(start: int, stop: int) -> pa.Array:
 
 
 def doubles(values: Sequence[Any], valid: pa.Buffer | None) -> pa.Array:
-    """The column of floats, and of ints that are exact as floats."""
+    """The column of floats, and of ints that are exact as floats; an ``array("d")`` must not change any more."""
+    if isinstance(values, array) and values.typecode == "d":
+        return packed(pa.float64(), len(values), None, values)
     data = struct.pack(f"{len(values)}d", *_filled(values, valid, 0.0))
     return packed(pa.float64(), len(values), valid, data)
 
@@ -141,7 +143,8 @@ def _mixed_numbers(values: Sequence[Any], valid: pa.Buffer | None) -> tuple[Logi
 
 def _build_int(values: Sequence[Any], valid: pa.Buffer | None, level: int) -> tuple[Logical, pa.Array]:
     try:
-        data = struct.pack(f"{len(values)}q", *_filled(values, valid, 0))
+        is_packed = isinstance(values, array) and values.typecode == "q"
+        data = values.tobytes() if is_packed else struct.pack(f"{len(values)}q", *_filled(values, valid, 0))  # type: ignore[attr-defined]
     except struct.error:
         raise _Conflict from None  # beyond int64
     column = packed(pa.int64(), len(values), valid, data)
