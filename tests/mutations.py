@@ -251,8 +251,15 @@ SWAPS: list[tuple[str, str, str, str, str]] = [
         "swap",
         "storage/unchanged.py",
         "a folder's status is taken behind its listing",
-        "    names = ask()\n    if stamp is not None",
-        "    names = ask()\n    stamp = _stamp(folder)\n    if stamp is not None",
+        "        stamp = _stamp(fd)\n        names = ask(fd)\n",
+        "        names = ask(fd)\n        stamp = _stamp(fd)\n",
+    ),
+    (
+        "swap",
+        "storage/unchanged.py",
+        "a folder is listed by its path, and may be another one than that of the status",
+        "        names = ask(fd)\n",
+        "        names = ask(folder)\n",
     ),
     (
         "swap",

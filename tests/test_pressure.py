@@ -187,6 +187,75 @@ def test_a_loop_of_small_points_waits_once_for_a_segment(tmp_path: Path, monkeyp
         assert "free" not in waits
 
 
+@pytest.mark.parametrize("segment_points", [10_000, 1_000_000])
+def test_a_loop_waits_where_points_crowd_and_no_later_without_a_roll(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, segment_points: int
+) -> None:
+    monkeypatch.setattr(writer, "PATIENCE", 60.0)
+    crowds = []
+    wait = Request.wait
+
+    def spy(request: Request, timeout: float | None = None) -> bool:
+        if timeout == 60.0:
+            crowds.append(track_rows(session))
+        return wait(request, timeout)
+
+    monkeypatch.setattr(Request, "wait", spy)
+    with Session("run", "lab", tmp_path, flush_interval=60, segment_points=segment_points) as session:
+        track = session.track("loss")
+        track.append(value=0.0, step=0)
+        track.flush()
+        for step in range(50_000):
+            track.append(value=step * 0.5, step=step)
+            assert track_rows(session) < writer.CROWDED + writer.BLOCK_ROWS
+    assert crowds
+    assert writer.CROWDED <= max(crowds) < writer.CROWDED + writer.BLOCK_ROWS
+
+
+def track_rows(session: Session) -> int:
+    """Sealed rows that wait in the session's tracks."""
+    return sum(track.pending.waiting_rows() for track in session.writer.tracks.values())
+
+
+def test_rolls_go_on_where_one_was_done_before_it_was_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the request and the note of it the thread may run: it must not be taken for one that is still to come."""
+    monkeypatch.setattr(writer, "PATIENCE", 60.0)
+    posts = []
+    post = Worker.post
+
+    def post_and_lose_the_lock(worker: Worker, work: Any) -> Request:
+        request = post(worker, work)
+        posts.append(request)
+        if len(posts) == 1:
+            assert request.wait(60)
+        return request
+
+    monkeypatch.setattr(Worker, "post", post_and_lose_the_lock)
+    with Session("run", "lab", tmp_path, flush_interval=60) as session:
+        track = session.track("loss")
+        track.append(value=0.0)
+        track.flush()
+        for step in range(50_000):
+            track.append(value=step * 0.5)
+            assert track_rows(session) <= writer.CROWDED
+        assert len(posts) > 4
+        assert len(track) == 50_001
+
+
+def test_room_is_made_again_where_that_was_done_before_it_was_noted(tmp_path: Path) -> None:
+    with Session("run", "lab", tmp_path, flush_interval=60) as session:
+        session.track("loss").append(value=0.0)
+        session.flush()
+        session.track("loss").append(value=1.0)
+        done = session.writer._relief = Request(lambda: None)
+        done.run()
+        session.writer._make_room()
+        made = session.writer._relief
+        assert made is not done
+        assert made is None or made.wait(60)
+        assert not session.writer.tracks["loss"].needs_flush()
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="no limit of descriptors")
 def test_many_tracks_need_few_descriptors(tmp_path: Path, run_python: Any) -> None:
     """No file stays open for a track, whether written, read, sent or resumed."""

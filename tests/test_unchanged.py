@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from build import TrackOnDisk, points_of
 
-from dreamlake.storage import unchanged
+from dreamlake.storage import localstore, unchanged
 from dreamlake.storage.localstore import LocalStore
 
 SECOND = 1_000_000_000
@@ -20,13 +21,12 @@ TICK = 0.02
 class Counting:
     """A listing that counts how often it was asked for."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self) -> None:
         self.calls = 0
 
-    def __call__(self) -> list[str]:
+    def __call__(self, folder: str | int) -> list[str]:
         self.calls += 1
-        return sorted(os.listdir(self.folder))
+        return sorted(os.listdir(folder))
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +41,7 @@ def settled(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_folder_that_stands_is_listed_once(tmp_path: Path) -> None:
     (tmp_path / "one").touch()
-    ask = Counting(tmp_path)
+    ask = Counting()
     for _ in range(3):
         found = unchanged.names_in(str(tmp_path), ask)
         assert found == ["one"]
@@ -55,7 +55,7 @@ def test_every_change_of_names_is_seen(tmp_path: Path, change: str) -> None:
     folder.mkdir()
     (folder / "one").write_text("1")
     (tmp_path / "other").write_text("2")
-    ask = Counting(folder)
+    ask = Counting()
     time.sleep(TICK)
     unchanged.names_in(str(folder), ask)
     status = folder.stat()
@@ -78,10 +78,10 @@ def test_every_change_of_names_is_seen(tmp_path: Path, change: str) -> None:
 
 
 def test_a_change_behind_the_listing_is_seen_next_time(tmp_path: Path) -> None:
-    ask = Counting(tmp_path)
+    ask = Counting()
 
-    def ask_too_early() -> list[str]:
-        found = ask()
+    def ask_too_early(folder: str | int) -> list[str]:
+        found = ask(folder)
         (tmp_path / "new").touch()
         return found
 
@@ -92,7 +92,7 @@ def test_a_change_behind_the_listing_is_seen_next_time(tmp_path: Path) -> None:
 
 
 def test_another_folder_of_the_same_name_is_another(tmp_path: Path) -> None:
-    folder, ask = tmp_path / "track", Counting(tmp_path / "track")
+    folder, ask = tmp_path / "track", Counting()
     folder.mkdir()
     (folder / "one").touch()
     assert unchanged.names_in(str(folder), ask) == ["one"]
@@ -100,12 +100,49 @@ def test_another_folder_of_the_same_name_is_another(tmp_path: Path) -> None:
     folder.mkdir()
     assert unchanged.names_in(str(folder), ask) == []
     folder.rmdir()
-    assert unchanged.names_in(str(folder), list) == []
+    assert unchanged.names_in(str(folder), lambda _: []) == []
+    (tmp_path / "old").rename(folder)
+    assert unchanged.names_in(str(folder), ask) == ["one"], "that nothing was there is not remembered of what is"
+
+
+@pytest.mark.parametrize("how", ["moved", "linked"])
+def test_names_are_remembered_of_the_folder_that_was_listed(tmp_path: Path, how: str) -> None:
+    """Whatever is put in the place of its path, or of one above, between status and listing."""
+    for name in ("v1", "v2"):
+        (tmp_path / name / "track").mkdir(parents=True)
+        (tmp_path / name / "track" / f"of-{name}").touch()
+    current = tmp_path / "current"
+    ask = Counting()
+
+    def put(name: str) -> None:
+        if how == "linked":
+            (tmp_path / "new").symlink_to(tmp_path / name)
+            (tmp_path / "new").replace(current)
+            return
+        if current.exists():
+            current.rename(tmp_path / ("v1" if name == "v2" else "v2"))
+        (tmp_path / name).rename(current)
+
+    def swapped(folder: str | int) -> list[str]:
+        put("v2")
+        found = ask(folder)
+        put("v1")
+        return found
+
+    put("v1")
+    time.sleep(TICK)
+    for _ in range(3):
+        assert unchanged.names_in(str(current / "track"), swapped) == ["of-v1"]
+    assert ask.calls == 1
+    put("v2")
+    assert unchanged.names_in(str(current / "track"), ask) == ["of-v2"]
+    put("v1")
+    assert unchanged.names_in(str(current / "track"), ask) == ["of-v1"]
 
 
 def test_a_folder_that_has_just_changed_is_listed_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(unchanged, "_clock", time.time_ns)
-    ask = Counting(tmp_path)
+    ask = Counting()
     for _ in range(3):
         unchanged.names_in(str(tmp_path), ask)
     assert ask.calls == 3
@@ -156,7 +193,7 @@ def test_which_filesystems_are_relied_on(
 
 
 def test_what_is_not_relied_on_is_listed_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ask = Counting(tmp_path)
+    ask = Counting()
     monkeypatch.setattr(unchanged, "_is_known", lambda device: False)
     for _ in range(3):
         unchanged.names_in(str(tmp_path), ask)
@@ -174,9 +211,15 @@ def test_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         folder.mkdir()
         for number in range(3):
             (folder / f"{number}").touch()
-        assert unchanged.names_in(str(folder), Counting(folder)) == ["0", "1", "2"]
+        assert unchanged.names_in(str(folder), Counting()) == ["0", "1", "2"]
         assert sum(1 + len(found.names) for found in unchanged._found.values()) <= 10
     assert unchanged._found
+    large = tmp_path / "large"
+    large.mkdir()
+    for number in range(12):
+        (large / f"{number}").touch()
+    assert len(unchanged.names_in(str(large), Counting())) == 12
+    assert str(large) not in unchanged._found
 
 
 def test_sizes_are_remembered_with_the_names(tmp_path: Path) -> None:
@@ -186,16 +229,18 @@ def test_sizes_are_remembered_with_the_names(tmp_path: Path) -> None:
         (folder / f"{number}").write_bytes(b"x" * number)
     asked: list[str] = []
 
-    def ask(names: object) -> list[int]:
-        asked.extend(names)  # type: ignore[call-overload]
-        return [(folder / name).stat().st_size for name in names]  # type: ignore[attr-defined]
+    def ask(names: Sequence[str]) -> tuple[list[int], tuple[int, ...] | None, list[int]]:
+        asked.extend(names)
+        statuses = [(folder / name).stat() for name in names]
+        stamp = unchanged.stamp_of(folder.stat())
+        return [each.st_size for each in statuses], stamp, [each.st_ctime_ns for each in statuses]
 
     assert unchanged.sizes_in(str(folder), ["1", "2"], ask) == [1, 2]
     assert unchanged.sizes_in(str(folder), ["1"], ask) == [1]
     assert asked == ["1", "2", "1"], "nothing is known of the folder"
     asked.clear()
     time.sleep(TICK)
-    unchanged.names_in(str(folder), Counting(folder))
+    unchanged.names_in(str(folder), Counting())
     assert unchanged.sizes_in(str(folder), ["1", "2"], ask) == [1, 2]
     assert unchanged.sizes_in(str(folder), ["2", "0", "1"], ask) == [2, 0, 1]
     assert asked == ["1", "2", "0"]
@@ -204,14 +249,45 @@ def test_sizes_are_remembered_with_the_names(tmp_path: Path) -> None:
     assert unchanged.sizes_in(str(folder), ["1"], ask) == [6]
 
 
+def test_the_size_of_a_file_that_has_just_changed_is_not_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it is copied into its place it grows there, which its folder does not show."""
+    store = LocalStore(tmp_path)
+    path = tmp_path / "a" / "one"
+    store.put("a/one", b"1")
+    time.sleep(TICK)
+    store.remembered_names("a")
+    monkeypatch.setattr(unchanged, "_clock", time.time_ns)
+    for length in (1, 3, 5):
+        path.write_bytes(b"x" * length)
+        assert store.sizes("a", ["one"]) == [length]
+    monkeypatch.setattr(unchanged, "_clock", lambda: time.time_ns() + 10 * SECOND)
+    assert store.sizes("a", ["one"]) == [5]
+    monkeypatch.setattr(os, "lstat", None)
+    assert store.sizes("a", ["one"]) == [5]
+
+
+def test_sizes_of_another_folder_are_not_remembered(tmp_path: Path) -> None:
+    folder = tmp_path / "track"
+    folder.mkdir()
+    (folder / "one").write_bytes(b"1")
+    time.sleep(TICK)
+    unchanged.names_in(str(folder), Counting())
+    assert unchanged.sizes_in(str(folder), ["one"], lambda names: ([7], (1, 2, 3, 4, 5, 6), [1])) == [7]
+    assert unchanged.sizes_in(str(folder), ["one"], lambda names: ([1], None, [1])) == [1]
+    assert not unchanged._found[str(folder)].sizes
+
+
 def test_a_reader_lists_once_while_nothing_changes_and_sees_the_next_segment(
     lake_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     track, points = TrackOnDisk(lake_dir), points_of(30)
     track.segments(points[:20], 10)
     store = LocalStore(lake_dir)
-    listed: list[str] = []
-    monkeypatch.setattr(store, "names", lambda path: (listed.append(path), LocalStore.names(store, path))[1])
+    listed: list[str | int] = []
+    names = localstore._names
+    monkeypatch.setattr(localstore, "_names", lambda folder: (listed.append(folder), names(folder))[1])
     time.sleep(TICK)
     for _ in range(3):
         snapshot = track.reader(store).snapshot(described=True)
@@ -232,3 +308,4 @@ def test_what_is_remembered_is_not_called_damage(lake_dir: Path) -> None:
     kept = next(iter(unchanged._found.values()))
     kept.names = [name for name in kept.names if not name.startswith("000000000010")]
     assert track.reader().snapshot().total == 30
+    assert not unchanged._found, "and what was remembered is not believed again"

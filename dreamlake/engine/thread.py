@@ -32,6 +32,11 @@ class Request:
         finally:
             self._done.release()
 
+    @property
+    def is_done(self) -> bool:
+        """Whether it was done; for a moment no, too, while somebody finds that out by `wait`."""
+        return not self._done.locked()
+
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until it was done, for at most `timeout` seconds; return whether it was."""
         done = self._done.acquire(timeout=-1 if timeout is None else max(0.0, timeout))

@@ -183,16 +183,18 @@ class Writer:
         if rows + pending.hot_points < self.options.segment_points and rows < FEW_THOUSAND:
             return
         roll = self._roll
-        if roll is None:
+        if roll is None or roll.is_done:  # by the thread, before it was noted here
             self._roll = roll = self.thread.post(self._roll_whole_segments)
         if self._failing:
             return
-        is_large = block.nbytes * self.options.segment_points >= LARGE_SEGMENT * block.count
+        is_large = (
+            rows + pending.hot_points >= self.options.segment_points
+            and block.nbytes * self.options.segment_points >= LARGE_SEGMENT * block.count
+        )
         if rows >= CROWDED + is_large * BLOCK_ROWS:
             roll.wait(PATIENCE)
         elif (
             is_large
-            and rows + pending.hot_points >= self.options.segment_points
             and rows >= FEW_THOUSAND
             and rows // BLOCK_ROWS > (rows - block.count) // BLOCK_ROWS  # blocks of long points are many
         ):
@@ -205,7 +207,7 @@ class Writer:
     def _make_room(self) -> None:
         """Have everything flushed, and wait for it: a moment, or longer where memory is full."""
         relief = self._relief
-        if relief is None:
+        if relief is None or relief.is_done:
             self._relief = relief = self.thread.post(self._relieve)
         if self._failing or self._overrun:
             return

@@ -441,8 +441,8 @@ def _close_quietly(fd: int) -> None:
         return  # Linux has closed it all the same
 
 
-def scan(folder: str) -> list[os.DirEntry[str]]:
-    """The entries of a folder; none where there is no such folder."""
+def scan(folder: str | int) -> list[os.DirEntry[str]]:
+    """The entries of a folder, by its path or its descriptor; none where there is no such folder."""
     try:
         with os.scandir(folder) as entries:
             return list(entries)

@@ -19,17 +19,22 @@ from dreamlake.storage.local import (
     scan,
     write_new,
 )
-from dreamlake.storage.unchanged import names_in, sizes_in
+from dreamlake.storage.unchanged import forget, names_in, sizes_in, stamp_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import builtins
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from io import FileIO
 
     from dreamlake.storage.store import Entry
+    from dreamlake.storage.unchanged import Sizes
 
 _RELATIVE = os.stat in os.supports_dir_fd
+
+
+def _names(folder: str | int) -> list[str]:
+    return sorted([entry.name for entry in scan(folder) if not entry.is_dir(follow_symlinks=False)])
 
 
 class LocalStore:
@@ -72,11 +77,13 @@ class LocalStore:
 
     def names(self, path: str = "") -> builtins.list[str]:
         """The names of the files in one folder, sorted: `list` without a system call for each file."""
-        return sorted([entry.name for entry in scan(self._folder(path)) if not entry.is_dir(follow_symlinks=False)])
+        folder = self._folder(path)
+        forget(folder)
+        return _names(folder)
 
     def remembered_names(self, path: str = "") -> builtins.list[str]:
         """`names`, remembered for as long as the folder's own status says that they stand; see ``unchanged.py``."""
-        return names_in(self._folder(path), lambda: self.names(path))
+        return names_in(self._folder(path), _names)
 
     def walk(self, path: str = "") -> builtins.list[str]:
         """The paths, from the root on, of all files in ``path`` and the folders below, sorted."""
@@ -146,26 +153,33 @@ class LocalStore:
         folder = self._folder(path)
         return sizes_in(folder, [*names], lambda lacking: self._sizes(path, folder, lacking))
 
-    def _sizes(self, path: str, folder: str, names: Iterable[str]) -> builtins.list[int]:
-        at = None
+    def _sizes(self, path: str, folder: str, names: Sequence[str]) -> Sizes:
+        at = stamp = None
         if _RELATIVE:  # a third less, where the kernel need not walk the whole path of each
             try:
                 at = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
             except FileNotFoundError:
-                return [0 for _ in names]
+                return [0] * len(names), None, [0] * len(names)
         above = folder + os.sep if at is None else ""
-        found = []
+        found, changes = [], []
         try:
+            stamp = None if at is None else stamp_of(os.fstat(at))
             for name in names:
+                size = changed = 0
                 try:
                     status = os.lstat(above + name, dir_fd=at)
-                    found.append(status.st_size if stat.S_ISREG(status.st_mode) else self.size(f"{path}/{name}"))
+                    if stat.S_ISREG(status.st_mode):
+                        size, changed = status.st_size, status.st_ctime_ns
+                    else:
+                        size = self.size(f"{path}/{name}")
                 except FileNotFoundError:
-                    found.append(0)
+                    size = 0
+                found.append(size)
+                changes.append(changed)
         finally:
             if at is not None:
                 os.close(at)
-        return found
+        return found, stamp, changes
 
     def put(self, path: str, data: bytes) -> None:
         """Write a file, in the place of an older one: readers see all of the old or all of the new."""

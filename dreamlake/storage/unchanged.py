@@ -9,7 +9,9 @@ two changes within one tick of that clock leave the same times. Everywhere else 
 from __future__ import annotations
 
 import os
+import sys
 import time
+from itertools import compress
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,11 +26,19 @@ _KNOWN_TYPES = frozenset({"ext2", "ext3", "ext4", "f2fs", "xfs"})
 _MOUNTS = "/proc/self/mountinfo"
 
 _clock: Callable[[], int] | None = None
-if hasattr(time, "clock_gettime_ns"):
-    # Not time.time_ns(), which tests of other programs set to whatever they like.
-    _clock = lambda: time.clock_gettime_ns(time.CLOCK_REALTIME)  # noqa: E731
+if sys.platform == "linux":
 
+    def _clock() -> int:
+        # The clock that the kernel takes the times of files from, CLOCK_REALTIME_COARSE, which Python has no name for;
+        # and not time.time_ns(), which tests of other programs set to whatever they like.
+        return time.clock_gettime_ns(5)
+
+
+#: The status of a folder, as far as it changes with the names in it.
 Stamp = tuple[int, ...]
+#: The sizes of files, the status behind the descriptor of their folder, and when each changed last, in nanoseconds
+#: since the epoch; 0 for a size that is not to be remembered.
+Sizes = tuple[list[int], "Stamp | None", list[int]]
 
 
 class _Found:
@@ -47,19 +57,35 @@ _names = 0
 _known: dict[int, bool] = {}
 
 
-def names_in(folder: str, ask: Callable[[], list[str]]) -> list[str]:
-    """What `ask` tells of the names in a folder, or what it told when the folder stood as it does now."""
-    if _clock is None:
-        return ask()
-    now = _clock()
-    stamp = _stamp(folder)
+def names_in(folder: str, ask: Callable[[str | int], list[str]]) -> list[str]:
+    """What `ask` tells of the names in a folder, or what it told when the folder stood as it does now.
+
+    It is asked with the folder's descriptor, so that names and status are those of one folder, whatever is put in the
+    place of its path, or of one above, meanwhile.
+    """
     kept = _found.get(folder)
-    if kept is not None and kept.stamp == stamp:
+    if kept is not None and kept.stamp == _stamp(folder):
         return kept.names.copy()
-    names = ask()
-    if stamp is not None and _is_settled(stamp, now):
+    if _clock is None:
+        return ask(folder)
+    now = _clock()
+    try:
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return ask(folder)  # which raises, or tells that nothing is there
+    try:
+        stamp = _stamp(fd)
+        names = ask(fd)
+    finally:
+        os.close(fd)
+    if stamp is not None and len(names) < MOST_NAMES and _is_settled(stamp, now):
         _keep(folder, _Found(stamp, names.copy()))
     return names
+
+
+def forget(folder: str) -> None:
+    """Look anew at a folder the next time."""
+    _found.pop(folder, None)
 
 
 def _keep(folder: str, found: _Found) -> None:
@@ -72,27 +98,37 @@ def _keep(folder: str, found: _Found) -> None:
     _found[folder] = found
 
 
-def sizes_in(folder: str, names: Sequence[str], ask: Callable[[Sequence[str]], list[int]]) -> list[int]:
+def sizes_in(folder: str, names: Sequence[str], ask: Callable[[Sequence[str]], Sizes]) -> list[int]:
     """The sizes of files in a folder that are written once, from `ask` where they are not remembered as the names are.
 
-    A file that is written to in its place leaves its folder as it is, so its size must not be asked for here.
+    A file that is written to in its place leaves its folder as it is, so its size must not be asked for here; while one
+    is copied to its place, it has changed lately, and is not remembered.
     """
     kept = _found.get(folder)
-    if kept is None or kept.stamp != _stamp(folder):
-        return ask(names)
+    if kept is None or _clock is None or kept.stamp != _stamp(folder):
+        return ask(names)[0]
     sizes = kept.sizes
     lacking = [name for name in names if name not in sizes]
-    if lacking:
-        sizes.update(zip(lacking, ask(lacking), strict=True))
-    return [sizes[name] for name in names]
+    if not lacking:
+        return [sizes[name] for name in names]
+    now = _clock()
+    found, stamp, changes = ask(lacking)
+    new = dict(zip(lacking, found, strict=True))
+    if stamp == kept.stamp:
+        sizes.update(compress(new.items(), (changed and now - changed > SETTLED for changed in changes)))
+    return [new[name] if name in new else sizes[name] for name in names]
 
 
-def _stamp(folder: str) -> Stamp | None:
+def _stamp(folder: str | int) -> Stamp | None:
     """All of a folder's status that changes with the names in it; None where there is none."""
     try:
-        status = os.stat(folder)
+        return stamp_of(os.stat(folder))
     except OSError:
         return None
+
+
+def stamp_of(status: os.stat_result) -> Stamp:
+    """The same out of what the system tells."""
     # The second of the times cannot be set by programs, as those do that copy folders with their times.
     return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_nlink, status.st_size
 
