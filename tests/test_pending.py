@@ -539,6 +539,15 @@ def test_rows_with_anything_but_numbers_are_not_packed(value: Any) -> None:
     assert [block.codes for block in pending.take()] == [""]
 
 
+def test_rows_of_ever_new_types_keep_nothing_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hotpath, "_shapes", {})
+    for number in range(hotpath.MOST_SHAPES + 100):
+        bits = f"{number:011b}"
+        Pending(Owner()).append({f"f{at}": 1 if bit == "1" else 0.5 for at, bit in enumerate(bits)})
+    assert hotpath.row_packer.cache_info().currsize <= hotpath.MOST_SHAPES
+    assert len(hotpath._shapes) <= hotpath.MOST_SHAPES
+
+
 def test_rows_with_a_timestamp_of_their_own_are_not_packed() -> None:
     pending = Pending(Owner())
     bound = Bound(pending)
