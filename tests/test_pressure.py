@@ -198,28 +198,39 @@ def test_a_loop_of_small_points_waits_once_for_a_segment(tmp_path: Path, monkeyp
 MOST_ROWS = writer.CROWDED + 2 * writer.BLOCK_ROWS
 
 
-@pytest.mark.parametrize("segment_points", [10_000, 1_000_000])
-def test_a_loop_waits_where_points_crowd_and_no_later_without_a_roll(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, segment_points: int
+@pytest.mark.parametrize(
+    ("segment_points", "point", "crowd"),
+    [
+        (10_000, {"value": 0.5, "step": 1}, writer.CROWDED),
+        (10_000, {"q": [0.5] * 7, "dq": [0.5] * 7}, writer.CROWDED + writer.BLOCK_ROWS),
+        (1_000_000, {"q": [0.5] * 7, "dq": [0.5] * 7}, writer.CROWDED),
+    ],
+    ids=["small", "large", "large, and far from a roll"],
+)
+def test_a_loop_waits_where_points_crowd_and_later_only_for_the_roll_of_large_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, segment_points: int, point: dict[str, Any], crowd: int
 ) -> None:
-    monkeypatch.setattr(writer, "PATIENCE", 60.0)
     crowds = []
+    go_on = threading.Event()
     wait = Request.wait
 
     def spy(request: Request, timeout: float | None = None) -> bool:
-        if timeout == 60.0:
+        if timeout == writer.PATIENCE:
             crowds.append(track_rows(session))
+            go_on.set()
         return wait(request, timeout)
 
     monkeypatch.setattr(Request, "wait", spy)
     with Session("run", "lab", tmp_path, flush_interval=60, segment_points=segment_points) as session:
-        track = session.track("loss")
-        track.append(value=0.0, step=0)
+        track = session.track("any")
+        track.append(**point)
         track.flush()
-        for step in range(50_000):
-            track.append(value=step * 0.5, step=step)
-            assert track_rows(session) < MOST_ROWS
-    assert min(crowds) < writer.CROWDED + writer.BLOCK_ROWS
+        session.writer.thread.post(lambda: go_on.wait(60))  # nothing is flushed before the loop waits
+        for _ in range(16_384):
+            track.append(**point)
+        go_on.set()
+        assert crowds[:1] == [crowd]
+        assert len(track) == 16_385
 
 
 def track_rows(session: Session) -> int:
