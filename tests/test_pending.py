@@ -17,7 +17,7 @@ import dreamlake.engine.hotpath as hotpath
 from dreamlake.clock import SessionClock
 from dreamlake.engine.hotpath import bind
 from dreamlake.engine.pending import BLOCK_BYTES, BLOCK_ROWS, Block, Pending, chain_of
-from dreamlake.engine.rows import ITEM_BYTES, ColumnRows
+from dreamlake.engine.rows import ITEM_BYTES, ColumnRows, Rows
 from dreamlake.errors import SessionClosedError
 from dreamlake.format.extjson import from_json
 from dreamlake.format.point import encode_lines, take_value
@@ -398,6 +398,14 @@ def test_lists_that_are_no_longer_just_floats_come_out_as_they_went_in(length: i
         assert {type(item) for item in found} <= {float, int, bool, type(None), str, list}
 
 
+def assert_columns_of_its_points(rows: Rows) -> None:
+    """Its columns are those that a look at each value would make."""
+    looked = batch_from_points(rows.points())
+    assert rows.batch().schema == looked.schema
+    assert rows.batch().data.equals(looked.data) or repr(rows.batch().data) == repr(looked.data)  # NaN
+    assert repr(rows.slice(0, 1).batch().data) == repr(looked.data.slice(0, 1))
+
+
 _joints = st.lists(st.floats(), min_size=2, max_size=2)
 _any_list = st.lists(st.floats() | st.integers(-9, 9) | st.booleans() | st.none(), max_size=3)
 
@@ -426,10 +434,7 @@ def test_lists_known_to_be_floats_become_the_column_that_a_look_at_each_would_ma
     for block in pending.take():
         made = block.encode()
         if made is not None:
-            looked = batch_from_points(made.points())
-            assert made.batch().schema == looked.schema
-            assert made.batch().data.equals(looked.data) or repr(made.batch().data) == repr(looked.data)  # NaN
-            assert repr(made.slice(0, 1).batch().data) == repr(looked.data.slice(0, 1))
+            assert_columns_of_its_points(made)
 
 
 def test_floats_are_packed_until_a_value_is_not_as_many() -> None:
@@ -495,10 +500,7 @@ def test_packed_rows_become_what_their_values_would(rows: list[Any]) -> None:
     for block in chain:
         made = block.encode()
         if made is not None:
-            looked = batch_from_points(made.points())
-            assert made.batch().schema == looked.schema
-            assert made.batch().data.equals(looked.data) or repr(made.batch().data) == repr(looked.data)  # NaN
-            assert repr(made.slice(0, 1).batch().data) == repr(looked.data.slice(0, 1))
+            assert_columns_of_its_points(made)
             assert made.lines(7) == encode_lines(enumerate(made.points(), 7))
             assert made.max_ts == made.points()[-1]["_ts"]
             assert made.first_ts == made.points()[0]["_ts"]
