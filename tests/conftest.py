@@ -39,10 +39,15 @@ def lake_dir(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def event_loop_of_fsspec() -> None:
+    """It lives for good, so it begins before any test is looked at for leaks, also where one asks for a server late."""
+    fsspec.asyn.get_loop()
+
+
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """A real S3 server; one that does not start fails the tests that need it."""
-    fsspec.asyn.get_loop()  # it lives for good, so it begins before any test is looked at for leaks
     server = S3Server(tmp_path_factory.mktemp("s3"))
     yield server
     server.stop()

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from support import ROOT, python_environment, run_python
+from support import ROOT, one_in, python_environment, run_python
 
 import dreamlake.storage.local as local
 import dreamlake.storage.lock as lock
@@ -470,7 +470,7 @@ FAULTS: dict[str, tuple[type[Seam], Callable[..., Any], set[str] | None]] = {
     "dead": (Lasting, fail, None),
 }
 #: Of some faults only every so manieth call is tried in an ordinary run: calls side by side differ little.
-STRIDES = {} if os.environ.get("HYPOTHESIS_PROFILE") == "thorough" else {"dead": 8, "fail": 3, "stop": 2}
+STRIDES = {"dead": one_in(13), "fail": one_in(6), "stop": one_in(3)}
 
 
 # -- the sweep -----------------------------------------------------------------------------------------------------
@@ -632,12 +632,28 @@ def _stamps(root: str) -> Iterator[float]:
             yield row["data"]["_ts"]
 
 
-def run_sweep(folder: Path, scene: str, fault: str) -> tuple[int, list[str]]:
-    """`sweep` in a fresh interpreter, since it forks."""
-    code = "import crashlib, json, sys; print(json.dumps(crashlib.sweep(*sys.argv[1:])))"
-    done = run_python(code, folder, scene, fault, timeout=300, PYTHONPATH=PATH)
-    calls, wrong = json.loads(done.stdout)
-    return calls, wrong + [done.stderr] * bool(done.stderr.strip())
+def run_sweeps(library: str, folder: Path, scene: str, faults: Sequence[str]) -> None:
+    """The `sweep` of this module, or of another, with each of these faults; in a fresh interpreter, since it forks.
+
+    Raises
+    ------
+    AssertionError
+        Something was found wrong, or next to nothing was tried.
+    """
+    code = """
+        import importlib, json, sys
+
+        library, folder, scene, *faults = sys.argv[1:]
+        sweep = importlib.import_module(library).sweep
+        print(json.dumps([sweep(f"{folder}/{fault}", scene, fault) for fault in faults]))
+    """
+    done = run_python(code, library, folder, scene, *faults, timeout=300, PYTHONPATH=PATH)
+    found = dict(zip(faults, json.loads(done.stdout), strict=True))
+    assert not done.stderr.strip(), done.stderr
+    assert not any(wrong for _, wrong in found.values()), "\n".join(
+        each for _, wrong in found.values() for each in wrong
+    )
+    assert all(calls > 4 for calls, _ in found.values()), found
 
 
 if __name__ == "__main__":

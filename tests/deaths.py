@@ -261,42 +261,38 @@ def _run_child(stage: Stage, actor: Actor, teller: Teller, kind: str, fault: str
         os._exit(2)
 
 
-def sweep(folder: str | Path, scene: str, kind: str, fault: str, stride: int = 1) -> tuple[int, list[str]]:
-    """Cut the scene off at every call that the fault fits, or every `stride`-th of them.
+def sweep(folder: str | Path, scene: str, stride: int = 1) -> tuple[dict[str, int], list[str]]:
+    """Cut the scene off with every fault that it can meet, at every call that fits, or every `stride`-th of them.
 
-    Returns how often it was cut off, and what was found wrong.
+    Returns how often it was cut off, by the kind of call and the fault, and what was found wrong.
     """
     calm()
     stage = Stage(folder, scene)
     wrong: list[str] = []
-    status, calls, problem = attempt(stage, kind, fault, 0)
-    if status or problem:
-        wrong.append(f"{scene}, not cut off at all (status {status}): {problem}")
-    fitting = FITTING[fault] if kind == "disk" else set(WRITES) if fault in ("done", "lost") else set(REQUESTS)
-    places = [place for place, name in enumerate(calls, 1) if name in fitting][::stride]
-    for when in places:
-        status, _, problem = attempt(stage, kind, fault, when)
-        # Threads of an upload take turns as they like: the last call need not come a second time.
-        wanted = (STOPPED, 1) if stage.scene.replica or kind != "disk" else (STOPPED,)
-        if problem or status not in wanted:
-            wrong.append(f"{scene}: {fault} at {kind} call {when}, {calls[when - 1]} (status {status}): {problem}")
+    cut_off: dict[str, int] = {}
+    all_calls: dict[str, list[str]] = {}
+    for kind, fault in faults_of(scene):
+        if kind not in all_calls:
+            status, all_calls[kind], problem = attempt(stage, kind, fault, 0)
+            if status or problem:
+                wrong.append(f"{scene}, not cut off at all (status {status}): {problem}")
+        calls = all_calls[kind]
+        fitting = FITTING[fault] if kind == "disk" else set(WRITES) if fault in ("done", "lost") else set(REQUESTS)
+        places = [place for place, name in enumerate(calls, 1) if name in fitting][::stride]
+        for when in places:
+            status, _, problem = attempt(stage, kind, fault, when)
+            # Threads of an upload take turns as they like: the last call need not come a second time.
+            wanted = (STOPPED, 1) if stage.scene.replica or kind != "disk" else (STOPPED,)
+            if problem or status not in wanted:
+                wrong.append(f"{scene}: {fault} at {kind} call {when}, {calls[when - 1]} (status {status}): {problem}")
+        cut_off[f"{kind} {fault}"] = len(places)
     shutil.rmtree(stage.folder, ignore_errors=True)
-    return len(places), wrong
+    return cut_off, wrong
 
 
-def run_sweeps(folder: Path, scene: str, stride: int) -> tuple[int, list[str]]:
-    """`sweep` with every fault that the scene can meet, in a fresh interpreter, since it forks."""
-    code = "import deaths, json, sys; print(json.dumps(deaths.sweep_all(*sys.argv[1:])))"
+def run_sweep(folder: Path, scene: str, stride: int) -> tuple[int, list[str]]:
+    """`sweep` in a fresh interpreter, since it forks; returns how often the scene was cut off at all."""
+    code = "import deaths, json, sys; print(json.dumps(deaths.sweep(sys.argv[1], sys.argv[2], int(sys.argv[3]))))"
     done = run_python(code, folder, scene, stride, timeout=300, PYTHONPATH=crashlib.PATH)
     cut_off, wrong = json.loads(done.stdout)
-    return cut_off, wrong + [done.stderr] * bool(done.stderr.strip())
-
-
-def sweep_all(folder: str, scene: str, stride: str) -> tuple[int, list[str]]:
-    """See `run_sweeps`."""
-    total, bad = 0, []
-    for number, (kind, fault) in enumerate(faults_of(scene)):
-        cut_off, wrong = sweep(f"{folder}/{number}", scene, kind, fault, int(stride))
-        total += cut_off
-        bad += wrong
-    return total, bad
+    return sum(cut_off.values()), wrong + [done.stderr] * bool(done.stderr.strip())

@@ -15,6 +15,11 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def one_in(count: int) -> int:
+    """The stride of a sweep of which an ordinary run tries one step in `count`; the profile `thorough` tries all."""
+    return 1 if os.environ.get("HYPOTHESIS_PROFILE") == "thorough" else count
+
+
 def shown(value: object) -> str:
     """The id of a test for a value: the same in every process, so without addresses."""
     return re.sub(r" (object )?at 0x[0-9a-fA-F]+", "", repr(value))[:40]

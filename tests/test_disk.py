@@ -86,11 +86,8 @@ def numbers(root: Path, field: str = "i", track: str = crashlib.TRACK) -> list[A
 
 
 @pytest.mark.parametrize("scene", list(crashlib.SCENES))
-@pytest.mark.parametrize("fault", ["fail", "fail half", "dead"])
-def test_a_failing_call_costs_nothing(tmp_path: Path, scene: str, fault: str) -> None:
-    calls, wrong = crashlib.run_sweep(tmp_path, scene, fault)
-    assert calls > 4
-    assert not wrong, "\n".join(wrong)
+def test_a_failing_call_costs_nothing(tmp_path: Path, scene: str) -> None:
+    crashlib.run_sweeps("crashlib", tmp_path, scene, ["fail", "fail half", "dead"])
 
 
 NAMES = ("a/b", "c", "d e")

@@ -12,7 +12,6 @@ from typing import Any
 
 import asyncssh
 import pytest
-from fsspec.asyn import get_loop
 from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
 from sftp.server import USER, SftpServer
@@ -25,7 +24,6 @@ from dreamlake.storage.remote import ObjectChanged, RemoteStore
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SftpServer]:
-    get_loop()  # fsspec's, which lives on
     server = SftpServer(tmp_path_factory.mktemp("sftp") / "root")
     yield server
     server.stop()

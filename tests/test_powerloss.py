@@ -25,7 +25,7 @@ from dreamlake.format.layout import SegmentName
 from dreamlake.format.segmentinfo import SegmentBounds
 
 #: States looked at of each scene, fewer where each takes long; the campaign `powerloss` looks at all.
-SAMPLE, FEW = 20, 10
+SAMPLE, FEW = 15, 6
 
 
 @pytest.mark.parametrize("fsync", [True, False], ids=["fsync", "plain"])

@@ -18,7 +18,7 @@ import pytest
 from crashlib import in_thread
 from damagelib import NAME, POINTS, TRACK, WORKSPACE
 from damagesweep import plain_reader
-from support import run_python
+from support import one_in, run_python
 
 from dreamlake import Lake, Session
 from dreamlake.engine import inspecttrack
@@ -880,6 +880,6 @@ def test_a_repair_that_is_killed_anywhere_is_ended_by_the_next(root: Path, tmp_p
     where = tmp_path / "crashes"
     where.mkdir()
     path = os.pathsep.join([str(Path(lib.__file__).parent), str(Path(lib.__file__).parents[1])])
-    stride = 1 if os.environ.get("HYPOTHESIS_PROFILE") == "thorough" else 2
+    stride = one_in(3)
     done = run_python(CRASHES, root, where, stride, PYTHONPATH=path, timeout=300)
     assert int(done.stdout) > 40

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
 import subprocess
@@ -22,7 +21,7 @@ from deathscenes import SCENES
 from machines import SESSION, Machine, below, points
 from s3.proxy import Fault, Proxy
 from s3.server import S3Server
-from support import python_environment
+from support import one_in, python_environment
 
 from dreamlake import Lake, errors
 from dreamlake.engine.replica.sync import sync_folder
@@ -31,7 +30,7 @@ from dreamlake.storage.remote import RemoteStore
 #: Kills in one history.
 CYCLES = 4
 #: Of the calls and requests of a scene only every so manieth goes wrong; the campaign ``strace`` tries all of them.
-STRIDE = 1 if os.environ.get("HYPOTHESIS_PROFILE") == "thorough" else 16
+STRIDE = one_in(25)
 
 RUN = textwrap.dedent("""
     import json, random, sys
@@ -126,7 +125,7 @@ class History:
 
 @pytest.mark.parametrize("scene", [name for name, scene in SCENES.items() if scene.replica])
 def test_a_death_or_a_fault_at_any_call_and_request(tmp_path: Path, scene: str) -> None:
-    cut_off, wrong = deaths.run_sweeps(tmp_path, scene, STRIDE)
+    cut_off, wrong = deaths.run_sweep(tmp_path, scene, STRIDE)
     assert cut_off > 5
     assert not wrong, "\n".join(wrong)
 

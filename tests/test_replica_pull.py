@@ -22,7 +22,7 @@ from machines import SESSION, Machine, below, points
 from powerloss import POLICIES, Cut, Recorder
 from s3.proxy import Fault, Proxy
 from s3.server import S3Server
-from support import run_python
+from support import one_in, run_python
 
 from dreamlake.engine import away
 from dreamlake.engine.ondisk import TrackOnDisk as Disk
@@ -34,7 +34,7 @@ from dreamlake.storage.remote import RemoteStore
 
 LOSS = below("loss")
 #: Of the calls of a scene only every so manieth is interrupted in an ordinary run.
-STRIDE = 1 if os.environ.get("HYPOTHESIS_PROFILE") == "thorough" else 2
+STRIDE = one_in(3)
 
 
 @pytest.fixture(params=["memory", "s3"])

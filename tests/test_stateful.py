@@ -298,4 +298,4 @@ class Lives(Life, RuleBasedStateMachine):
 
 
 TestLives = Lives.TestCase
-TestLives.settings = settings(max_examples=100, stateful_step_count=30)
+TestLives.settings = settings(max_examples=60, stateful_step_count=30)

@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from columnar import segment_of
+from fsspec.implementations.memory import MemoryFileSystem
 from fuzzreaders import footer_start, make_segment, signed
 from strangers import (
     FOLDERS,
@@ -58,8 +59,9 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def lake(pristine: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(pristine, tmp_path / "lake", symlinks=True))
+def lake(pristine: Path, tmp_path: Path) -> Iterator[Path]:
+    yield Path(shutil.copytree(pristine, tmp_path / "lake", symlinks=True))
+    MemoryFileSystem.store.clear()  # each listing there looks at all that the process ever put there
 
 
 @pytest.fixture(autouse=True)

@@ -252,14 +252,10 @@ def run(args: argparse.Namespace, log: Log) -> int:
 
 
 def _sweep_in_process(above: Path, scene: str, log: Log, total: Counter[str]) -> bool:
-    told, bad = [], []
-    for kind, fault in deaths.faults_of(scene):
-        with _folder(above) as folder:
-            count, wrong = deaths.sweep(folder, scene, kind, fault)
-        told.append(f"{kind} {fault} {count}")
-        bad += wrong
-        total["in process"] += count
-    log.say(f"{scene}: {', '.join(told)}")
+    with _folder(above) as folder:
+        counts, bad = deaths.sweep(folder, scene)
+    total["in process"] += sum(counts.values())
+    log.say(f"{scene}: {', '.join(f'{fault} {count}' for fault, count in counts.items())}")
     for each in bad:
         log.say(f"  FAILED: {each}")
     return not bad
