@@ -197,15 +197,15 @@ def test_readers_see_a_clean_prefix_throughout(s3: Place, machine: Callable[[str
 
     with machine("a")(s3, segment_points=50, sync_interval=0.01, flush_interval=0.01) as session:
         reader = in_thread(read)
-        for i in range(3000):
+        for i in range(1200):
             session.track("loss").append(i=i)
-            if i % 100 == 0:
+            if i % 60 == 0:
                 session.sync()
     ended = True
     reader.join(30)
     assert not reader.is_alive()
     assert wrong == []
-    assert s3.values() == list(range(3000))
+    assert s3.values() == list(range(1200))
 
 
 # ------------------------------------------------------------------------------------------------ restarts
