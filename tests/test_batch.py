@@ -320,7 +320,7 @@ def test_the_indices_are_told_though_another_thread_had_a_part_rolled(
     def wake_and_roll() -> None:
         wake()
         monkeypatch.setattr(writer, "wake", wake)
-        writer.call(writer._roll_whole_segments)
+        writer.call(writer._roll_full_tracks)
 
     monkeypatch.setattr(writer, "wake", wake_and_roll)
     assert track.append_batch([{"n": n} for n in range(10)]) == {"count": 10, "startIndex": 1, "endIndex": 11}

@@ -14,7 +14,7 @@ from crashlib import in_thread
 
 import dreamlake.storage.local as local
 from dreamlake import Session, errors
-from dreamlake.engine import writer
+from dreamlake.engine import pressure, writer
 from dreamlake.engine.thread import Request, Worker
 
 
@@ -138,7 +138,7 @@ def test_a_loop_of_large_points_goes_on_while_its_segment_is_encoded_and_synced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stretch: str, until: int
 ) -> None:
     """Here each stretch lasts until the loop has gone on, which without patience it does in any case."""
-    monkeypatch.setattr(writer, "PATIENCE", 60.0)
+    monkeypatch.setattr(pressure, "PATIENCE", 60.0)
     went_on, waited = threading.Event(), []
 
     def free(of: writer.Writer) -> None:  # a loop that comes too late waits for the next stretch
@@ -178,7 +178,7 @@ def is_beside(path: str) -> bool:
 
 def test_a_loop_of_small_points_waits_once_for_a_segment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three waits in 10,000 appends would be among the slowest 0.01 % of them."""
-    monkeypatch.setattr(writer, "PATIENCE", 60.0)  # or one wait may be two
+    monkeypatch.setattr(pressure, "PATIENCE", 60.0)  # or one wait may be two
     waits = []
     wait = Request.wait
     monkeypatch.setattr(Request, "wait", lambda *a: (waits.append(a), wait(*a))[1])
@@ -195,15 +195,15 @@ def test_a_loop_of_small_points_waits_once_for_a_segment(tmp_path: Path, monkeyp
 
 
 #: A loop waits at the end of a block, and a flush that begins just before it seals what there is of another.
-MOST_ROWS = writer.CROWDED + 2 * writer.BLOCK_ROWS
+MOST_ROWS = pressure.CROWDED + 2 * pressure.BLOCK_ROWS
 
 
 @pytest.mark.parametrize(
     ("segment_points", "point", "crowd"),
     [
-        (10_000, {"value": 0.5, "step": 1}, writer.CROWDED),
-        (10_000, {"q": [0.5] * 7, "dq": [0.5] * 7}, writer.CROWDED + writer.BLOCK_ROWS),
-        (1_000_000, {"q": [0.5] * 7, "dq": [0.5] * 7}, writer.CROWDED),
+        (10_000, {"value": 0.5, "step": 1}, pressure.CROWDED),
+        (10_000, {"q": [0.5] * 7, "dq": [0.5] * 7}, pressure.CROWDED + pressure.BLOCK_ROWS),
+        (1_000_000, {"q": [0.5] * 7, "dq": [0.5] * 7}, pressure.CROWDED),
     ],
     ids=["small", "large", "large, and far from a roll"],
 )
@@ -215,7 +215,7 @@ def test_a_loop_waits_where_points_crowd_and_later_only_for_the_roll_of_large_on
     wait = Request.wait
 
     def spy(request: Request, timeout: float | None = None) -> bool:
-        if timeout == writer.PATIENCE:
+        if timeout == pressure.PATIENCE:
             crowds.append(track_rows(session))
             go_on.set()
         return wait(request, timeout)
@@ -240,7 +240,7 @@ def track_rows(session: Session) -> int:
 
 def test_rolls_go_on_where_one_was_done_before_it_was_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between the request and the note of it the thread may run: it must not be taken for one that is still to come."""
-    monkeypatch.setattr(writer, "PATIENCE", 60.0)
+    monkeypatch.setattr(pressure, "PATIENCE", 60.0)
     posts = []
     post = Worker.post
 
@@ -268,10 +268,10 @@ def test_room_is_made_again_where_that_was_done_before_it_was_noted(tmp_path: Pa
         session.track("loss").append(value=0.0)
         session.flush()
         session.track("loss").append(value=1.0)
-        done = session.writer._relief = Request(lambda: None)
+        done = session.writer.pressure._relief = Request(lambda: None)
         done.run()
-        session.writer._make_room()
-        made = session.writer._relief
+        session.writer.pressure._make_room()
+        made = session.writer.pressure._relief
         assert made is not done
         assert made is None or made.wait(60)
         assert not session.writer.tracks["loss"].needs_flush()

@@ -18,14 +18,14 @@ from dreamlake.engine.ending import Ending
 from dreamlake.engine.footing import Footing
 from dreamlake.engine.logfile import LogFile
 from dreamlake.engine.options import Options
-from dreamlake.engine.pending import BLOCK_ROWS, Block, Pending
+from dreamlake.engine.pending import Block, Pending
+from dreamlake.engine.pressure import Pressure
 from dreamlake.engine.runfile import RunFile, iso_now
 from dreamlake.engine.sessionlock import SessionLock
-from dreamlake.engine.thread import Request, Worker
+from dreamlake.engine.thread import Worker
 from dreamlake.engine.trackwriter import TrackWriter
 from dreamlake.errors import (
     DreamlakeError,
-    PointsDroppedError,
     SessionClosedError,
     SessionExistsError,
     SessionNotFoundError,
@@ -39,17 +39,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: Sealed rows of one track that wake the thread, however far the track is from a whole segment.
-FEW_THOUSAND = 8192
-#: Sealed rows of one track above which `append` lets the thread catch up, for at most `PATIENCE` seconds a block.
-CROWDED = 12_288
-PATIENCE = 0.01
-#: Bytes of a segment's worth of pending points from which on `append` goes on while the thread encodes and syncs it,
-#: and waits for what is between: three short waits for a segment. Smaller ones are waited for once, for about as long
-#: in all, since a wait in 10,000 appends hides behind the slowest 0.01 % of them, and three do not.
-LARGE_SEGMENT = 2 << 20
-#: Seconds that an append waits once for room in memory, before points are dropped: the disk works, but cannot keep up.
-LAST_PATIENCE = 1.0
 #: Seconds that a flush waits for another process's lock: in the background, and for a caller.
 BACKGROUND_LOCK, CALLER_LOCK = 5.0, 30.0
 
@@ -80,18 +69,11 @@ class Writer:
         self.swept_files = False
         #: The records of uploaded files as this process wrote them last, and how their file stands then.
         self.known_files: tuple[tuple[int, ...] | None, dict[tuple[str, str], FileRecord]] = (None, {})
-        self._pending_bytes = 0
-        self._dropped = 0
-        self._dropped_told = 0
-        self._dropped_logged = 0
         #: Whether the log has been given why the run failed.
         self._has_said_why = False
-        # The last flush failed; an append has waited for room in vain since the last flush that did not.
-        self._failing = self._overrun = False
         self._encoding = False
-        self._roll: Request | None = None
-        self._relief: Request | None = None
         self.thread = Worker("dreamlake-writer", lambda: options.flush_interval, self._tick, self._warm_up, arm)
+        self.pressure = Pressure(self, self._roll_full_tracks, self._tick)
         self.compactor = Compactor(self)
         #: What keeps the replica up to date; None without one.
         self.replica = _replicator(self, workspace, name, arm) if options.remote is not None else None
@@ -157,78 +139,22 @@ class Writer:
             self.thread.start()
 
     def has_room(self, nbytes: int) -> bool:
-        """Whether `nbytes` more may stay in memory; counted as pending if so. The lock is held.
-
-        A disk that works makes room soon, and `on_sealed` waits for that; only one that does not costs points.
-        """
-        too_much = self._pending_bytes + nbytes > self.options.max_pending_bytes
-        if too_much and (self._failing or self._overrun):
-            return False
-        self._pending_bytes += nbytes
-        return True
+        """Whether `nbytes` more may stay in memory; counted as pending if so. The lock is held."""
+        return self.pressure.has_room(nbytes)
 
     def count_dropped(self, points: int) -> None:
         """Count points that were given up because memory and disk are full. The lock is held."""
-        self._dropped += points
+        self.pressure.count_dropped(points)
 
     def on_sealed(self, pending: Pending, block: Block) -> None:
-        """Encode a block on its caller's thread, have a whole segment rolled, wait a moment where it is crowded."""
-        if not self._encoding:
-            return  # the first flush is still importing what encodes; the thread encodes this one
-        block.encode()
-        if 2 * self._pending_bytes > self.options.max_pending_bytes:
-            self._make_room()
-            return
-        rows = pending.waiting_rows()
-        if rows + pending.hot_points < self.options.segment_points and rows < FEW_THOUSAND:
-            return
-        roll = self._roll
-        if roll is None or roll.is_done:  # by the thread, before it was noted here
-            self._roll = roll = self.thread.post(self._roll_whole_segments)
-        if self._failing:
-            return
-        is_large = (
-            rows + pending.hot_points >= self.options.segment_points
-            and block.nbytes * self.options.segment_points >= LARGE_SEGMENT * block.count
-        )
-        if rows >= CROWDED + is_large * BLOCK_ROWS:
-            roll.wait(PATIENCE)
-        elif (
-            is_large
-            and rows >= FEW_THOUSAND
-            and rows // BLOCK_ROWS > (rows - block.count) // BLOCK_ROWS  # blocks of long points are many
-        ):
-            self.thread.wait_until_free(PATIENCE)
+        """Encode a block on its caller's thread, and hold that back where the thread must catch up."""
+        if self._encoding:  # else the first flush is still importing what encodes; the thread encodes this one
+            block.encode()
+            self.pressure.hold_back(pending, block)
 
     def free(self) -> None:
         """Let a loop go on that waits for a roll: the thread needs no lock of Python's for a while."""
         self.thread.free()
-
-    def _make_room(self) -> None:
-        """Have everything flushed, and wait for it: a moment, or longer where memory is full."""
-        relief = self._relief
-        if relief is None or relief.is_done:
-            self._relief = relief = self.thread.post(self._relieve)
-        if self._failing or self._overrun:
-            return
-        if self._pending_bytes <= self.options.max_pending_bytes:
-            relief.wait(PATIENCE)
-        elif not relief.wait(LAST_PATIENCE):
-            self._overrun = True
-
-    def _relieve(self) -> None:
-        self._relief = None
-        self._tick()
-
-    def _roll_whole_segments(self) -> None:
-        self._roll = None
-        full = [
-            track
-            for track in list(self.tracks.values())
-            if track.pending.waiting_rows() + track.pending.hot_points >= self.options.segment_points
-            or track.pending.waiting_rows() >= FEW_THOUSAND
-        ]
-        self._attempt(full, whole_segments_only=True)
 
     # -- what the session asks of it -------------------------------------------------------------------------------
 
@@ -260,19 +186,7 @@ class Writer:
         if any(t.needs_flush() for t in tracks) or (track is None and self.logs.pending):
             self.call(lambda: self._flush(tracks, CALLER_LOCK, logs=track is None), timeout)
         if tell:
-            self.tell_dropped()
-
-    def tell_dropped(self) -> None:
-        """Raise PointsDroppedError when points were dropped that no error has told of yet."""
-        with self.lock:
-            count = self._dropped - self._dropped_told
-            self._dropped_told = self._dropped
-        if count:
-            raise PointsDroppedError(
-                f"{count} points were dropped: the disk took none and {self.options.max_pending_bytes} bytes were "
-                "pending (max_pending_bytes)",
-                count,
-            )
+            self.pressure.tell_dropped()
 
     def call(self, work: Callable[[], T], timeout: float | None = None) -> T:
         """Run `work` on the writer's thread and return what it returns, or raise what it raises.
@@ -339,12 +253,15 @@ class Writer:
         patience = timeout if timeout is not None else 10.0
         self.compactor.stop(patience)
         self.thread.stop(patience)
-        self.tell_dropped()
+        self.pressure.tell_dropped()
 
     def _costs(self, error: BaseException, last: bool) -> str:
         """How many points a close that failed has not written, and how many were given up before; empty for none."""
         with self.lock:
-            pending, dropped = sum(track.pending.waiting_rows() for track in self.tracks.values()), self._dropped
+            pending, dropped = (
+                sum(track.pending.waiting_rows() for track in self.tracks.values()),
+                self.pressure.dropped,
+            )
         goes_on = type(error) is TimeoutError and error.errno is None
         if last:
             kept = f"{'may be' if goes_on else 'are'} lost with this process"
@@ -360,7 +277,7 @@ class Writer:
         if ending is not None and ending.why is not None:
             self._log_why(ending.why)
         self._log_dropped()
-        if status == "finished" and self._dropped > self._dropped_told:
+        if status == "finished" and self.pressure.untold:
             status = "failed"  # `tell_dropped` raises when all else is done
         try:
             self._flush(list(self.tracks.values()), CALLER_LOCK, logs=True, last=True)
@@ -379,7 +296,7 @@ class Writer:
 
     def _log_dropped(self) -> None:
         """Have the log of the run say how many of its points are missing, for whoever reads it later."""
-        count, self._dropped_logged = self._dropped - self._dropped_logged, self._dropped
+        count = self.pressure.unlogged()
         if count:
             message = f"{count} points were dropped, since disk and memory were full"
             self.logs.add({"timestamp": iso_now(), "level": "error", "message": message, "metadata": {"points": count}})
@@ -396,6 +313,10 @@ class Writer:
     def _tick(self) -> None:
         self._attempt(list(self.tracks.values()), whole_segments_only=False)
 
+    def _roll_full_tracks(self) -> None:
+        full = [track for track in list(self.tracks.values()) if self.pressure.is_full(track.pending)]
+        self._attempt(full, whole_segments_only=True)
+
     def _warm_up(self) -> None:
         """Import what flushing needs, here and not in a caller's append. What fails, fails again in the flush."""
         try:
@@ -411,14 +332,17 @@ class Writer:
         try:
             self._flush(tracks, BACKGROUND_LOCK, whole_segments_only, logs=not whole_segments_only)
         except Exception as error:
-            self._failing = True
+            self.pressure.failed()
             self._count_pending(tracks, give_up=True)
             self.notices.warn(
-                "flush", "cannot write to %s, %d bytes are pending: %s", self.folder, self._pending_bytes, error
+                "flush", "cannot write to %s, %d bytes are pending: %s", self.folder, self.pressure.nbytes, error
             )
-        if self._dropped > self._dropped_told:
+        if self.pressure.untold:
             self.notices.warn(
-                "drop", "%s: %d points were dropped, since disk and memory are full", self.folder, self._dropped
+                "drop",
+                "%s: %d points were dropped, since disk and memory are full",
+                self.folder,
+                self.pressure.dropped,
             )
 
     def _flush(
@@ -460,21 +384,12 @@ class Writer:
             for other in errors[1:]:
                 self.notices.warn("flush", "cannot write to %s: %s", self.folder, other)
             raise errors[0]
-        self._overrun = False
-        if self._failing:
-            self._failing = False
+        if self.pressure.worked():
             self.notices.recovered("flush", "writing to %s works again", self.folder)
 
     def _count_pending(self, waiting: list[TrackWriter], give_up: bool) -> None:
         """Sum up what is pending after a flush, and give up what is too much when the disk took none."""
-        with self.lock:
-            total = sum(track.pending.waiting_bytes() for track in list(self.tracks.values()))
-        for track in waiting if give_up else ():
-            excess = total - self.options.max_pending_bytes
-            if excess <= 0:
-                break
-            total -= track.pending.drop_newest(excess)
-        self._pending_bytes = total
+        self.pressure.recount([track.pending for track in waiting] if give_up else [])
 
     def _tell_replica(self, rolled: bool = False) -> None:
         if self.replica is not None:
@@ -498,9 +413,7 @@ class Writer:
         self.lock._at_fork_reinit()  # type: ignore[attr-defined]
         self.clock.resume(self.clock.last)  # the latest append was the parent's
         self.thread.after_fork_in_child()
-        self._roll = self._relief = None
-        self._failing = self._overrun = False
-        self._pending_bytes = self._dropped = self._dropped_told = self._dropped_logged = 0
+        self.pressure.after_fork_in_child()
         self.logs.pending = []
         self.notices = Notices()
         self.compactor = Compactor(self)
