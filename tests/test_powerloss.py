@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import random
 import re
 from collections.abc import Callable
@@ -202,8 +203,9 @@ def test_records_of_away_segments_outlast_failed_fsyncs(tmp_path: Path, failing:
 
 
 @pytest.mark.parametrize("fsync", [True, False])
+@pytest.mark.parametrize("then", ["all goes well", "an fsync fails", "the process ends after one that fails"])
 def test_a_log_that_is_put_aside_keeps_its_records(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fsync: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fsync: bool, then: str
 ) -> None:
     """The new file must not take the name before the old one has its other name for good."""
     monkeypatch.setattr(logfile, "FILE_LINES", 3)
@@ -217,7 +219,16 @@ def test_a_log_that_is_put_aside_keeps_its_records(
             local.fsync_dir(folder)
         lasting = len(recorder.ops)
         log.add({"message": "3"})
+        if then != "all goes well":
+            recorder.failing = (recorder.fsyncs + 1,)
+            with pytest.raises(OSError, match="Input/output error"):
+                log.flush(1)
+            assert not os.path.exists(log.path)
+        if then == "the process ends after one that fails":
+            log = logfile.LogFile(str(tmp_path), fsync, Footing(str(tmp_path)))
+            log.add({"message": "3"})
         log.flush(1)
+    assert b'"3"' in Path(log.path).read_bytes()
     for place in range(lasting, len(recorder.ops) + 1):
         for turn, policy in itertools.product(range(200), POLICIES.values()):
             state = Cut(recorder, place, policy, random.Random(turn)).state()

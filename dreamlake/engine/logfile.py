@@ -57,6 +57,8 @@ class LogFile:
         while records:
             if self._lines >= FILE_LINES:
                 self._put_aside()
+            if not self._size:
+                self._let_last_what_was_put_aside()
             part = records[: FILE_LINES - self._lines]
             data = b"".join([_line(self._next + i, record) for i, record in enumerate(part)])
             written = 0
@@ -115,7 +117,14 @@ class LogFile:
         target = layout.log_archive(archives[-1] + 1 if archives else 0)
         local.os_.rename(self.path, os.path.join(os.path.dirname(self.folder), target))
         self._size = self._lines = 0
-        local.fsync_dir(self.folder)  # the new file must not take the place of this one before it has its other name
+
+    def _let_last_what_was_put_aside(self) -> None:
+        """See that the file before has its other name for good: a new one is about to take the one that it had.
+
+        Not in `_put_aside`: where this fails it is tried again, by the next flush or the next process.
+        """
+        if self._archives():
+            local.fsync_dir(self.folder)
 
 
 def _line(number: int, record: dict[str, Any]) -> bytes:
