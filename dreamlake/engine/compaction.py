@@ -14,6 +14,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import dreamlake.storage.local as local
+from dreamlake.engine import roll
 from dreamlake.engine.ondisk import TrackOnDisk
 from dreamlake.engine.outside import TrackFromOutside
 from dreamlake.engine.roll import FACTOR, USUAL_POINTS
@@ -132,6 +133,9 @@ def merge(
         A part is damaged, or what was written does not read back.
     FileNotFoundError
         A part is gone: another process has merged it, or a later form has taken its place.
+    SegmentTooLarge
+        The points would take more memory than those of a segment should: the same text again and again, of which their
+        footers do not tell.
     """
     infos = [files.info(name, None) for name in parts]
     schema = logical.unify_schemas(*(info.schema for info in infos))
@@ -208,6 +212,9 @@ def compact(
             done = merge(files, run, known, before, check or (lambda: None))
         except FileNotFoundError:
             continue
+        except segment.SegmentTooLarge:
+            under_lock(partial(_keep_apart, parts=run))
+            continue
         except CorruptTrackError as error:
             damage = damage or error
             continue
@@ -248,11 +255,35 @@ Todo = tuple[tuple[SegmentName, ...], SegmentFiles, logical.TrackSchema, tuple[S
 def _next_to_merge(disk: TrackOnDisk, at_least: int, tried: Collection[tuple[int, int]]) -> Todo | None:
     """The first run of a track that can be merged now and was not tried yet, with what `merge` wants."""
     left_out = {name for name, bounds in zip(disk.live, disk.bounds, strict=True) if bounds.ts_min > bounds.ts_max}
-    left_out.update(disk.away)
+    left_out.update(disk.away, disk.kept_apart)
     sizes = [0 if name in left_out else disk.files.size(name) for name in disk.live]
-    runs = plan(disk.live, max(disk.segment_points, at_least), sizes, left_out)
-    run = next((run for run in runs if _span(run) not in tried), None)
-    return None if run is None else (run, disk.files, disk.schema, disk.bounds[: disk.live.index(run[0])])
+    for planned in plan(disk.live, max(disk.segment_points, at_least), sizes, left_out):
+        run = _fitting(disk.files, planned) if _span(planned) not in tried else ()
+        if run and _span(run) not in tried:
+            return run, disk.files, disk.schema, disk.bounds[: disk.live.index(run[0])]
+    return None
+
+
+def _fitting(files: SegmentFiles, run: tuple[SegmentName, ...]) -> tuple[SegmentName, ...]:
+    """The first neighbours among these, two at least, that are not too large together once they are read."""
+    found: list[SegmentName] = []
+    total = 0
+    for name in run:
+        try:
+            size = files.decoded_size(name)
+        except (CorruptTrackError, FileNotFoundError):  # whoever merges them is told
+            size = 0
+        if total + size > roll.DECODED_BYTES:
+            if len(found) > 1:
+                break
+            found, total = [], 0
+        found.append(name)
+        total += size
+    return tuple(found) if len(found) > 1 else ()
+
+
+def _keep_apart(disk: TrackOnDisk, parts: Sequence[SegmentName]) -> None:
+    disk.kept_apart.update(parts)
 
 
 def _span(run: Sequence[SegmentName]) -> tuple[int, int]:
@@ -260,7 +291,12 @@ def _span(run: Sequence[SegmentName]) -> tuple[int, int]:
 
 
 def _batches(files: SegmentFiles, parts: Sequence[SegmentName], check: Callable[[], None]) -> Iterator[Batch]:
+    total = 0
     for name in parts:
         check()
         table, schema = files.read(name)
-        yield Batch(schema, table.combine_chunks().to_batches()[0])
+        data = table.combine_chunks().to_batches()[0]
+        total += segment.decoded_size(data)
+        if total > 2 * roll.DECODED_BYTES:
+            raise segment.SegmentTooLarge(f"{total} bytes of points and more in {len(parts)} segments")
+        yield Batch(schema, data)

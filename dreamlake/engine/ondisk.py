@@ -4,6 +4,7 @@ All methods run on the writer's thread and under the session's lock. What is kno
 disk after each single commit, so that an error half-way leaves a state from which the next flush can go on.
 """
 
+import errno
 import os
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping
@@ -48,6 +49,8 @@ class TrackOnDisk(KnownTrack):
         self.must_rewrite = False
         #: Whether the last roll failed: then one usual segment at a time, since a full disk may have room for that.
         self._cautious = False
+        #: Segments that were found too large to be merged, once they were read.
+        self.kept_apart: set[SegmentName] = set()
 
     # -- writing ---------------------------------------------------------------------------------------------------
 
@@ -61,7 +64,8 @@ class TrackOnDisk(KnownTrack):
             batches too, which are kept for a roll; a write that follows all the same reads the lines again.
 
         Raises OSError when the disk fails. What was committed before stays, and stays out of `rows`. Raises
-        CorruptTrackError after all else was written, when late fields belong to a damaged segment.
+        CorruptTrackError after all else was written, when late fields belong to a damaged segment, and OSError (EFBIG)
+        when they do not fit into theirs.
         """
         self._write_late(rows)
         self._write_new(rows, whole_segments_only, last)
@@ -87,6 +91,10 @@ class TrackOnDisk(KnownTrack):
                 self._write_next_generation(name, rows.late[name])
                 del rows.late[name]
             except CorruptTrackError as error:
+                rows.damage = error
+            except OSError as error:
+                if error.errno != errno.EFBIG:
+                    raise
                 rows.damage = error
 
     def _write_new(self, rows: Sorted, whole_segments_only: bool, last: bool) -> None:
@@ -205,6 +213,9 @@ class TrackOnDisk(KnownTrack):
             widths = roll.Widths(widths.usual, widths.usual)
         while cuts := roll.cut(self.hot_count, rows.new.count, widths, everything):
             drafts = self._drafts(rows.new, cuts[:1] if self._cautious else cuts)
+            if widths.usual > 1 and any(roll.is_too_large(draft.batch) for draft in drafts):
+                widths = widths.halved()
+                continue
             try:
                 roll.write_all(self.folder, drafts, lambda draft, tmp: self._commit(draft, tmp, rows), self._freed)
             except OSError:
@@ -343,7 +354,11 @@ class TrackOnDisk(KnownTrack):
         draft = roll.draft(self.name, following, batch, known, self.bounds[:place], repaired=said)
         path = os.path.join(self.folder, following.filename)
         try:
-            local.write_new(path, segment.encode(batch, draft.info))
+            data = segment.encode(batch, draft.info)
+        except segment.SegmentTooLarge as error:
+            raise OSError(errno.EFBIG, f"its late fields stay pending: with them {error}", path) from error
+        try:
+            local.write_new(path, data)
         except OSError:
             self.forget()  # it may be there all the same
             raise

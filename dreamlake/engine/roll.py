@@ -7,13 +7,16 @@ from typing import Any, NamedTuple
 
 import dreamlake.storage.local as local
 from dreamlake.engine.process import local_width, side_by_side
-from dreamlake.format import logical, schema, segment
+from dreamlake.format import logical, pages, schema, segment
 from dreamlake.format.layout import SegmentName
 from dreamlake.format.schema import Batch
 from dreamlake.format.segment import SegmentBounds, SegmentInfo
 
 #: A segment whose rows would take more than this in memory gets fewer of them.
 SEGMENT_BYTES = 64 << 20
+#: So does one whose rows a reader would take for more than this: a quarter of what it reads, see
+#: `segment.decoded_size`. A merged one, too, stays below it, so that late fields have room.
+DECODED_BYTES = pages.MAX_DECODED // 4
 #: A wide segment has so many times the points of a usual one.
 FACTOR = 10
 #: A usual segment has at least so many points where wide ones are made unasked: short ones are somebody's wish.
@@ -58,6 +61,11 @@ class Widths:
     usual: int
     wide: int
 
+    def halved(self) -> "Widths":
+        """Narrower ones, for points that differ much in size."""
+        half = max(1, self.usual // 2)
+        return Widths(half, half)
+
     @classmethod
     def of(cls, batches: Sequence[Batch], wanted: int) -> "Widths":
         """As many as wanted, fewer where points are so large that a segment of them would outgrow memory.
@@ -66,10 +74,16 @@ class Widths:
         """
         count = sum(len(batch) for batch in batches)
         nbytes: int = sum(batch.data.nbytes for batch in batches)
-        fitting = max(1, SEGMENT_BYTES * count // max(nbytes, 1))
+        decoded = sum(segment.decoded_size(batch.data) for batch in batches)
+        fitting = max(1, min(SEGMENT_BYTES * count // max(nbytes, 1), DECODED_BYTES * count // max(decoded, 1)))
         if wanted < USUAL_POINTS or fitting < 2 * wanted:
             return cls(min(wanted, fitting), min(wanted, fitting))
         return cls(wanted, wanted * min(FACTOR, fitting // wanted))
+
+
+def is_too_large(batch: Batch) -> bool:
+    """Whether these points together are more than a segment should be, since some are far larger than most."""
+    return segment.decoded_size(batch.data) > 2 * DECODED_BYTES or batch.data.nbytes > segment.MAX_BATCH_BYTES // 2
 
 
 def cut(hot: int, new: int, widths: Widths, everything: bool) -> list[Cut]:

@@ -255,6 +255,16 @@ class SegmentFiles:
         except SegmentDamage as damage:
             raise self._corrupt(name, damage) from damage
 
+    def decoded_size(self, name: SegmentName) -> int:
+        """About how many bytes the points of segment `name` take in memory; as `info`."""
+        from dreamlake.format.segment import SegmentDamage
+
+        footer = self.footer(name)
+        try:
+            return footer.decoded_size()
+        except SegmentDamage as damage:
+            raise self._corrupt(name, damage) from damage
+
     def columns(self, name: SegmentName) -> Collection[str]:
         """The names of all columns of segment `name`; as `info`."""
         self.info(name, None)

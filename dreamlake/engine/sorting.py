@@ -79,7 +79,7 @@ class Sorted:
         self.waiting: list[MixedRow] = []
         #: Rows that may belong to a point of a damaged segment, and the damage; they wait until it is repaired.
         self.stuck: list[MixedRow] = []
-        self.damage: CorruptTrackError | None = None
+        self.damage: CorruptTrackError | OSError | None = None
 
     @property
     def is_done(self) -> bool:

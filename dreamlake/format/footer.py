@@ -120,6 +120,17 @@ class Footer:
             found.append((group.rows, low, high))
         return found
 
+    def decoded_size(self) -> int:
+        """About how many bytes its points take in memory: text that repeats takes more. Raises as `groups`."""
+        total = 0
+        for number, group in enumerate(self.groups):
+            said = self.metadata.row_group(number)
+            for column in range(len(group)):
+                chunk = group.chunk(column)
+                text = said.column(column).total_uncompressed_size if chunk.is_text else 0
+                total += chunk.values * pages.VALUE_BYTES + text
+        return total
+
 
 class _RowGroups:
     """The row groups of a footer, taken apart when they are first asked for: a wide segment has a hundred.

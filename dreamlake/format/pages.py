@@ -18,7 +18,9 @@ from dreamlake.format.thrift import BINARY, INT32, INT64, LIST, STRUCT, ThriftEr
 MAX_DECODED = 2 << 30
 """Bytes that the columns read at once may take in memory."""
 
-_VALUE_BYTES = 12  # of a value of fixed size, with its place in lists and structs
+VALUE_BYTES = 12
+"""Bytes of a value of fixed size, with its place in lists and structs."""
+
 _MAX_PAGES = 1 << 16
 _BYTE_ARRAY = 6
 
@@ -257,7 +259,7 @@ def decoded_bound(data: memoryview, chunk: Chunk) -> tuple[int, int]:
         dictionary = _number(head[1])
     total, by_dictionary = _data_pages(data, first, chunk.values)
     repeated = chunk.values * dictionary if by_dictionary and chunk.is_text else 0
-    return max(total, chunk.values * _VALUE_BYTES) + dictionary, repeated
+    return max(total, chunk.values * VALUE_BYTES) + dictionary, repeated
 
 
 def _data_pages(data: memoryview, at: int, count: int) -> tuple[int, bool]:

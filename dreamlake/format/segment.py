@@ -60,6 +60,10 @@ WIDE_ROW_GROUP = 10_000  # points of one in a wide segment, so that a short rang
 SLOW = 1e-4  # seconds from point to point, in the mean, from which on the timestamps are compressed harder
 
 
+class SegmentTooLarge(ValueError):
+    """These points do not fit into one segment."""
+
+
 # ------------------------------------------------------------------------------------------------------ encode
 
 
@@ -74,17 +78,43 @@ def encode(batch: Batch, info: SegmentInfo, freed: Callable[[], None] | None = N
     Raises
     ------
     ValueError
-        ``info`` does not fit the batch (its length, its schema; only one of lost points is empty), or the batch is too
-        large.
+        ``info`` does not fit the batch (its length, its schema; only one of lost points is empty).
+    SegmentTooLarge
+        The batch is.
     """
     data = batch.data
     if not 0 <= data.num_rows <= MAX_ROWS or info.rows != data.num_rows or not 0 <= info.start < info.stop:
         raise ValueError(f"{data.num_rows} points do not make the segment [{info.start}, {info.stop})")
     if data.nbytes > MAX_BATCH_BYTES:
-        raise ValueError(f"a segment holds up to {MAX_BATCH_BYTES} bytes of points; these {data.num_rows} are more")
+        raise SegmentTooLarge(
+            f"a segment holds up to {MAX_BATCH_BYTES} bytes of points; these {data.num_rows} are more"
+        )
+    if decoded_size(data) > pages.MAX_DECODED:
+        raise SegmentTooLarge(f"{data.num_rows} points would take more memory than a segment may, once they are read")
     if not identical(info.schema, batch.schema):
         raise ValueError("the info's schema is not the batch's")
     return _written([data], data.schema, info, ROW_GROUP if info.rows < WIDE else WIDE_ROW_GROUP, freed)
+
+
+def decoded_size(data: pa.RecordBatch) -> int:
+    """What a reader takes these points for in memory, at most: it refuses a segment beyond `pages.MAX_DECODED`.
+
+    Far more than they take here where they are bits, or null.
+    """
+    rows: int = data.num_rows
+    return rows * pages.VALUE_BYTES + sum(map(_decoded_size, data.columns))
+
+
+def _decoded_size(array: pa.Array) -> int:
+    kind = array.type
+    if pa.types.is_list(kind):
+        return _decoded_size(array.flatten()) + len(array) * pages.VALUE_BYTES
+    if pa.types.is_struct(kind):
+        return sum(map(_decoded_size, array.flatten()))
+    if isinstance(kind, pa.BaseExtensionType):
+        return _decoded_size(array.storage)
+    text = pa.types.is_string(kind) or pa.types.is_binary(kind)
+    return len(array) * pages.VALUE_BYTES + (2 * int(array.nbytes) if text else 0)  # once more in its dictionary
 
 
 def encode_parts(parts: Iterable[Batch], info: SegmentInfo, has_none: bool) -> memoryview:
