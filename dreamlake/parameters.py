@@ -46,15 +46,9 @@ class ParametersView:
         """Return one row with a column for each parameter; lists of mixed types and the like as JSON text."""
         import polars as pl
 
-        from dreamlake.format.point import encode_text
+        from dreamlake.engine.valuecolumn import value_column
 
-        frame = {}
-        for key, value in self.get().items():
-            try:
-                frame[key] = pl.Series(key, [value], strict=True)
-            except (TypeError, ValueError, OverflowError):
-                frame[key] = pl.Series(key, [encode_text(value)])
-        return pl.DataFrame(list(frame.values()))
+        return pl.DataFrame([value_column(key, [value]) for key, value in self.get().items()])
 
 
 class Parameters(ParametersView):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dreamlake.engine.forkgate import forks_wait
 from dreamlake.engine.process import check_polars, reading_width, side_by_side
+from dreamlake.engine.valuecolumn import value_column
 from dreamlake.errors import CorruptTrackError
 from dreamlake.format import layout
 from dreamlake.notices import log
@@ -90,7 +91,8 @@ def parameter_columns(
     runs
         Workspace and name of each.
     taken
-        Names of other columns; a parameter of such a name is called ``parameters.<name>``.
+        Names of other columns; a parameter of such a name is called ``parameters.<name>``, with ``parameters.`` once
+        more where that is taken, too.
     wanted
         The parameters; None for all that any run has.
     errors
@@ -127,10 +129,15 @@ def parameter_columns(
             hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(names)) or 'none'}"
             raise ValueError(f"none of the {len(runs)} runs has a parameter {absent[0]!r}: {hint}")
         names = list(dict.fromkeys(wanted))
-    return [
-        _column(f"parameters.{name}" if name in taken else name, [each.get(name) for each in parameters])
-        for name in names
-    ]
+    used = {*taken, *names}
+    columns = []
+    for name in names:
+        called = name
+        while called in taken or (called != name and called in used):
+            called = f"parameters.{called}"
+        used.add(called)
+        columns.append(value_column(called, [each.get(name) for each in parameters]))
+    return columns
 
 
 def _time(iso: object) -> datetime | None:
@@ -138,22 +145,3 @@ def _time(iso: object) -> datetime | None:
         return datetime.fromisoformat(iso) if isinstance(iso, str) else None
     except ValueError:
         return None
-
-
-def _column(name: str, values: list[Any]) -> pl.Series:
-    """A column of values of any type: of that where they have one, of floats where all are numbers, or JSON text."""
-    import polars as pl
-
-    from dreamlake.format.point import encode_text
-
-    kinds = {type(value) for value in values if value is not None}
-    if kinds == {int, float} and all(float(value) == value for value in values if type(value) is int):
-        return pl.Series(name, values, pl.Float64, strict=False)
-    if len(kinds) < 2:
-        try:
-            column = pl.Series(name, values, strict=True)
-            if column.dtype != pl.Int128:  # which few tools know
-                return column
-        except (TypeError, ValueError, OverflowError):
-            pass
-    return pl.Series(name, [None if value is None else encode_text(value) for value in values], pl.String)

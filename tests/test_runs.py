@@ -46,6 +46,16 @@ def test_a_row_a_run_and_a_column_a_parameter(lake_dir: Path) -> None:
     ("values", "kind", "expected"),
     [
         ([1, 2, None], pl.Int64, [1, 2, None]),
+        ([[1, 0], [0.5, 0.25]], pl.List(pl.Float64), [[1.0, 0.0], [0.5, 0.25]]),
+        ([[True, False], [2, 0]], pl.String, ["[true,false]", "[2,0]"]),
+        ([[{"conv": 3}], [{"lstm": 64}]], pl.String, ['[{"conv":3}]', '[{"lstm":64}]']),
+        ([[[1]], [["x"]]], pl.String, ["[[1]]", '[["x"]]']),
+        ([10**400, 0.5], pl.String, [str(10**400), "0.5"]),
+        (
+            [datetime(2026, 1, 1, 12), datetime(2026, 1, 1, 12, tzinfo=UTC)],
+            pl.String,
+            ['{"$date":"2026-01-01T12:00:00.000000"}', '{"$date":"2026-01-01T12:00:00.000000+00:00"}'],
+        ),
         ([1, 0.5], pl.Float64, [1.0, 0.5]),
         ([math.inf, 1], pl.Float64, [math.inf, 1.0]),
         ([2**53 + 1, 0.5], pl.String, ["9007199254740993", "0.5"]),
@@ -70,6 +80,29 @@ def test_a_parameter_named_as_a_column_of_its_own(lake_dir: Path) -> None:
     write(lake_dir, "a", {"_session": 1, "status": "x"})
     frame = Lake(lake_dir).sessions().to_polars()
     assert frame.select("_session", "parameters._session", "status").rows() == [("a", 1, "x")]
+
+
+def test_names_that_are_taken_twice(lake_dir: Path) -> None:
+    write(lake_dir, "a", {"x": 1, "parameters": {"x": 2, "y": 3}, "y": 4})
+    with Session("a", "w", lake_dir) as session:
+        session.track("t").append(x=5, **{"parameters.y": 6}, y=7)
+        session.parameters().set(_status=8, **{"parameters._status": 9})
+    frame = Lake(lake_dir).scan("t", parameters=["x", "parameters.x", "parameters.y", "y"]).collect()
+    own = {"_workspace": "w", "_session": "a", "_index": 0, "_ts": frame["_ts"][0]}
+    assert frame.row(0, named=True) == {
+        **own,
+        "x": 5,
+        "parameters.y": 6,
+        "y": 7,
+        "parameters.parameters.x": 1,
+        "parameters.x": 2,
+        "parameters.parameters.y": 3,
+        "parameters.parameters.parameters.y": 4,
+    }
+    listed = Lake(lake_dir).sessions().to_polars().row(0, named=True)
+    assert listed["_status"] == "finished"
+    assert listed["parameters.parameters._status"] == 8
+    assert listed["parameters._status"] == 9
 
 
 def test_no_run_and_none_with_parameters(lake_dir: Path) -> None:

@@ -223,7 +223,7 @@ def chosen(rows: Sequence[Row], condition: str) -> list[Row]:
     """The rows for which a condition holds, as SQL has it: ``lr > 0.01 AND status = 'finished'``."""
     import polars as pl
 
-    from dreamlake.runs import _column
+    from dreamlake.engine.valuecolumn import value_column
 
     if not rows:
         return []
@@ -231,7 +231,7 @@ def chosen(rows: Sequence[Row], condition: str) -> list[Row]:
     columns = []
     for name in names:
         of = [_value(row, name) for row in rows]
-        columns.append(_column(name, of) if any(value is not None for value in of) else pl.Series(name, of))
+        columns.append(value_column(name, of))
     example = "an example: \"lr > 0.01 AND status = 'finished'\""
     try:
         holds = pl.sql_expr(_quoted(condition, names))

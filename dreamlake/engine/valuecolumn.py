@@ -1,0 +1,24 @@
+"""Values of any types as one Polars column: what several runs say of one thing."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    import polars as pl
+
+
+def value_column(name: str, values: list[Any]) -> pl.Series:
+    """A column of values of any type: of that where they have one, of floats where all are numbers, or JSON text.
+
+    As fields of points become columns, so that no value is altered to fit those of other rows, however deep in it.
+    """
+    import polars as pl
+
+    from dreamlake.format.columns import build_column
+
+    if all(value is None for value in values):
+        return pl.Series(name, values)
+    _, column = build_column(values)
+    return pl.Series(name, getattr(column, "storage", column))  # of JSON its text
