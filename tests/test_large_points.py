@@ -47,7 +47,9 @@ def test_bits_are_counted_as_what_a_reader_takes_them_for(tmp_path: Path) -> Non
     assert column(tmp_path, "mask") == masks.tolist()
 
 
-@pytest.mark.parametrize("make", [lambda n: [False] * n, lambda n: [None] * n, lambda n: "x" * 9 * n], ids=str)
+@pytest.mark.parametrize(
+    "make", [lambda n: [False] * n, lambda n: [None] * n, lambda n: "x" * 9 * n], ids=["bits", "nulls", "text"]
+)
 def test_large_points_that_follow_many_small_ones(tmp_path: Path, make: Any) -> None:
     """In the mean they are small, and yet no segment may hold all of the large ones."""
     rows = [{"v": make(1)}] * 900 + [{"v": make(1_500)}] * 100

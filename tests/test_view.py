@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import sys
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -17,8 +18,9 @@ from build import RacingStore, TrackOnDisk, points_of
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dreamlake import Lake, Session
 from dreamlake.engine.reader import TrackReader
-from dreamlake.errors import CorruptTrackError, TrackNotFoundError
+from dreamlake.errors import CorruptTrackError, DreamlakeError, TrackNotFoundError
 from dreamlake.view import TrackView
 
 
@@ -361,3 +363,51 @@ def test_damage_is_raised_or_skipped_by_every_read(lake_dir: Path, view: TrackVi
             call()
         assert (caught.value.path, caught.value.start, caught.value.stop) == (str(damaged), 10, 20)
         assert call(errors="skip") == 35
+
+
+# ------------------------------------------------------------------------------------------------ runs made anew
+
+
+def make_run(root: Path, run: int, count: int, **more: Any) -> None:
+    shutil.rmtree(root, ignore_errors=True)
+    with Session("s", "w", root, segment_points=10) as session:
+        session.track("t").append_batch([{"run": run, "i": i, **more} for i in range(count)])
+
+
+def test_a_kept_view_knows_nothing_of_the_run_before(tmp_path: Path) -> None:
+    """A notebook keeps its view while the script is run again: the segments have the same names, and other points."""
+    make_run(tmp_path / "lake", 1, 25, v=1)
+    track = Lake(tmp_path / "lake").session("s", "w").track("t")
+    first = track.stats()
+    assert track.scan().filter(pl.col("_ts") > first["tsMin"]).collect().height == 24
+    make_run(tmp_path / "lake", 2, 25, v=0.5)
+    assert track.scan().filter(pl.col("_ts") > first["tsMax"]).collect()["run"].to_list() == [2] * 25
+    assert len(track.read_by_time(first["tsMax"])["data"]) == 25
+    again = track.stats()
+    assert again["tsMin"] > first["tsMax"]
+    assert again["fields"]["v"] == "double"
+    assert track.to_polars()["v"].to_list() == [0.5] * 25
+
+
+def test_a_frame_of_the_run_before_is_refused_and_not_mixed(tmp_path: Path) -> None:
+    make_run(tmp_path / "lake", 1, 25)
+    frames = [Lake(tmp_path / "lake").scan("t"), Lake(tmp_path / "lake").session("s", "w").track("t").scan()]
+    make_run(tmp_path / "lake", 2, 30)
+    for frame in frames:
+        with pytest.raises(DreamlakeError, match="holds other points than when this snapshot was taken"):
+            frame.collect()
+    assert Lake(tmp_path / "lake").scan("t").collect()["run"].to_list() == [2] * 30
+
+
+def test_a_merge_is_no_other_run(tmp_path: Path) -> None:
+    with Session("s", "w", tmp_path, segment_points=10) as session:
+        track = session.track("t")
+        track.append_batch([{"i": i} for i in range(1_200)])
+        view = Lake(tmp_path).session("s", "w").track("t")
+        frame, stats = view.scan(), view.stats()
+        track.compact()
+        track.append(late=1, _ts=track.read(limit=1)["data"][0]["data"]["_ts"])
+        track.flush()
+        assert frame.collect()["i"].to_list() == list(range(1_200))
+        assert view.stats()["tsMin"] == stats["tsMin"]
+        assert view.to_polars()["late"].drop_nulls().to_list() == [1]

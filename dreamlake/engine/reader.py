@@ -156,6 +156,7 @@ class TrackReader:
             listing = self.files.listing(again)
         away = self._away(listing, strict)
         live, filenames, holes = _surveyed(tuple(listing), tuple(away))
+        self.files.notice(live)
         described = METADATA_FILE in listing
         if described:
             self._check_name(strict)

@@ -62,6 +62,10 @@ class SegmentFiles:
         self.described: tuple[tuple[SegmentName, ...], TrackSchema, dict[SegmentName, tuple[float, float]]] | None = (
             None
         )
+        #: The oldest live segment at the last look, and which file it was.
+        self._oldest: tuple[SegmentName, object] | None = None
+        #: By name which file each was in the last listing, where that tells.
+        self._versions: dict[str, str] = {}
         self._told: set[str] = set()
         self._lock = Lock()
 
@@ -87,7 +91,26 @@ class SegmentFiles:
         if not self.lists_sizes:
             ask = self.store.names  # type: ignore[attr-defined]
             return dict.fromkeys((ask if again else getattr(self.store, "remembered_names", ask))(self.folder))
-        return {entry.name: entry.size for entry in self.store.list(self.folder) if not entry.is_dir}
+        files = [entry for entry in self.store.list(self.folder) if not entry.is_dir]
+        self._versions = {entry.name: entry.version for entry in files if entry.version}
+        return {entry.name: entry.size for entry in files}
+
+    def notice(self, live: Sequence[SegmentName]) -> None:
+        """Forget what is known of the segments where a run that was made anew has others of the same names.
+
+        Segments do not change, and stay until they are merged; so the oldest is another file only where all are.
+        """
+        oldest = None
+        if live:
+            ask = getattr(self.store, "identity", None)
+            which = self._versions.get(live[0].filename) if ask is None else ask(self._path(live[0]))
+            oldest = None if which is None else (live[0], which)
+        if self._oldest is not None and oldest is not None and self._oldest != oldest:
+            with self._lock:
+                self._footers.clear()
+                self._held = {}
+                self._newest = self.described = None
+        self._oldest = oldest or self._oldest
 
     def away(self, listing: Collection[str]) -> Mapping[SegmentName, Away]:
         """What is said to be only on the replica, in the folder with this listing; some of it may be here all the same.

@@ -336,8 +336,21 @@ class Snapshot:
             except CorruptTrackError as error:
                 self._skip_or_raise(error)
             else:
+                self._check_bounds(part.segment)
                 read.append((part, table, schema))
         return read
+
+    def _check_bounds(self, name: SegmentName) -> None:
+        """Refuse a segment of a run that was made anew since, whose segments have the same names."""
+        said = None if self._found is None else self._found[1].get(name)
+        if said is None:
+            return
+        info = self.files.info(name, self._sizes.get(name))
+        if (info.ts_min, info.ts_max) != said:
+            raise DreamlakeError(
+                f"{self.files.place(name)} holds other points than when this snapshot was taken: the run was made anew "
+                "since; scan it anew"
+            )
 
     def _replacements(self, gone: Piece, relists: int, error: FileNotFoundError) -> Iterable[Piece]:
         """Pieces of the segments that now hold the rows of a segment that has vanished."""

@@ -130,6 +130,15 @@ class LocalStore:
         """A file, opened for reading: what is removed or replaced meanwhile is read to its end. Raises as `get`."""
         return os.fdopen(self._open(path), "rb", buffering=0)
 
+    def identity(self, path: str) -> object | None:
+        """What is another one where another file has this path; None where there is none, or one that is elsewhere."""
+        folder, name = self._split(path)
+        try:
+            status = os.lstat(os.path.join(self._folder(folder), name))
+        except OSError:
+            return None
+        return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
     def size(self, path: str) -> int:
         """The length of a file in bytes."""
         folder, name = self._split(path)
