@@ -21,7 +21,7 @@ from model import ModelTrack
 from support import run_python, start_python
 
 import dreamlake.storage.local as local
-from dreamlake import Lake
+from dreamlake import Lake, Session
 from dreamlake.engine import away, late
 from dreamlake.engine.away import Away
 from dreamlake.engine.reader import TrackReader
@@ -971,3 +971,20 @@ def test_two_processes_drop_and_add_late_fields(lake_dir: Path, tmp_path: Path) 
 @pytest.mark.parametrize("scene", list(awaylib.SCENES))
 def test_a_fault_at_any_call(tmp_path: Path, scene: str) -> None:
     crashlib.run_sweeps("awaylib", tmp_path, scene, ["stop", "stop half", "fail", "fail half", "dead"])
+
+
+# ------------------------------------------------------------------------------------------------ a side that went
+
+
+def test_a_frame_from_within_a_session_without_a_local_side_is_read_behind_it(
+    elsewhere: tuple[str, dict[str, Any] | None],
+) -> None:
+    url, options = elsewhere
+    with Session("s", "w", None, remote=url, storage_options=options, segment_points=10) as session:
+        track = session.track("t")
+        track.append_batch([{"i": i} for i in range(35)])
+        frames = [track.scan()]
+        session.sync()
+        frames += [track.scan(), track.scan(12, 5)]
+    found = [frame.collect()["i"].to_list() for frame in frames]
+    assert found == [list(range(35)), list(range(35)), list(range(12, 17))]

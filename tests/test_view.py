@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import sys
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -411,3 +412,30 @@ def test_a_merge_is_no_other_run(tmp_path: Path) -> None:
         assert frame.collect()["i"].to_list() == list(range(1_200))
         assert view.stats()["tsMin"] == stats["tsMin"]
         assert view.to_polars()["late"].drop_nulls().to_list() == [1]
+
+
+def test_a_kept_view_of_a_replica_knows_nothing_of_the_run_before(
+    tmp_path: Path, elsewhere: tuple[str, dict[str, Any] | None]
+) -> None:
+    url, options = elsewhere
+    lake = Lake(url, options)
+    with ExitStack() as stack:
+        stack.callback(getattr(lake._store, "close", lambda: None))
+        for run in (1, 2):
+            if run == 2:
+                for path in lake._store.walk():
+                    lake._store.delete(path)
+            shutil.rmtree(tmp_path / "lake", ignore_errors=True)
+            with Session(
+                "s", "w", tmp_path / "lake", remote=url, storage_options=options, segment_points=10
+            ) as session:
+                session.track("t").append_batch([{"run": run, "i": i} for i in range(25)])
+            if run == 1:
+                track = lake.session("s", "w").track("t")
+                first = track.stats()
+                held = track.scan()
+                assert track.to_polars()["run"].to_list() == [1] * 25
+        assert track.scan().filter(pl.col("_ts") > first["tsMax"]).collect()["run"].to_list() == [2] * 25
+        assert len(track.read_by_time(first["tsMax"])["data"]) == 25
+        with pytest.raises(DreamlakeError, match="holds other points than when this snapshot was taken"):
+            held.collect()

@@ -42,6 +42,7 @@ class OverlayStore:
         self.local = local
         self.root = local.root
         self._remote = remote
+        self._was_there = os.path.isdir(self.root)
         # By folder: the stat of the file that says what is away, and what it says.
         self._known: dict[str, tuple[tuple[int, ...], Mapping[SegmentName, Away]]] = {}
 
@@ -69,6 +70,8 @@ class OverlayStore:
         from dreamlake.storage.store import Entry
 
         found = {entry.name: entry for entry in self.local.list(path)}
+        if not found and self._is_gone():
+            return self._remote().list(path)
         for name, away in self._away(path).items():  # after the listing: a segment that goes away meanwhile is in one
             found.setdefault(name.filename, Entry(name.filename, away.nbytes, 0.0, False))
         return sorted(found.values(), key=lambda entry: entry.name)
@@ -77,6 +80,8 @@ class OverlayStore:
         """The names of the files in one folder, with its away segments, sorted."""
         here = self.local.names(path)
         away = self._away(path)
+        if not here and not away and self._is_gone():
+            return [entry.name for entry in self._remote().list(path) if not entry.is_dir]
         return sorted({*here, *(name.filename for name in away)}) if away else here
 
     def walk(self, path: str = "") -> builtins.list[str]:
@@ -88,7 +93,7 @@ class OverlayStore:
         try:
             return self.local.get(path, start, stop)
         except FileNotFoundError:
-            if self._record(path) is None:
+            if self._record(path) is None and not self._is_gone():
                 raise
         return self._remote().get(path, start, stop)
 
@@ -98,9 +103,11 @@ class OverlayStore:
             return self.local.size(path)
         except FileNotFoundError:
             away = self._record(path)
-            if away is None:
+            if away is not None:
+                return away.nbytes
+            if not self._is_gone():
                 raise
-            return away.nbytes
+        return self._remote().size(path)
 
     def put(self, path: str, data: bytes) -> None:
         """Write a file on this machine, in the place of an older one."""
@@ -113,6 +120,10 @@ class OverlayStore:
     def delete(self, path: str) -> None:
         """Remove a file from this machine."""
         self.local.delete(path)
+
+    def _is_gone(self) -> bool:
+        """Whether there is no local side any more: a temporary one goes once all is on the replica."""
+        return self._was_there and not os.path.isdir(self.root)
 
     def _record(self, path: str) -> Away | None:
         folder, _, filename = path.rpartition("/")
