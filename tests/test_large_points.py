@@ -118,7 +118,7 @@ def test_what_a_segment_is_taken_for_is_never_less_than_what_a_reader_says() -> 
         for n in range(50)
     ]
     batch = batch_from_points(points)
-    size = segment.decoded_size(batch.data)
+    size = segment.decoded_size(batch)
     info = segment.SegmentInfo("t", 0, 50, 0, 0.0, 49.0, True, batch.schema, batch.schema)
     with pytest.MonkeyPatch.context() as patch:
         written = bytes(segment.encode(batch, info))

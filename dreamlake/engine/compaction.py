@@ -295,8 +295,8 @@ def _batches(files: SegmentFiles, parts: Sequence[SegmentName], check: Callable[
     for name in parts:
         check()
         table, schema = files.read(name)
-        data = table.combine_chunks().to_batches()[0]
-        total += segment.decoded_size(data)
+        part = Batch(schema, table.combine_chunks().to_batches()[0])
+        total += segment.decoded_size(part)
         if total > 2 * roll.DECODED_BYTES:
             raise segment.SegmentTooLarge(f"{total} bytes of points and more in {len(parts)} segments")
-        yield Batch(schema, data)
+        yield part

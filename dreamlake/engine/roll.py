@@ -74,7 +74,7 @@ class Widths:
         """
         count = sum(len(batch) for batch in batches)
         nbytes: int = sum(batch.data.nbytes for batch in batches)
-        decoded = sum(segment.decoded_size(batch.data) for batch in batches)
+        decoded = sum(map(segment.decoded_size, batches))
         fitting = max(1, min(SEGMENT_BYTES * count // max(nbytes, 1), DECODED_BYTES * count // max(decoded, 1)))
         if wanted < USUAL_POINTS or fitting < 2 * wanted:
             return cls(min(wanted, fitting), min(wanted, fitting))
@@ -83,7 +83,7 @@ class Widths:
 
 def is_too_large(batch: Batch) -> bool:
     """Whether these points together are more than a segment should be, since some are far larger than most."""
-    return segment.decoded_size(batch.data) > 2 * DECODED_BYTES or batch.data.nbytes > segment.MAX_BATCH_BYTES // 2
+    return segment.decoded_size(batch) > 2 * DECODED_BYTES or batch.data.nbytes > segment.MAX_BATCH_BYTES // 2
 
 
 def cut(hot: int, new: int, widths: Widths, everything: bool) -> list[Cut]:
