@@ -52,7 +52,7 @@ def test_bits_are_counted_as_what_a_reader_takes_them_for(tmp_path: Path) -> Non
 )
 def test_large_points_that_follow_many_small_ones(tmp_path: Path, make: Any) -> None:
     """In the mean they are small, and yet no segment may hold all of the large ones."""
-    rows = [{"v": make(1)}] * 900 + [{"v": make(1_500)}] * 100
+    rows = [{"v": make(1)}] * 900 + [{"v": make(3_000)}] * 100
     with open_session(tmp_path, 1_000) as session:
         session.track("t").append_batch(rows)
     assert column(tmp_path, "v") == [row["v"] for row in rows]

@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -275,6 +276,28 @@ def test_room_is_made_again_where_that_was_done_before_it_was_noted(tmp_path: Pa
         assert made is not done
         assert made is None or made.wait(60)
         assert not session.writer.tracks["loss"].needs_flush()
+
+
+def test_what_is_given_up_is_pending_no_more() -> None:
+    class Points:
+        left = 150
+
+        def waiting_bytes(self) -> int:
+            return self.left
+
+        def drop_newest(self, excess: int) -> int:
+            assert excess == 50
+            self.left -= 60
+            return 60
+
+    points: Any = Points()
+    options = SimpleNamespace(max_pending_bytes=100)
+    of: Any = SimpleNamespace(lock=threading.Lock(), options=options, tracks={"a": SimpleNamespace(pending=points)})
+    made = pressure.Pressure(of, lambda: None, lambda: None)
+    made.recount([])
+    assert made.nbytes == 150
+    made.recount([points, points])
+    assert made.nbytes == points.left == 90
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no limit of descriptors")

@@ -390,6 +390,19 @@ def test_a_kept_view_knows_nothing_of_the_run_before(tmp_path: Path) -> None:
     assert track.to_polars()["v"].to_list() == [0.5] * 25
 
 
+def test_a_kept_view_knows_no_row_groups_of_the_run_before(tmp_path: Path) -> None:
+    for start in (1_000.0, 1e9):
+        shutil.rmtree(tmp_path, ignore_errors=True)
+        with Session("s", "w", tmp_path) as session:
+            session.track("t").append_batch({"_ts": start + np.arange(200_000), "i": np.arange(200_000)})
+        if start == 1_000.0:
+            track = Lake(tmp_path).session("s", "w").track("t")
+        few = (
+            track.scan().filter(pl.col("_ts").is_between(start + 49_998, start + 49_999)).collect()
+        )  # not in the newest
+        assert few["i"].to_list() == [49_998, 49_999]
+
+
 def test_a_frame_of_the_run_before_is_refused_and_not_mixed(tmp_path: Path) -> None:
     make_run(tmp_path / "lake", 1, 25)
     frames = [Lake(tmp_path / "lake").scan("t"), Lake(tmp_path / "lake").session("s", "w").track("t").scan()]
