@@ -77,21 +77,89 @@ def test_a_merge_ends_before_its_segment_is_too_large(tmp_path: Path) -> None:
     assert column(tmp_path, "v") == lists + lists
 
 
-def test_text_that_repeats_is_found_too_large_when_it_is_read_for_a_merge(tmp_path: Path) -> None:
+def test_text_that_repeats_is_merged_as_far_as_it_goes_once_it_was_read(tmp_path: Path) -> None:
+    """Footers do not tell how often a text of the dictionary is repeated: a merge finds out, and is tried with less."""
     with open_session(tmp_path, 100) as session:
         track = session.track("t")
         for number in range(10):
-            track.append_batch([{"v": "x" * 1_000 + str(number)}] * 100)
+            track.append_batch([{"v": "x" * 600 + str(number)}] * 100)
+        assert track.compact() == {"merged": 10, "into": 3, "segments": 3}  # four of 123,000 bytes each fit
         reads = []
         real = segment.Segment.read
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(segment.Segment, "read", lambda *args: reads.append(1) or real(*args))
-            assert track.compact() == {"merged": 0, "into": 0, "segments": 10}
-            assert reads
-            reads.clear()
             assert track.compact()["merged"] == 0
             assert not reads  # what was found is remembered
-    assert column(tmp_path, "v") == ["x" * 1_000 + str(number) for number in range(10) for _ in range(100)]
+    assert column(tmp_path, "v") == ["x" * 600 + str(number) for number in range(10) for _ in range(100)]
+
+
+def test_columns_that_most_parts_of_a_merge_lack_are_counted(tmp_path: Path) -> None:
+    with open_session(tmp_path, 100) as session:
+        track = session.track("t")
+        for number in range(10):
+            track.append_batch({f"f{number}.{each}": [1.0] * 100 for each in range(30)})
+        assert len(names(tmp_path)) == 10
+        done = track.compact()
+        assert 2 <= done["segments"] < 10
+        track.append(late=1.0, _ts=track.read(150, 1)["data"][0]["data"]["_ts"])
+        track.flush()
+        assert len(track.read(limit=None)["data"]) == 1_000
+    assert column(tmp_path, "late").count(1.0) == 1
+
+
+def test_small_points_behind_large_ones_get_segments_as_usual(tmp_path: Path) -> None:
+    rows = [{"v": [False] * 3_000}] * 100 + [{"v": [False]}] * 3_000
+    with open_session(tmp_path, 1_000) as session:
+        session.track("t").append_batch(rows)
+    assert len(names(tmp_path)) < 30
+    assert column(tmp_path, "v") == [row["v"] for row in rows]
+
+
+def test_late_fields_that_do_not_fit_keep_no_memory_from_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A flush with such an error has written all else: appends wait for room, and no point is dropped."""
+    session = Session("s", "w", tmp_path, flush_interval=0.05, max_pending_bytes=16 << 20).open()
+    stuck, other = session.track("stuck"), session.track("t")
+    stuck.append_batch({"i": range(10_000), "_ts": [float(number) for number in range(10_000)]})
+    for number in range(250):
+        stuck.append(late=[0.0] * 600, _ts=float(number))
+    with pytest.raises(OSError, match="stay pending"):
+        stuck.flush()
+    for number in range(60_000):
+        other.append(i=number, text="y" * 400)
+    with pytest.raises(OSError, match="stay pending"):
+        session.flush()
+    assert len(other) == 60_000
+    monkeypatch.setattr(pages, "MAX_DECODED", 100 * READ)
+    session.close()
+
+
+def test_late_fields_of_an_away_segment_that_do_not_fit_hold_up_no_other_track(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = (tmp_path / "there").as_uri()
+    session = Session("s", "w", None, remote=url, segment_points=100, flush_interval=60, sync_interval=3600).open()
+    one, two = session.track("a"), session.track("b")
+    for track in (one, two):
+        track.append_batch({"n": range(300), "_ts": [float(number) for number in range(300)]})
+    session.sync()
+    session.sync()
+    one.append(late=[0] * 200_000, _ts=5.0)
+    one.append(other=1, _ts=105.0)
+    two.append(late=1, _ts=5.0)
+    session.flush()
+    with pytest.raises(OSError, match="stay pending"):
+        session.sync()
+    assert two.read(5, 1)["data"][0]["data"]["late"] == 1
+    with pytest.raises(OSError, match="stay pending"):
+        one.read(105, 1)
+    monkeypatch.setattr(pages, "MAX_DECODED", 10 * READ)
+    assert one.read(105, 1)["data"][0]["data"]["other"] == 1
+    session.close()
+    there = Lake(url).session("s", "w")
+    assert there.track("b").read(5, 1)["data"][0]["data"]["late"] == 1
+    assert there.track("a").read(5, 1)["data"][0]["data"]["late"] == [0] * 200_000
 
 
 def test_late_fields_that_do_not_fit_hold_up_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from dreamlake.engine.roll import FACTOR, USUAL_POINTS
 from dreamlake.engine.segments import SegmentFiles
 from dreamlake.engine.sessionlock import SessionLock
 from dreamlake.errors import CorruptTrackError, DreamlakeError
-from dreamlake.format import layout, logical, segment
+from dreamlake.format import layout, logical, pages, segment
 from dreamlake.format.layout import SegmentName
 from dreamlake.format.schema import NONE, Batch
 from dreamlake.format.segmentinfo import SegmentBounds, SegmentInfo
@@ -117,6 +117,7 @@ def merge(
     known: logical.TrackSchema,
     before: tuple[SegmentBounds, ...],
     check: Callable[[], None] = lambda: None,
+    sizes: dict[SegmentName, int] | None = None,
 ) -> Merged:
     """Write the segment of all these points beside, fsynced, and read it back; one part is in memory at a time.
 
@@ -126,6 +127,8 @@ def merge(
         The schema of the track up to `parts`, and the bounds of the live segments before them.
     check
         Called before each part is read; what it raises ends the merge.
+    sizes
+        Gets what each part takes that was read, see `segment.decoded_size`.
 
     Raises
     ------
@@ -154,7 +157,7 @@ def merge(
         repaired="; ".join(info.repaired for info in infos if info.repaired),
     )
     has_none = any(NONE in files.columns(name) for name in parts)
-    data = segment.encode_parts(_batches(files, parts, check), info, has_none)
+    data = segment.encode_parts(_batches(files, parts, check, {} if sizes is None else sizes), info, has_none)
     path = files.place(SegmentName(info.start, info.stop, info.generation))
     check()
     tmp = local.write_beside(path, data)
@@ -208,12 +211,13 @@ def compact(
     while (todo := under_lock(find)) is not None:
         run, files, known, before = todo
         tried.add(_span(run))  # once, though a late field may have given a part a new generation meanwhile
+        sizes: dict[SegmentName, int] = {}
         try:
-            done = merge(files, run, known, before, check or (lambda: None))
+            done = merge(files, run, known, before, check or (lambda: None), sizes)
         except FileNotFoundError:
             continue
         except segment.SegmentTooLarge:
-            under_lock(partial(_keep_apart, parts=run))
+            under_lock(partial(_note_sizes, sizes=sizes))  # then fewer of them are tried
             continue
         except CorruptTrackError as error:
             damage = damage or error
@@ -224,6 +228,7 @@ def compact(
             local.remove_quietly(done.tmp)
             raise
         if counts:
+            under_lock(partial(_note_sizes, sizes={done.name: sum(sizes.values())}))
             merged, into = merged + len(run), into + 1
     segments = under_lock(_swept)
     if damage is not None:
@@ -255,48 +260,74 @@ Todo = tuple[tuple[SegmentName, ...], SegmentFiles, logical.TrackSchema, tuple[S
 def _next_to_merge(disk: TrackOnDisk, at_least: int, tried: Collection[tuple[int, int]]) -> Todo | None:
     """The first run of a track that can be merged now and was not tried yet, with what `merge` wants."""
     left_out = {name for name, bounds in zip(disk.live, disk.bounds, strict=True) if bounds.ts_min > bounds.ts_max}
-    left_out.update(disk.away, disk.kept_apart)
+    left_out.update(disk.away)
     sizes = [0 if name in left_out else disk.files.size(name) for name in disk.live]
     for planned in plan(disk.live, max(disk.segment_points, at_least), sizes, left_out):
-        run = _fitting(disk.files, planned) if _span(planned) not in tried else ()
+        run = _fitting(disk, planned)
         if run and _span(run) not in tried:
             return run, disk.files, disk.schema, disk.bounds[: disk.live.index(run[0])]
     return None
 
 
-def _fitting(files: SegmentFiles, run: tuple[SegmentName, ...]) -> tuple[SegmentName, ...]:
+def _fitting(disk: TrackOnDisk, run: tuple[SegmentName, ...]) -> tuple[SegmentName, ...]:
     """The first neighbours among these, two at least, that are not too large together once they are read."""
     found: list[SegmentName] = []
-    total = 0
+    together = _Together()
     for name in run:
         try:
-            size = files.decoded_size(name)
+            size = disk.decoded_sizes.get(name) or disk.files.decoded_size(name)
+            alone = _Together(size, disk.files.info(name, None))
         except (CorruptTrackError, FileNotFoundError):  # whoever merges them is told
-            size = 0
-        if total + size > roll.DECODED_BYTES:
-            if len(found) > 1:
-                break
-            found, total = [], 0
+            alone = _Together()
+        more = together + alone
+        if more.size > roll.DECODED_BYTES and len(found) > 1:
+            break
+        if more.size > roll.DECODED_BYTES:
+            found, more = [], alone
         found.append(name)
-        total += size
+        together = more
     return tuple(found) if len(found) > 1 else ()
 
 
-def _keep_apart(disk: TrackOnDisk, parts: Sequence[SegmentName]) -> None:
-    disk.kept_apart.update(parts)
+class _Together:
+    """What one segment of some parts takes once it is read, with the columns that some of them lack."""
+
+    def __init__(self, size: int = 0, info: SegmentInfo | None = None) -> None:
+        self.own = size
+        self.rows = 0 if info is None else info.rows
+        self.schema: logical.TrackSchema = {} if info is None else info.schema
+        self.values = self.rows * self._leaves
+
+    @property
+    def _leaves(self) -> int:
+        return sum(map(logical.leaf_count, self.schema.values()))
+
+    @property
+    def size(self) -> int:
+        """In bytes, about."""
+        return self.own + max(0, self.rows * self._leaves - self.values) * pages.VALUE_BYTES
+
+    def __add__(self, other: _Together) -> _Together:
+        both = _Together(self.own + other.own)
+        both.rows, both.values = self.rows + other.rows, self.values + other.values
+        both.schema = logical.unify_schemas(self.schema, other.schema)
+        return both
+
+
+def _note_sizes(disk: TrackOnDisk, sizes: dict[SegmentName, int]) -> None:
+    disk.decoded_sizes.update(sizes)
 
 
 def _span(run: Sequence[SegmentName]) -> tuple[int, int]:
     return run[0].start, run[-1].stop
 
 
-def _batches(files: SegmentFiles, parts: Sequence[SegmentName], check: Callable[[], None]) -> Iterator[Batch]:
-    total = 0
+def _batches(
+    files: SegmentFiles, parts: Sequence[SegmentName], check: Callable[[], None], sizes: dict[SegmentName, int]
+) -> Iterator[Batch]:
     for name in parts:
         check()
         table, schema = files.read(name)
         part = Batch(schema, table.combine_chunks().to_batches()[0])
-        total += segment.decoded_size(part)
-        if total > 2 * roll.DECODED_BYTES:
-            raise segment.SegmentTooLarge(f"{total} bytes of points and more in {len(parts)} segments")
+        sizes[name] = segment.decoded_size(part)
         yield part

@@ -14,7 +14,7 @@ import dreamlake.storage.local as local
 from dreamlake.engine import away
 from dreamlake.engine.pending import Block
 from dreamlake.engine.segments import SegmentFiles
-from dreamlake.engine.sorting import Sorter, without_ts
+from dreamlake.engine.sorting import Sorter, is_of_some_points, without_ts
 from dreamlake.errors import CorruptTrackError
 from dreamlake.format import hot, layout, live, point
 from dreamlake.format.layout import SegmentName
@@ -187,7 +187,8 @@ def settle(disk: TrackOnDisk, fetched: Mapping[SegmentName, bytes]) -> None:
     Raises
     ------
     OSError
-        The disk failed: all rows wait that waited before, and merging them again is harmless.
+        The disk failed: all rows wait that waited before, and merging them again is harmless. Or (EFBIG) rows do not
+        fit into their segment: these wait, all else is merged.
     CorruptTrackError
         Bytes that were fetched are damaged, or a local segment is: the rows for these wait, all else is merged.
     """
@@ -196,7 +197,7 @@ def settle(disk: TrackOnDisk, fetched: Mapping[SegmentName, bytes]) -> None:
         return
     disk.announce_rewrite()
     try:
-        damage = _take_in(disk, fetched)
+        damage: CorruptTrackError | OSError | None = _take_in(disk, fetched)
         disk.late.reset()  # or all of these rows would wait again
         block = Block()
         block.rows = waiting
@@ -205,7 +206,9 @@ def settle(disk: TrackOnDisk, fetched: Mapping[SegmentName, bytes]) -> None:
         rows.waiting = []
         try:
             disk.write(rows, whole_segments_only=False)
-        except CorruptTrackError as error:
+        except (CorruptTrackError, OSError) as error:
+            if not is_of_some_points(error):
+                raise
             damage = error
             left |= {row[0] for row in rows.stuck}
             left |= {fields["_ts"] for changes in rows.late.values() for fields in changes.values()}

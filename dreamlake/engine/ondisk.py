@@ -9,12 +9,13 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 import dreamlake.storage.local as local
 from dreamlake.engine import away, late, roll
 from dreamlake.engine.knowntrack import KnownTrack
-from dreamlake.engine.sorting import Changes, RowQueue, Sorted, with_changes, without_ts
+from dreamlake.engine.sorting import Changes, RowQueue, Sorted, is_of_some_points, with_changes, without_ts
 from dreamlake.errors import CorruptTrackError
 from dreamlake.format import logical, point, schema, segment
 from dreamlake.format.layout import SegmentName
@@ -49,8 +50,8 @@ class TrackOnDisk(KnownTrack):
         self.must_rewrite = False
         #: Whether the last roll failed: then one usual segment at a time, since a full disk may have room for that.
         self._cautious = False
-        #: Segments that were found too large to be merged, once they were read.
-        self.kept_apart: set[SegmentName] = set()
+        #: What segments take that were read for a merge which was too large, see `segment.decoded_size`.
+        self.decoded_sizes: dict[SegmentName, int] = {}
 
     # -- writing ---------------------------------------------------------------------------------------------------
 
@@ -90,10 +91,8 @@ class TrackOnDisk(KnownTrack):
             try:
                 self._write_next_generation(name, rows.late[name])
                 del rows.late[name]
-            except CorruptTrackError as error:
-                rows.damage = error
-            except OSError as error:
-                if error.errno != errno.EFBIG:
+            except (CorruptTrackError, OSError) as error:
+                if not is_of_some_points(error):
                     raise
                 rows.damage = error
 
@@ -211,16 +210,20 @@ class TrackOnDisk(KnownTrack):
         widths = roll.Widths.of(batches, self.segment_points)
         if self._cautious:
             widths = roll.Widths(widths.usual, widths.usual)
+        usual = widths
         while cuts := roll.cut(self.hot_count, rows.new.count, widths, everything):
-            drafts = self._drafts(rows.new, cuts[:1] if self._cautious else cuts)
-            if widths.usual > 1 and any(roll.is_too_large(draft.batch) for draft in drafts):
+            drafts = self._drafts(rows.new, cuts[:1] if self._cautious or widths != usual else cuts)
+            fitting = list(takewhile(lambda draft: not roll.is_too_large(draft.batch), drafts))
+            if not fitting and widths.usual > 1:
                 widths = widths.halved()
                 continue
+            drafts = fitting or drafts
             try:
                 roll.write_all(self.folder, drafts, lambda draft, tmp: self._commit(draft, tmp, rows), self._freed)
             except OSError:
                 self._cautious = True
                 raise
+            widths = usual  # what was large may be behind us
         self._cautious = False
         if self.lines:
             self._rewrite_hot()

@@ -1,5 +1,6 @@
 """Sort the pending rows of a track into new points, fields for hot points, and late fields for points in segments."""
 
+import errno
 from typing import TYPE_CHECKING, Any
 
 from dreamlake.engine.pending import Block
@@ -26,6 +27,14 @@ class SegmentAway(Exception):
     def __init__(self, index: int | None) -> None:
         self.index = index
         super().__init__(index)
+
+
+def is_of_some_points(error: BaseException) -> bool:
+    """Whether an error is of points alone that stay pending, behind which all else was written: no trouble of the disk.
+
+    Their segment is damaged, or they do not fit into it.
+    """
+    return isinstance(error, CorruptTrackError) or (isinstance(error, OSError) and error.errno == errno.EFBIG)
 
 
 class RowQueue:
@@ -77,7 +86,8 @@ class Sorted:
         self.late: dict[SegmentName, Changes] = {}
         #: Rows for segments that are only on the replica: they are stored to wait for these.
         self.waiting: list[MixedRow] = []
-        #: Rows that may belong to a point of a damaged segment, and the damage; they wait until it is repaired.
+        #: Rows that may belong to a point of a damaged segment; they wait until it is repaired. And the error of these,
+        #: or of late fields that do not fit into their segment, see `is_of_some_points`.
         self.stuck: list[MixedRow] = []
         self.damage: CorruptTrackError | OSError | None = None
 

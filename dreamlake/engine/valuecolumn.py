@@ -20,5 +20,16 @@ def value_column(name: str, values: list[Any]) -> pl.Series:
 
     if all(value is None for value in values):
         return pl.Series(name, values)
+    kinds = {type(value) for value in values if value is not None}
+    if kinds == {int, float} and all(_is_exact(value) for value in values if type(value) is int):
+        return pl.Series(name, values, pl.Float64, strict=False)
     _, column = build_column(values)
     return pl.Series(name, getattr(column, "storage", column))  # of JSON its text
+
+
+def _is_exact(value: int) -> bool:
+    """Whether it is the same as a float."""
+    try:
+        return float(value) == value
+    except OverflowError:
+        return False

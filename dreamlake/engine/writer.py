@@ -222,7 +222,11 @@ class Writer:
         """Have late fields merged that wait for a segment on the replica, so that a read sees them. Raises OSError."""
         track = self.tracks.get(name)
         if self.replica is not None and track is not None and track.waits():
-            self.replica.settle()
+            try:
+                self.replica.settle()
+            except (DreamlakeError, OSError):
+                if track.waits():  # else it was of other tracks
+                    raise
 
     def close(self, ending: Ending | None, timeout: float | None = None, last: bool = False) -> None:
         """Write everything, say in session.json how the run ended, and end the thread; then appends are refused.
@@ -332,8 +336,9 @@ class Writer:
         try:
             self._flush(tracks, BACKGROUND_LOCK, whole_segments_only, logs=not whole_segments_only)
         except Exception as error:
-            self.pressure.failed()
-            self._count_pending(tracks, give_up=True)
+            if not _is_of_some_points(error):
+                self.pressure.failed()
+                self._count_pending(tracks, give_up=True)
             self.notices.warn(
                 "flush", "cannot write to %s, %d bytes are pending: %s", self.folder, self.pressure.nbytes, error
             )
@@ -358,6 +363,7 @@ class Writer:
         if not waiting and not logs:
             return
         errors: list[Exception] = []
+        failed: list[TrackWriter] = []
         try:
             with self.session_lock.hold(lock_timeout, self.clock.last):
                 self._mark_running()
@@ -368,6 +374,7 @@ class Writer:
                             self.compactor.note(track.name)
                     except Exception as error:
                         errors.append(error)
+                        failed.append(track)
                 if logs:
                     if self.logs.dropped:
                         self.notices.warn("log", "%s: %d log records were dropped", self.folder, self.logs.dropped)
@@ -379,13 +386,13 @@ class Writer:
         except Exception:
             self._count_pending(waiting, give_up=True)
             raise
-        self._count_pending(waiting, give_up=bool(errors))
+        self._count_pending(failed, give_up=bool(errors))
+        if not [error for error in errors if not _is_of_some_points(error)] and self.pressure.worked():
+            self.notices.recovered("flush", "writing to %s works again", self.folder)
         if errors:
             for other in errors[1:]:
                 self.notices.warn("flush", "cannot write to %s: %s", self.folder, other)
             raise errors[0]
-        if self.pressure.worked():
-            self.notices.recovered("flush", "writing to %s works again", self.folder)
 
     def _count_pending(self, waiting: list[TrackWriter], give_up: bool) -> None:
         """Sum up what is pending after a flush, and give up what is too much when the disk took none."""
@@ -422,6 +429,12 @@ class Writer:
             self.replica.after_fork_in_child()
         for track in self.tracks.values():
             track.forget()
+
+
+def _is_of_some_points(error: Exception) -> bool:
+    from dreamlake.engine.sorting import is_of_some_points  # not at the top, see `_warm_up`
+
+    return is_of_some_points(error)
 
 
 def _replicator(writer: Writer, workspace: str, name: str, arm: Callable[[], None]) -> "Replicator":

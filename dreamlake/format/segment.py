@@ -10,7 +10,7 @@ Nothing that the bytes say is believed before it was checked: they may be damage
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -138,10 +138,21 @@ def encode_parts(parts: Iterable[Batch], info: SegmentInfo, has_none: bool) -> m
     ------
     ValueError
         The parts do not have the rows that `info` says.
+    SegmentTooLarge
+        They come to more than half of what a reader takes.
     """
     schema = pa.schema([field for field in arrow_schema(info.schema, has_none) if field.name != INDEX])
-    conformed = (conform(part, info.schema, has_none) for part in parts)
-    return _written(conformed, schema, info, WIDE_ROW_GROUP)
+
+    def conformed() -> Iterator[pa.RecordBatch]:
+        total = 0
+        for part in parts:
+            data = conform(part, info.schema, has_none)
+            total += decoded_size(Batch(info.schema, data))
+            if total > pages.MAX_DECODED // 2:
+                raise SegmentTooLarge(f"{total} bytes of points and more, as a reader takes them")
+            yield data
+
+    return _written(conformed(), schema, info, WIDE_ROW_GROUP)
 
 
 def _written(

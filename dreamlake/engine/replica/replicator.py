@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from dreamlake.engine.replica.localside import LocalSide
     from dreamlake.engine.replica.push import Outcome, Progress
     from dreamlake.engine.replica.state import ReplicaState
+    from dreamlake.engine.trackwriter import TrackWriter
     from dreamlake.format.layout import SegmentName
     from dreamlake.storage.remote import RemoteStore
     from dreamlake.storage.store import Entry
@@ -420,19 +421,32 @@ class Replicator:
 
     def _settle(self) -> None:
         """Fetch the segments that late fields wait for, and have these merged."""
-        store = self.remote.store()
+        from dreamlake.engine.sorting import is_of_some_points
+
+        errors: list[Exception] = []
         for track in self.local.waiting():
-            below = os.path.relpath(track.folder, self.folder).replace(os.sep, "/")
-            names = track.wanted()  # none where the last settling was cut off behind the fetch
-            fetched: set[SegmentName] = set()
-            # A few at a time, and each once: what still waits then has met damage, which `settle` has told.
-            while True:
-                self.local.settle(track, {name: store.get(f"{self.session}/{below}/{name.filename}") for name in names})
-                fetched.update(names)
-                names = [name for name in track.wanted() if name not in fetched]
-                if not names:
-                    break
+            try:
+                self._settle_track(track)
+            except (CorruptTrackError, OSError) as error:
+                if not is_of_some_points(error):
+                    raise
+                errors.append(error)
             self.behind = True
+        if errors:
+            raise errors[0]  # the late fields of other tracks were merged all the same
+
+    def _settle_track(self, track: TrackWriter) -> None:
+        store = self.remote.store()
+        below = os.path.relpath(track.folder, self.folder).replace(os.sep, "/")
+        names = track.wanted()  # none where the last settling was cut off behind the fetch
+        fetched: set[SegmentName] = set()
+        # A few at a time, and each once: what still waits then has met damage, which `settle` has told.
+        while True:
+            self.local.settle(track, {name: store.get(f"{self.session}/{below}/{name.filename}") for name in names})
+            fetched.update(names)
+            names = [name for name in track.wanted() if name not in fetched]
+            if not names:
+                break
 
     # -- fork --------------------------------------------------------------------------------------------------------
 
