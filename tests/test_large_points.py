@@ -82,7 +82,7 @@ def test_text_that_repeats_is_merged_as_far_as_it_goes_once_it_was_read(tmp_path
     with open_session(tmp_path, 100) as session:
         track = session.track("t")
         for number in range(10):
-            track.append_batch([{"v": "x" * 600 + str(number)}] * 100)
+            track.append_batch([{"v": "x" * 1_200 + str(number)}] * 100)
         assert track.compact() == {"merged": 10, "into": 3, "segments": 3}  # four of 123,000 bytes each fit
         reads = []
         real = segment.Segment.read
@@ -90,7 +90,7 @@ def test_text_that_repeats_is_merged_as_far_as_it_goes_once_it_was_read(tmp_path
             patch.setattr(segment.Segment, "read", lambda *args: reads.append(1) or real(*args))
             assert track.compact()["merged"] == 0
             assert not reads  # what was found is remembered
-    assert column(tmp_path, "v") == ["x" * 600 + str(number) for number in range(10) for _ in range(100)]
+    assert column(tmp_path, "v") == ["x" * 1_200 + str(number) for number in range(10) for _ in range(100)]
 
 
 def test_columns_that_most_parts_of_a_merge_lack_are_counted(tmp_path: Path) -> None:
@@ -178,11 +178,23 @@ def test_late_fields_that_do_not_fit_hold_up_nothing_else(tmp_path: Path, monkey
     assert column(tmp_path, "late") == [[0.0] * 200] * 1_000 + [None]
 
 
-def test_what_a_segment_is_taken_for_is_never_less_than_what_a_reader_says() -> None:
+@pytest.mark.parametrize(
+    "text",
+    [lambda n: "x" * 500, lambda n: "x" * n * 30, lambda n: f"{n}" * 20, lambda n: "é"],
+    ids=["equal", "long", "short", "least"],
+)
+def test_what_a_segment_is_taken_for_is_never_less_than_what_a_reader_says(text: Any) -> None:
     from dreamlake.format.schema import batch_from_points
 
     points: list[dict[str, Any]] = [
-        {"_ts": float(n), "a": [n] * (n % 7), "b": {"c": [None, "é" * n], "d": b"x"}, "e": None, "f": [[True]]}
+        {
+            "_ts": float(n),
+            "a": [n] * (n % 7),
+            "b": {"c": [None, "é" * n], "d": b"x"},
+            "e": None,
+            "f": text(n),
+            "g": [[n]],
+        }
         for n in range(50)
     ]
     batch = batch_from_points(points)

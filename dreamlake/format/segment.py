@@ -121,7 +121,7 @@ def _decoded_size(array: pa.Array) -> int:
     if isinstance(kind, pa.BaseExtensionType):
         return _decoded_size(array.storage)
     text = pa.types.is_string(kind) or pa.types.is_binary(kind)
-    return len(array) * pages.VALUE_BYTES + (2 * int(array.nbytes) if text else 0)  # once more in its dictionary
+    return len(array) * pages.VALUE_BYTES + (int(array.nbytes) if text else 0)
 
 
 def encode_parts(parts: Iterable[Batch], info: SegmentInfo, has_none: bool) -> memoryview:
