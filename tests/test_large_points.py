@@ -152,6 +152,11 @@ def test_late_fields_of_an_away_segment_that_do_not_fit_hold_up_no_other_track(
     with pytest.raises(OSError, match="stay pending"):
         session.sync()
     assert two.read(5, 1)["data"][0]["data"]["late"] == 1
+    waiting = Path(session.writer.folder, "tracks", "a", ".late.jsonl").read_text()
+    assert "late" in waiting
+    assert "other" not in waiting  # it was merged
+    two.append(late=2, _ts=106.0)
+    assert two.read(106, 1)["data"][0]["data"]["late"] == 2  # which settles, too, and meets the other track's error
     with pytest.raises(OSError, match="stay pending"):
         one.read(105, 1)
     monkeypatch.setattr(pages, "MAX_DECODED", 10 * READ)
