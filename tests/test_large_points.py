@@ -212,3 +212,21 @@ def test_what_a_segment_is_taken_for_is_never_less_than_what_a_reader_says(text:
         patch.setattr(pages, "MAX_DECODED", size - 1)
         with pytest.raises(segment.SegmentTooLarge, match="more memory than a segment may"):
             segment.encode(batch, info)
+
+
+def test_a_disk_that_takes_no_larger_file_is_trouble_of_the_disk(tmp_path: Path) -> None:
+    """Its errno is that of fields that do not fit; appends must not wait for it as for a disk that works."""
+    with Session("s", "w", tmp_path, flush_interval=60) as session:
+        session.track("t").append(i=1)
+        session.flush()
+
+        def refuse(*args: Any, **kwargs: Any) -> int:
+            raise OSError(errno.EFBIG, "File too large")
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("dreamlake.storage.local.append_at", refuse)
+            session.track("t").append(i=2)
+            session.writer.thread.call(session.writer._tick, 60, "the flush")
+            assert session.writer.pressure._failing
+        session.flush()
+        assert not session.writer.pressure._failing

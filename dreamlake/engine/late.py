@@ -14,7 +14,7 @@ import dreamlake.storage.local as local
 from dreamlake.engine import away
 from dreamlake.engine.pending import Block
 from dreamlake.engine.segments import SegmentFiles
-from dreamlake.engine.sorting import Sorter, is_of_some_points, without_ts
+from dreamlake.engine.sorting import FieldsDoNotFit, Sorter, without_ts
 from dreamlake.errors import CorruptTrackError
 from dreamlake.format import hot, layout, live, point
 from dreamlake.format.layout import SegmentName
@@ -197,7 +197,7 @@ def settle(disk: TrackOnDisk, fetched: Mapping[SegmentName, bytes]) -> None:
         return
     disk.announce_rewrite()
     try:
-        damage: CorruptTrackError | OSError | None = _take_in(disk, fetched)
+        damage: CorruptTrackError | FieldsDoNotFit | None = _take_in(disk, fetched)
         disk.late.reset()  # or all of these rows would wait again
         block = Block()
         block.rows = waiting
@@ -206,9 +206,7 @@ def settle(disk: TrackOnDisk, fetched: Mapping[SegmentName, bytes]) -> None:
         rows.waiting = []
         try:
             disk.write(rows, whole_segments_only=False)
-        except (CorruptTrackError, OSError) as error:
-            if not is_of_some_points(error):
-                raise
+        except (CorruptTrackError, FieldsDoNotFit) as error:
             damage = error
             left |= {row[0] for row in rows.stuck}
             left |= {fields["_ts"] for changes in rows.late.values() for fields in changes.values()}

@@ -4,7 +4,6 @@ All methods run on the writer's thread and under the session's lock. What is kno
 disk after each single commit, so that an error half-way leaves a state from which the next flush can go on.
 """
 
-import errno
 import os
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import dreamlake.storage.local as local
 from dreamlake.engine import away, late, roll
 from dreamlake.engine.knowntrack import KnownTrack
-from dreamlake.engine.sorting import Changes, RowQueue, Sorted, is_of_some_points, with_changes, without_ts
+from dreamlake.engine.sorting import Changes, FieldsDoNotFit, RowQueue, Sorted, with_changes, without_ts
 from dreamlake.errors import CorruptTrackError
 from dreamlake.format import logical, point, schema, segment
 from dreamlake.format.layout import SegmentName
@@ -91,9 +90,7 @@ class TrackOnDisk(KnownTrack):
             try:
                 self._write_next_generation(name, rows.late[name])
                 del rows.late[name]
-            except (CorruptTrackError, OSError) as error:
-                if not is_of_some_points(error):
-                    raise
+            except (CorruptTrackError, FieldsDoNotFit) as error:
                 rows.damage = error
 
     def _write_new(self, rows: Sorted, whole_segments_only: bool, last: bool) -> None:
@@ -359,7 +356,7 @@ class TrackOnDisk(KnownTrack):
         try:
             data = segment.encode(batch, draft.info)
         except segment.SegmentTooLarge as error:
-            raise OSError(errno.EFBIG, f"its late fields stay pending: with them {error}", path) from error
+            raise FieldsDoNotFit(f"its late fields stay pending: with them {error}", path) from error
         try:
             local.write_new(path, data)
         except OSError:

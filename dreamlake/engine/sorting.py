@@ -29,12 +29,30 @@ class SegmentAway(Exception):
         super().__init__(index)
 
 
+class FieldsDoNotFit(OSError):
+    """Late fields would make their segment larger than one may be; an EFBIG of its own class, since disks give it too.
+
+    Parameters
+    ----------
+    said
+        What does not fit, for people.
+    path
+        The file that is not made.
+    """
+
+    def __init__(self, said: str, path: str) -> None:
+        super().__init__(errno.EFBIG, said, path)
+
+    def __reduce__(self) -> tuple[type["FieldsDoNotFit"], tuple[str, str]]:
+        return type(self), (str(self.strerror), str(self.filename))
+
+
 def is_of_some_points(error: BaseException) -> bool:
     """Whether an error is of points alone that stay pending, behind which all else was written: no trouble of the disk.
 
     Their segment is damaged, or they do not fit into it.
     """
-    return isinstance(error, CorruptTrackError) or (isinstance(error, OSError) and error.errno == errno.EFBIG)
+    return isinstance(error, CorruptTrackError | FieldsDoNotFit)
 
 
 class RowQueue:
@@ -89,7 +107,7 @@ class Sorted:
         #: Rows that may belong to a point of a damaged segment; they wait until it is repaired. And the error of these,
         #: or of late fields that do not fit into their segment, see `is_of_some_points`.
         self.stuck: list[MixedRow] = []
-        self.damage: CorruptTrackError | OSError | None = None
+        self.damage: CorruptTrackError | FieldsDoNotFit | None = None
 
     @property
     def is_done(self) -> bool:

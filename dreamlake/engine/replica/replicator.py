@@ -421,15 +421,13 @@ class Replicator:
 
     def _settle(self) -> None:
         """Fetch the segments that late fields wait for, and have these merged."""
-        from dreamlake.engine.sorting import is_of_some_points
+        from dreamlake.engine.sorting import FieldsDoNotFit
 
         errors: list[Exception] = []
         for track in self.local.waiting():
             try:
                 self._settle_track(track)
-            except (CorruptTrackError, OSError) as error:
-                if not is_of_some_points(error):
-                    raise
+            except (CorruptTrackError, FieldsDoNotFit) as error:
                 errors.append(error)
             self.behind = True
         if errors:
