@@ -230,13 +230,15 @@ class TrackOnDisk(KnownTrack):
         """Return the segments of these cuts: first hot points, then new rows."""
         drafts: list[roll.Draft] = []
         hot_total = sum(cut.hot for cut in cuts)
-        hot_batch = self._hot_batch(hot_total) if hot_total else None
+        # Joined with the new rows in one go where all go into one segment: so each point is copied once.
+        in_one = cuts[0].hot == self.hot_count and not self.changes
+        hot = self._checked_pieces() if in_one else [self._hot_batch(hot_total)] if hot_total else []
         hot_place = new_place = 0
         start, known, bounds = self.start, self.schema, self.bounds
         for cut in cuts:
             batches = [piece.batch() for piece in new.part(new_place, new_place + cut.new)]
-            if hot_batch is not None and cut.hot:
-                batches.insert(0, hot_batch.slice(hot_place, hot_place + cut.hot))
+            if cut.hot:
+                batches[:0] = hot if in_one else [hot[0].slice(hot_place, hot_place + cut.hot)]
             name = SegmentName(start, start + cut.hot + cut.new)
             draft = roll.draft(self.name, name, schema.combine(batches), known, bounds, cut)
             drafts.append(draft)
@@ -273,14 +275,19 @@ class TrackOnDisk(KnownTrack):
 
     def _hot_batch(self, count: int) -> Batch:
         """Return the first `count` hot points, with the fields that came later."""
-        self.pieces = [schema.combine(self.pieces)]
-        if len(self.pieces[0]) != self.hot_count:  # the hot file is replaced by these, or emptied when they are rolled
-            raise AssertionError(f"{len(self.pieces[0])} hot points are known of {self.hot_count}")
+        self.pieces = [schema.combine(self._checked_pieces())]
         batch = self.pieces[0].slice(0, count)
         if not self.changes:
             return batch
         points = schema.to_points(batch.data, batch.schema)
         return schema.batch_from_points(with_changes(points, self.start, self.changes))
+
+    def _checked_pieces(self) -> list[Batch]:
+        """Return the hot points as kept; the hot file is replaced by these, or emptied when they are rolled."""
+        known = sum(map(len, self.pieces))
+        if known != self.hot_count:
+            raise AssertionError(f"{known} hot points are known of {self.hot_count}")
+        return self.pieces
 
     def _rewrite_hot(self) -> None:
         """Replace the hot file by one with a line for each hot point, fsynced: it takes the place of a durable one.

@@ -310,9 +310,11 @@ def packed_timestamps(table: pa.Table) -> Packed[float]:
 def ts_bounds(batch: Batch) -> tuple[float, float, bool]:
     """The least and the greatest ``_ts`` of a batch that is not empty, and whether it rises strictly."""
     ts = batch.data.column(0)
+    rises = pc.all(pc.less(ts.slice(0, len(ts) - 1), ts.slice(1))).as_py() is not False  # None: no pair to compare
+    if rises:  # asked first, since the bounds are at its ends then, and `min_max` takes four times as long
+        return ts[0].as_py(), ts[len(ts) - 1].as_py(), True
     bounds = pc.min_max(ts)
-    rises = pc.all(pc.less(ts.slice(0, len(ts) - 1), ts.slice(1))).as_py()
-    return bounds["min"].as_py(), bounds["max"].as_py(), rises is not False  # None: there is no pair to compare
+    return bounds["min"].as_py(), bounds["max"].as_py(), False
 
 
 # ------------------------------------------------------------------------------------------- columns to points
