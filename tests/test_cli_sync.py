@@ -24,6 +24,7 @@ from dreamlake.cli import main
 from dreamlake.engine.catalog import SILENCE
 from dreamlake.engine.replica import state
 from dreamlake.engine.replica.sync import sync_folder
+from dreamlake.format import hot
 from dreamlake.format.layout import LATE_FILE
 from dreamlake.storage.remote import RemoteStore
 
@@ -353,6 +354,20 @@ def test_late_fields_whose_segment_is_gone_or_damaged_wait_and_are_told(
     assert not late.exists()
     found = Lake(there).session("s", "w").track("a/loss").read(limit=None)["data"]
     assert [point["data"].get("late") for point in found] == [{3: 1, 13: 2}.get(i) for i in range(47)]
+
+
+def test_a_damaged_segment_keeps_none_behind_it_from_being_fetched(
+    there: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late = waiting(there, tmp_path)
+    store = RemoteStore(there)
+    first = f"w/s/tracks/a/loss/{0:012}-{10:012}.parquet"
+    whole = store.get(first)
+    store.put(first, whole[:100] + b"?" + whole[101:])
+    monkeypatch.setattr("dreamlake.engine.late.MOST_WANTED", 1)
+    assert main(["sync", str(tmp_path / "b"), there]) == 1
+    assert "is damaged" in capsys.readouterr().err
+    assert hot.parse(late.read_bytes()).points == [{"late": 1, "_ts": 3.0}], "the other one is merged"
 
 
 # ------------------------------------------------------------------------------------------------ what is shown

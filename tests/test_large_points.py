@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dreamlake import Lake, Session
-from dreamlake.engine import roll
+from dreamlake.engine import late, roll
 from dreamlake.format import pages, segment
 
 #: Bytes that a reader takes, and those that a segment gets, a thousandth of what they are otherwise.
@@ -135,9 +135,11 @@ def test_late_fields_that_do_not_fit_keep_no_memory_from_others(
     session.close()
 
 
-def test_late_fields_of_an_away_segment_that_do_not_fit_hold_up_no_other_track(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("at_once", [16, 1])
+def test_late_fields_of_an_away_segment_that_do_not_fit_hold_up_no_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
+    monkeypatch.setattr(late, "MOST_WANTED", at_once)
     url = (tmp_path / "there").as_uri()
     session = Session("s", "w", None, remote=url, segment_points=100, flush_interval=60, sync_interval=3600).open()
     one, two = session.track("a"), session.track("b")

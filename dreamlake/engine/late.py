@@ -22,7 +22,7 @@ from dreamlake.notices import log
 from dreamlake.storage.localstore import LocalStore
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from dreamlake.engine.ondisk import TrackOnDisk
     from dreamlake.engine.rows import MixedRow
@@ -136,10 +136,11 @@ def waits(folder: str) -> bool:
     return _has_rows(os.path.join(folder, layout.LATE_FILE))
 
 
-def wanted(folder: str) -> list[SegmentName]:
+def wanted(folder: str, but: Collection[SegmentName] = ()) -> list[SegmentName]:
     """The away segments that the waiting rows of the track in `folder` need next, some at a time; on any thread.
 
-    Raises CorruptTrackError when what waits, or what is away, cannot be read.
+    Those of `but` were tried, and are left out. Raises CorruptTrackError when what waits, or what is away, cannot be
+    read.
     """
     path = os.path.join(folder, layout.LATE_FILE)
     rows = parse(local.read_if_there(path), path).points
@@ -162,7 +163,7 @@ def wanted(folder: str) -> list[SegmentName]:
                     found[name] = record.nbytes
                     if known is not None:
                         break
-    return _some(found)
+    return _some({name: nbytes for name, nbytes in found.items() if name not in but})
 
 
 def _some(found: Mapping[SegmentName, int]) -> list[SegmentName]:
@@ -177,6 +178,39 @@ def _some(found: Mapping[SegmentName, int]) -> list[SegmentName]:
 
 
 # ------------------------------------------------------------------------------------------------ merging
+
+
+def settle_all(
+    wanted: Callable[[Collection[SegmentName]], list[SegmentName]], merge: Callable[[list[SegmentName]], None]
+) -> None:
+    """Have all waiting rows of a track merged: a few segments at a time, each once.
+
+    Parameters
+    ----------
+    wanted
+        As the function of that name, for this track.
+    merge
+        Fetches these segments, and has `settle` called with them. It may get none: rows may wait for nothing more.
+
+    Raises
+    ------
+    CorruptTrackError, FieldsDoNotFit
+        What it raised first. Rows for such segments wait on, those for all others are merged.
+    """
+    error: CorruptTrackError | FieldsDoNotFit | None = None
+    tried: list[SegmentName] = []
+    names = wanted(tried)
+    while True:
+        try:
+            merge(names)
+        except (CorruptTrackError, FieldsDoNotFit) as failed:
+            error = error or failed
+        tried += names
+        names = wanted(tried)
+        if not names:
+            break
+    if error is not None:
+        raise error
 
 
 def settle(disk: TrackOnDisk, fetched: Mapping[SegmentName, bytes]) -> None:

@@ -336,9 +336,9 @@ class TrackOnDisk(KnownTrack):
         self.announce_rewrite()
         self.away.update(away.drop(self.folder, self.name, names, self.fsync))
 
-    def wanted(self) -> list[SegmentName]:
+    def wanted(self, but: Collection[SegmentName] = ()) -> list[SegmentName]:
         """Return the away segments that waiting rows need next; see `late.wanted`."""
-        return late.wanted(self.folder)
+        return late.wanted(self.folder, but)
 
     def settle(self, fetched: Mapping[SegmentName, bytes]) -> None:
         """Merge the rows that waited for these segments; see `late.settle`."""

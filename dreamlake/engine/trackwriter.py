@@ -131,11 +131,11 @@ class TrackWriter:
 
     # -- segments that are only on the replica ---------------------------------------------------------------------
 
-    def wanted(self) -> "list[SegmentName]":
+    def wanted(self, but: "Collection[SegmentName]" = ()) -> "list[SegmentName]":
         """Return the away segments that rows of this track wait for; on any thread, see `late.wanted`."""
         from dreamlake.engine.late import wanted
 
-        return wanted(self.folder)
+        return wanted(self.folder, but)
 
     def waits(self) -> bool:
         """Whether any row waits; on any thread, see `late.waits`."""

@@ -434,17 +434,15 @@ class Replicator:
             raise errors[0]  # the late fields of other tracks were merged all the same
 
     def _settle_track(self, track: TrackWriter) -> None:
+        from dreamlake.engine.late import settle_all
+
         store = self.remote.store()
         below = os.path.relpath(track.folder, self.folder).replace(os.sep, "/")
-        names = track.wanted()  # none where the last settling was cut off behind the fetch
-        fetched: set[SegmentName] = set()
-        # A few at a time, and each once: what still waits then has met damage, which `settle` has told.
-        while True:
+
+        def merge(names: list[SegmentName]) -> None:
             self.local.settle(track, {name: store.get(f"{self.session}/{below}/{name.filename}") for name in names})
-            fetched.update(names)
-            names = [name for name in track.wanted() if name not in fetched]
-            if not names:
-                break
+
+        settle_all(track.wanted, merge)
 
     # -- fork --------------------------------------------------------------------------------------------------------
 

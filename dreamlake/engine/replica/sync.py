@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator
 from functools import partial
 
 from dreamlake.engine.catalog import SILENCE, read_object
-from dreamlake.engine.late import tracks_that_wait
+from dreamlake.engine.late import settle_all, tracks_that_wait
 from dreamlake.engine.ondisk import TrackOnDisk
 from dreamlake.engine.outside import WRITERS_PATIENCE, TrackFromOutside
 from dreamlake.engine.replica import check, pull, state
@@ -17,6 +17,7 @@ from dreamlake.engine.replica.progress import Progress
 from dreamlake.engine.replica.push import Outcome, push
 from dreamlake.engine.sessionlock import SessionLock
 from dreamlake.format import layout
+from dreamlake.format.layout import SegmentName
 from dreamlake.notices import log
 from dreamlake.storage.localstore import LocalStore
 from dreamlake.storage.remote import RemoteStore
@@ -159,14 +160,14 @@ def _settle(folder: str, session: str, remote: RemoteStore, waiting: list[str]) 
 
 def _settle_track(folder: str, session: str, remote: RemoteStore, below: str, lock: SessionLock) -> None:
     track = TrackFromOutside(folder, below, lock)
-    before = None
-    while os.path.exists(track.disk.late.path):
-        wanted = track.disk.wanted()
-        if wanted == before:
-            raise _still_waiting()
-        before = wanted
-        fetched = {name: remote.get(f"{session}/{below}/{name.filename}") for name in wanted}
+
+    def merge(names: list[SegmentName]) -> None:
+        fetched = {name: remote.get(f"{session}/{below}/{name.filename}") for name in names}
         track.change(partial(TrackOnDisk.settle, fetched=fetched))
+
+    settle_all(track.disk.wanted, merge)
+    if os.path.exists(track.disk.late.path):
+        raise _still_waiting()
 
 
 # ------------------------------------------------------------------------------------------------ what is there
