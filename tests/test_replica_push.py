@@ -1739,7 +1739,7 @@ def test_points_that_are_only_in_another_replica_are_told(tmp_path: Path, memory
     outcome = send(one, second)
     ((place, error),) = outcome.failures
     assert place == "tracks/loss"
-    assert "only in the other replica" in str(error)
+    assert "not on this one" in str(error)
     assert not [path for path in second.walk() if path.endswith(".parquet")]
     assert Machine(one.root, second).remote_rows("other") == one.rows("other")
     complete(send(one))

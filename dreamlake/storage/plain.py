@@ -245,11 +245,22 @@ class PlainFiles:
 
     def _write_beside(self, full: str, data: bytes) -> str:
         folder = full.rpartition("/")[0]
+        known = folder in self._made
+        try:
+            return self._write_in(folder, data)
+        except FileNotFoundError:
+            if not known:
+                raise
+        self._do(self._fs.makedirs, folder, exist_ok=True)  # it was there, and was removed since
+        self._made.add(folder)
+        return self._write_in(folder, data)
+
+    def _write_in(self, folder: str, data: bytes) -> str:
         beside = f"{folder}/.tmp-{os.getpid()}-{uuid.uuid4().hex}"
         try:
             self._do(self._fs.pipe_file, beside, data)
         except BaseException:
-            self._made.discard(folder)  # somebody may have removed it
+            self._made.discard(folder)
             self._remove_quietly(beside)
             raise
         return beside

@@ -168,7 +168,9 @@ def _forget(state: RemoteState, tree: Mapping[str, Entry], tracks: Mapping[str, 
             known.conflict = None
     for path, sent in state.files.items():
         own = path in _OWN or path.startswith(f"{layout.LOGS_DIR}/")
-        _forget_object(sent, bool(hosts_with(tree, path)) if own and state.origin is False else path in tree)
+        there = hosts_with(tree, path) if own and state.origin is False else [path] if path in tree else []
+        # Of what is replaced an older form may be there, as in a bucket that was brought back from a copy.
+        _forget_object(sent, any(not own or tree[each].version == sent.version for each in there))
 
 
 def _forget_track(known: TrackState, entries: Mapping[str, Entry]) -> None:

@@ -118,7 +118,7 @@ class TrackHere:
         unsent = [name for name in counting if name not in self.segments]
         for name in unsent:
             if name in gone:
-                said = f"the points {name.start} to {name.stop} (exclusive) are kept only in the other replica"
+                said = f"the points {name.start} to {name.stop} (exclusive) are only on a replica, and not on this one"
                 raise OSError(errno.ENODATA, said, self.folder)
         new_hot = _news(self._whole_lines(hot), self.known.hot)
         if new_hot is not None and new_hot.data:

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from dreamlake.engine.replica.pace import Pace
@@ -39,6 +40,9 @@ OPEN_LOCK = 30.0
 CLOSE_TIMEOUT = 30.0
 #: Segments that are dropped in one turn of the writer's thread, so that flushes need not wait long.
 DROPPED_AT_ONCE = 8
+#: Seconds for which each pass compares both sides, and drops nothing here, after a replica has lost what it had: a disk
+#: was not mounted, a bucket was empty for a moment. It may be the other one again at any time.
+DISTRUST = 60.0
 #: Passes that one `sync` makes at most: what was merged or rolled meanwhile is sent by the next.
 MAX_PASSES = 5
 
@@ -90,8 +94,9 @@ class Replicator:
         self._hurry = False
         #: Stats of files at their last look, see `push`.
         self._seen: dict[str, Any] = {}
-        #: Whether both sides were compared since the session was opened.
+        #: Whether both sides were compared since the session was opened, and since there was trouble.
         self._compared = False
+        self._distrusted_until = -inf
         #: Whether anything was written here since the last pass that sent all there was.
         self.behind = True
         self._told: set[str] = set()
@@ -384,7 +389,8 @@ class Replicator:
         from dreamlake.engine.replica.push import push
 
         with state.hold(self.folder, OPEN_LOCK if patient else 0.0, self._single_writer):
-            if not self._compared:
+            distrusted = time.monotonic() < self._distrusted_until
+            if not self._compared or distrusted:
                 from dreamlake.engine.replica import check
 
                 tree = check.look(self.remote.store(), self.session)
@@ -402,7 +408,13 @@ class Replicator:
                 interval=self.remote.interval,
                 grace=0.0 if self._is_last and self.trims else None,
             )
-            if self.trims and not self._stop:
+            if outcome.lost:
+                self.behind = distrusted = True
+                self._distrusted_until = time.monotonic() + DISTRUST
+                self._pace.hurry()
+            if any(isinstance(error, OSError) for _, error in outcome.failures):
+                self._compared = False  # what was sent before the trouble may be elsewhere than what comes behind it
+            if self.trims and not distrusted and not self._stop:
                 self._trim(state.load(self.folder))  # what could not be saved is not known after this pass
         if self.local.waiting() and not outcome.failures and not self._stop:
             self._settle()

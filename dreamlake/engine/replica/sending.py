@@ -64,6 +64,8 @@ class Outcome:
         What could not be sent: the place, fit for messages, and why.
     conflicts
         A sentence for each track that another machine wrote.
+    lost
+        Whether an object that was sent before was not there any more.
     """
 
     objects: int = 0
@@ -72,6 +74,7 @@ class Outcome:
     ended: bool = False
     failures: list[tuple[str, Exception]] = field(default_factory=list)
     conflicts: list[str] = field(default_factory=list)
+    lost: bool = False
 
     @property
     def complete(self) -> bool:
@@ -150,6 +153,11 @@ class Sender:
         with self._lock:
             if not any(where == place and str(known) == str(error) for where, known in self.outcome.failures):
                 self.outcome.failures.append((place, error))
+
+    def gone(self) -> Gone:
+        """Note that something is not there any more, and return what is raised then."""
+        self.outcome.lost = True
+        return Gone()
 
     def conflict(self, sentence: str) -> None:
         """Note that a track was written by another machine."""
@@ -289,7 +297,7 @@ class Sender:
         except FileNotFoundError:
             with self.ledger:
                 sent.version = sent.sha = None
-            raise Gone from None
+            raise self.gone() from None
         sha = digest(there)
         if sha not in sent.lately:
             raise Foreign(there, version)

@@ -309,15 +309,22 @@ class TrackSender:
         try:
             version = self.sender.ask(lambda: self.sender.remote.stat(path)).version
         except FileNotFoundError:
-            raise Gone from None
+            raise self.sender.gone() from None
         if version != self.known.hot.version:
             self.sender.understand(path, self.known.hot, self._believe)
 
     def _believe(self, data: bytes, version: str) -> None:
-        """Believe that the hot object is ours, unless somebody else has gone on from it: an empty one says little."""
+        """Believe that the hot object is ours, unless somebody else has gone on from it: an empty one says little.
+
+        Where it is an older one, segments that were sent since may be missing, too: those of a disk that was mounted in
+        another's place meanwhile, or of a bucket that was brought back from a copy. Raises `Foreign`, `Gone`.
+        """
         entries = self.sender.ask(lambda: self.sender.remote.list(self.there))
-        if any(name.stop > self._end for name in live.parse_listing(entry.name for entry in entries)):
+        found = live.parse_listing(entry.name for entry in entries)
+        if any(name.stop > self._end for name in found):
             raise Foreign(data, version)
+        if not self._segments.issubset(found):
+            raise self.sender.gone()
 
     def _forget_what_is_gone(self) -> None:
         names = {entry.name for entry in self.sender.ask(lambda: self.sender.remote.list(self.there))}

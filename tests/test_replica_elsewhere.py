@@ -1,0 +1,137 @@
+"""A replica that is another store for a while: an empty one, where a disk was not mounted, or an older copy of it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dreamlake import Lake, Session
+from dreamlake.cli import main
+
+
+class Store:
+    """A folder that holds replicas, and may be taken away and brought back."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.url = folder.as_uri()
+        self._kept = folder.with_name("kept")
+        folder.mkdir()
+
+    def take_away(self) -> None:
+        """Let an empty folder be in its place."""
+        os.rename(self.folder, self._kept)
+        self.folder.mkdir()
+
+    def bring_back(self) -> None:
+        """Let it be as it was when it was taken away; what came meanwhile is elsewhere."""
+        shutil.rmtree(self.folder)
+        os.rename(self._kept, self.folder)
+
+    def copy(self) -> None:
+        """Keep a copy of it."""
+        shutil.copytree(self.folder, self._kept)
+
+    def values(self) -> list[Any]:
+        """The field ``i`` of every point that is there, in order."""
+        found = Lake(self.url).session("s", "w").track("t").read(limit=None)["data"]
+        return [point["data"]["i"] for point in found]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "there")
+
+
+def opened(store: Store, local: Path | None) -> Session:
+    return Session("s", "w", local, remote=store.url, segment_points=10, sync_interval=1000, flush_interval=1000).open()
+
+
+def append(session: Session, start: int, stop: int) -> None:
+    for number in range(start, stop):
+        session.track("t").append(i=number, _ts=float(number))
+    session.parameters().set(at=stop)
+    session.log(f"at {stop}")
+
+
+def assert_all_there(store: Store, count: int) -> None:
+    assert store.values() == list(range(count))
+    session = Lake(store.url).session("s", "w")
+    assert session.parameters().get()["at"] == count
+    assert session.logs()["message"][-1] == f"at {count}"
+
+
+def test_what_was_sent_to_an_empty_store_is_sent_again_to_the_one_that_comes_back(store: Store, tmp_path: Path) -> None:
+    session = opened(store, tmp_path / "here")
+    append(session, 0, 35)
+    session.sync()
+    store.take_away()
+    append(session, 35, 65)
+    session.sync()
+    assert_all_there(store, 65)
+    store.bring_back()
+    session.sync()
+    assert_all_there(store, 65)
+    append(session, 65, 70)
+    session.close()
+    assert_all_there(store, 70)
+    shutil.rmtree(tmp_path / "here")
+    with opened(store, tmp_path / "here") as again:
+        assert len(again.track("t")) == 70
+
+
+def test_a_session_without_a_local_side_goes_on_when_its_replica_is_back(store: Store) -> None:
+    session = opened(store, None)
+    append(session, 0, 35)
+    session.sync()
+    session.sync()  # what it has uploaded is only there now
+    store.take_away()
+    append(session, 35, 65)
+    with pytest.raises(OSError, match="are only on a replica, and not on this one"):
+        session.sync()
+    store.bring_back()
+    session.sync()
+    append(session, 65, 70)
+    session.close()
+    assert_all_there(store, 70)
+
+
+def test_nothing_is_dropped_in_the_pass_that_meets_an_empty_store(store: Store) -> None:
+    session = opened(store, None)
+    append(session, 0, 5)
+    session.sync()
+    append(session, 5, 35)
+    store.take_away()
+    session.sync()  # all of it is sent anew, to a store that goes away
+    store.bring_back()
+    append(session, 35, 40)
+    session.close()
+    assert_all_there(store, 40)
+
+
+@pytest.mark.parametrize("how", ["the next sync", "another open", "the command"])
+def test_what_an_older_copy_of_the_replica_lacks_is_sent_again(store: Store, tmp_path: Path, how: str) -> None:
+    """A bucket that was brought back from a copy: by its versions alone nobody would notice before the next change."""
+    session = opened(store, tmp_path / "here")
+    append(session, 0, 35)
+    session.sync()
+    store.copy()
+    append(session, 35, 65)
+    session.sync()
+    store.bring_back()
+    assert store.values() == list(range(35))
+    count = 65
+    if how == "the next sync":
+        count = 67
+        append(session, 65, 67)
+        session.sync()
+    session.close()
+    if how == "another open":
+        opened(store, tmp_path / "here").close()
+    if how == "the command":
+        assert main(["sync", str(tmp_path / "here"), store.url]) == 0
+    assert_all_there(store, count)
