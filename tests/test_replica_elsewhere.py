@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from dreamlake import Lake, Session
 from dreamlake.cli import main
+from dreamlake.engine.replica.ownfiles import OwnFiles
 
 
 class Store:
@@ -51,37 +53,70 @@ def opened(store: Store, local: Path | None) -> Session:
     return Session("s", "w", local, remote=store.url, segment_points=10, sync_interval=1000, flush_interval=1000).open()
 
 
-def append(session: Session, start: int, stop: int) -> None:
-    for number in range(start, stop):
-        session.track("t").append(i=number, _ts=float(number))
-    session.parameters().set(at=stop)
-    session.log(f"at {stop}")
+def append(session: Session, start: int, stop: int, what: str = "all") -> None:
+    if what != "what is no track":
+        for number in range(start, stop):
+            session.track("t").append(i=number, _ts=float(number))
+    if what != "tracks":
+        session.parameters().set(at=stop)
+        session.log(f"at {stop}")
 
 
-def assert_all_there(store: Store, count: int) -> None:
-    assert store.values() == list(range(count))
-    session = Lake(store.url).session("s", "w")
-    assert session.parameters().get()["at"] == count
-    assert session.logs()["message"][-1] == f"at {count}"
+def assert_all_there(store: Store, count: int, what: str = "all") -> None:
+    if what != "what is no track":
+        assert store.values() == list(range(count))
+    if what != "tracks":
+        session = Lake(store.url).session("s", "w")
+        assert session.parameters().get()["at"] == count
+        assert session.logs()["message"][-1] == f"at {count}"
 
 
-def test_what_was_sent_to_an_empty_store_is_sent_again_to_the_one_that_comes_back(store: Store, tmp_path: Path) -> None:
+@pytest.mark.parametrize("what", ["all", "tracks", "what is no track"])
+def test_what_was_sent_to_an_empty_store_is_sent_again_to_the_one_that_comes_back(
+    store: Store, tmp_path: Path, what: str
+) -> None:
     session = opened(store, tmp_path / "here")
     append(session, 0, 35)
     session.sync()
     store.take_away()
-    append(session, 35, 65)
+    append(session, 35, 65, what)
     session.sync()
-    assert_all_there(store, 65)
+    assert_all_there(store, 65, what)
     store.bring_back()
     session.sync()
-    assert_all_there(store, 65)
-    append(session, 65, 70)
+    assert_all_there(store, 65, what)
+    append(session, 65, 70, what)
     session.close()
-    assert_all_there(store, 70)
+    assert_all_there(store, 70, what)
     shutil.rmtree(tmp_path / "here")
     with opened(store, tmp_path / "here") as again:
-        assert len(again.track("t")) == 70
+        assert len(again.track("t")) == (35 if what == "what is no track" else 70)
+
+
+def test_both_sides_are_compared_after_a_pass_that_failed(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it sent before may have gone elsewhere, and what would have told of that came behind the failure."""
+    session = opened(store, tmp_path / "here")
+    append(session, 0, 35)
+    session.sync()
+    store.take_away()
+    for number in range(20):
+        session.track("new").append(i=number)
+    session.track("t").flush()
+
+    def refuse(*args: Any) -> None:
+        raise OSError(errno.EIO, "no more today")
+
+    with monkeypatch.context() as patch:
+        for name in ("_send_logs", "_send_parameters", "_send_files", "_conclude"):
+            patch.setattr(OwnFiles, name, refuse)
+        with pytest.raises(OSError, match="no more today"):
+            session.sync()
+    store.bring_back()
+    session.sync()
+    session.close()
+    assert len(Lake(store.url).session("s", "w").track("new")) == 20
 
 
 def test_a_session_without_a_local_side_goes_on_when_its_replica_is_back(store: Store) -> None:

@@ -396,6 +396,7 @@ class Replicator:
                 tree = check.look(self.remote.store(), self.session)
                 self._compare(tree, True, late=True)
             known = state.load(self.folder)
+            self._compared = False  # what is sent before some trouble may go elsewhere than what comes behind it
             outcome = push(
                 self.folder,
                 self.session,
@@ -412,8 +413,7 @@ class Replicator:
                 self.behind = distrusted = True
                 self._distrusted_until = time.monotonic() + DISTRUST
                 self._pace.hurry()
-            if any(isinstance(error, OSError) for _, error in outcome.failures):
-                self._compared = False  # what was sent before the trouble may be elsewhere than what comes behind it
+            self._compared = not any(isinstance(error, OSError) for _, error in outcome.failures)
             if self.trims and not distrusted and not self._stop:
                 self._trim(state.load(self.folder))  # what could not be saved is not known after this pass
         if self.local.waiting() and not outcome.failures and not self._stop:
