@@ -98,13 +98,16 @@ def _listing_first() -> None:
     look, listing = TrackReader._look, SegmentFiles.listing
     listed: dict[int, Any] = {}
 
-    def looking(self: TrackReader, *args: Any) -> Any:
+    def looking(self: TrackReader, *args: Any, **more: Any) -> Any:
         listed[id(self.files)] = listing(self.files)
         time.sleep(0.02)  # as a slow disk does
-        return look(self, *args)
+        return look(self, *args, **more)
+
+    def listing_before(self: SegmentFiles, again: bool = True) -> Any:
+        return listed.pop(id(self), None) or listing(self, again)
 
     TrackReader._look = looking  # type: ignore[method-assign]
-    SegmentFiles.listing = lambda self: listed.pop(id(self), None) or listing(self)  # type: ignore[method-assign]
+    SegmentFiles.listing = listing_before  # type: ignore[method-assign]
 
 
 def _hot_file_first() -> None:
