@@ -54,9 +54,30 @@ class ParametersView:
 class Parameters(ParametersView):
     """The parameters of an open session."""
 
-    def __init__(self, store: Store, folder: str, open_writer: Callable[[], Writer]) -> None:
+    def __init__(
+        self, store: Store, folder: str, open_writer: Callable[[], Writer], check_there: Callable[[], None]
+    ) -> None:
         super().__init__(store, folder)
         self._open_writer = open_writer
+        self._check_there = check_there
+
+    @forks_wait
+    def get(self) -> dict[str, Any]:
+        """Return all parameters: flat, dotted keys; empty when none were set.
+
+        Where several machines write the session, key by key the value of the one that set parameters last.
+
+        Raises
+        ------
+        CorruptTrackError
+            A parameters.json is damaged.
+        SessionNotFoundError
+            The folder of the open session was removed, or is not mounted any more.
+        """
+        found = super().get()
+        if not found:
+            self._check_there()
+        return found
 
     @forks_wait
     def set(self, values: Mapping[str, Any] | None = None, /, **more: Any) -> Parameters:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from threading import RLock
 
@@ -9,7 +10,7 @@ from dreamlake.arguments import LONGEST_WAIT, description_of, local_folder, opti
 from dreamlake.engine.ending import Ending
 from dreamlake.engine.forkgate import forks_wait
 from dreamlake.engine.lifecycle import ending_of, give_temporary_back, open_writer, release_writer, take_temporary
-from dreamlake.errors import PointsDroppedError, SessionClosedError, TrackNotFoundError
+from dreamlake.errors import PointsDroppedError, SessionClosedError, SessionNotFoundError, TrackNotFoundError
 from dreamlake.format import layout
 from dreamlake.track import Track
 
@@ -223,6 +224,16 @@ class Session:
         for track in self._tracks.values():
             track._attach(writer.track(track.name).pending)
 
+    def check_there(self) -> None:
+        """Raise SessionNotFoundError where the session is open and its folder is gone; for the library's own use.
+
+        Else what was flushed would read as empty once somebody removed it, or a disk is not mounted any more.
+        """
+        if self.is_open and self._root is not None and not os.path.isdir(self.path):
+            raise SessionNotFoundError(
+                errno.ENOENT, "the folder of this open session was removed, or is not mounted any more", self.path
+            )
+
     def open_if_needed(self) -> None:
         """Open a session that was never opened, as a first append does; a closed one raises SessionClosedError."""
         if self._closed:
@@ -371,7 +382,7 @@ class Session:
         """Return the parameters of the session, to set and to get."""
         from dreamlake.parameters import Parameters
 
-        return Parameters(self.store(), self.folder, self._open_writer)
+        return Parameters(self.store(), self.folder, self._open_writer, self.check_there)
 
     def _open_writer(self) -> Writer:
         self.open_if_needed()
@@ -563,7 +574,10 @@ class Tracks:
         from dreamlake.engine.catalog import track_names
 
         self._session.flush()
-        return track_names(self._session.store(), self._session.folder)
+        names = track_names(self._session.store(), self._session.folder)
+        if not names:
+            self._session.check_there()
+        return names
 
     def flush(self) -> None:
         """Write what is pending of all tracks; see `Session.flush`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dreamlake.engine.forkgate import forks_wait
-from dreamlake.errors import SessionClosedError
+from dreamlake.errors import SessionClosedError, TrackNotFoundError
 from dreamlake.format.layout import track_dir
 from dreamlake.view import TrackView
 
@@ -30,8 +30,6 @@ class Track(TrackView):
     Thread-safe. Appending never touches disk or network on the caller's thread; a background thread writes what is
     pending every `flush_interval` seconds. Every read flushes first.
     """
-
-    _missing_is_empty = True
 
     def __init__(self, session: Session, name: str) -> None:
         self._session = session
@@ -168,6 +166,15 @@ class Track(TrackView):
         self.flush()
         if self._session.is_open:
             self._session.writer.settle_before_read(self._name)
+
+    def _refuse_missing(self) -> None:
+        # It may get its first point yet; not so where it had some, or where all of the session is gone.
+        self._session.check_there()
+        if self._session.is_open and self._session.writer.track(self._name).has_written:
+            raise TrackNotFoundError(
+                f"the track {self._name!r} has points that were flushed, and nothing is at {self._reader.place} any "
+                "more: it was removed, or is not mounted"
+            )
 
     def _attach(self, pending: Pending) -> None:
         """Append to these pending points from now on: the session is open."""

@@ -36,9 +36,6 @@ class TrackView:
     it is of a session with ``remote=``, which fetches them; ``"skip"`` leaves them out.
     """
 
-    #: Whether a track without a stored point reads as empty (a session's own) or is an error (a lake's).
-    _missing_is_empty = False
-
     def __init__(self, reader: TrackReader) -> None:
         self._reader = reader
 
@@ -60,13 +57,17 @@ class TrackView:
     def _before_read(self) -> None:
         """Called before every read; a track that can write flushes here."""
 
+    def _refuse_missing(self) -> None:
+        """Called where nothing of the track is stored: an error, but a session's own track is empty yet."""
+        raise TrackNotFoundError(f"no track {self.name!r} at {self._reader.place}")
+
     def _snapshot(
         self, errors: Errors = "raise", *, described: bool = False, wanted: tuple[int, int | None] = (0, None)
     ) -> Snapshot:
         self._before_read()
         snapshot = self._reader.snapshot(errors=errors, described=described, wanted=wanted)
-        if not (snapshot.exists or self._missing_is_empty):
-            raise TrackNotFoundError(f"no track {self.name!r} at {self._reader.place}")
+        if not snapshot.exists:
+            self._refuse_missing()
         return snapshot
 
     @forks_wait

@@ -413,6 +413,7 @@ NOT_WAITED_FOR = {
     # wait for the writer's thread, for which a fork waits anyway, or for the disk or the network
     *("Session.flush", "Session.close", "Session.sync", "Tracks.flush", "Track.flush"),
     *("Files.upload", "FilesView.download"),
+    "Session.check_there",  # asks the disk
     "Track.append",  # never in Arrow, and imports only what opening has imported
     "Track.append_batch",  # as these, behind a part that is
     *("Session.track", "Session.open_if_needed"),  # a new track is, and what opens

@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import errno
 import json
+import os
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from math import inf, nextafter
@@ -18,6 +19,7 @@ from model import Time, points_of, spy_on, without_ts
 
 import dreamlake.storage.local as local
 from dreamlake import Session
+from dreamlake.errors import SessionNotFoundError, TrackNotFoundError
 
 HOUR = 3600.0
 
@@ -481,6 +483,25 @@ def test_stats_say_what_is_stored(session: Session) -> None:
         "tags": ["x"],
         "metadata": {"unit": "m"},
     }
+
+
+@pytest.mark.parametrize("removed", ["the session", "the track"])
+def test_what_was_flushed_and_removed_does_not_read_as_empty(session: Session, lake_dir: Path, removed: str) -> None:
+    """A script that goes on from the last point must not begin at 0 since a disk is not mounted any more."""
+    track = session.track("a/loss").append(i=1)
+    session.parameters().set(lr=1)
+    assert len(session.track("another")) == 0, "it may get a point yet"
+    track.flush()
+    os.rename(lake_dir / "w/s" / ("" if removed == "the session" else "tracks/a"), lake_dir / "away")
+    reads: list[Callable[[], object]] = [lambda: len(track), lambda: track.read(-1), track.to_polars, track.stats]
+    if removed == "the session":
+        reads += [session.tracks.list, session.parameters().get, lambda: len(session.track("another"))]
+    for read in reads:
+        with pytest.raises((SessionNotFoundError, TrackNotFoundError), match="is not mounted"):
+            read()
+    os.rename(lake_dir / "away", lake_dir / "w/s" / ("" if removed == "the session" else "tracks/a"))
+    assert len(track) == 1
+    assert session.parameters().get() == {"lr": 1}
 
 
 def test_the_hot_file_is_plain_lines(session: Session, lake_dir: Path) -> None:

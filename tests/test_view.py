@@ -320,7 +320,8 @@ def test_a_missing_track_is_an_error_and_an_empty_one_is_not(lake_dir: Path) -> 
     assert repr(missing) == "<TrackView 'lost'>"
 
     class Own(TrackView):
-        _missing_is_empty = True
+        def _refuse_missing(self) -> None:
+            pass
 
     own = Own(TrackReader(described.reader().store, "w/s/tracks/lost", "lost"))
     assert (len(own), own.to_polars().shape) == (0, (0, 2))
@@ -411,6 +412,28 @@ def test_a_frame_of_the_run_before_is_refused_and_not_mixed(tmp_path: Path) -> N
         with pytest.raises(DreamlakeError, match="holds other points than when this snapshot was taken"):
             frame.collect()
     assert Lake(tmp_path / "lake").scan("t").collect()["run"].to_list() == [2] * 30
+
+
+@pytest.mark.parametrize("read_before", [False, True])
+def test_a_frame_of_a_run_with_the_same_times_is_refused_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read_before: bool
+) -> None:
+    """A replay, a simulation, an import again: nothing but the files themselves tells one from the other."""
+    monkeypatch.setattr("dreamlake.engine.snapshot.YOUNG", 0.0)
+
+    def make(run: int) -> None:
+        shutil.rmtree(tmp_path / "lake", ignore_errors=True)
+        with Session("s", "w", tmp_path / "lake", segment_points=10) as session:
+            session.track("t").append_batch([{"run": run, "_ts": float(i)} for i in range(25)])
+
+    make(1)
+    frames = [Lake(tmp_path / "lake").scan("t"), Lake(tmp_path / "lake").session("s", "w").track("t").scan()]
+    if read_before:
+        assert [frame.collect()["run"].to_list() for frame in frames] == [[1] * 25] * 2
+    make(2)
+    for frame in frames:
+        with pytest.raises(DreamlakeError, match="holds other points than when this snapshot was taken"):
+            frame.collect()
 
 
 def test_a_merge_is_no_other_run(tmp_path: Path) -> None:

@@ -112,6 +112,17 @@ class SegmentFiles:
                 self._newest = self.described = None
         self._oldest = oldest or self._oldest
 
+    @property
+    def oldest(self) -> tuple[SegmentName, object] | None:
+        """The oldest live segment at the last look, and which file it was; None where that is not known."""
+        return self._oldest
+
+    def is_another(self, oldest: tuple[SegmentName, object]) -> bool:
+        """Whether another file has the name of what was the `oldest`; asked without a request, so of a local disk."""
+        ask = getattr(self.store, "identity", None)
+        which = None if ask is None else ask(self._path(oldest[0]))
+        return which is not None and which != oldest[1]
+
     def away(self, listing: Collection[str]) -> Mapping[SegmentName, Away]:
         """What is said to be only on the replica, in the folder with this listing; some of it may be here all the same.
 

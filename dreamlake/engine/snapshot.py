@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from time import monotonic
 
 from dreamlake.engine.arriving import of_each
 from dreamlake.engine.piece import Piece, one_table, tables_of
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 #: A segment that vanishes is looked for again this often: in a replacement, and in what replaced that meanwhile.
 MAX_RELISTS = 5
+#: Seconds for which a snapshot is too young for its run to have been removed and made anew.
+YOUNG = 0.05
 
 
 class Snapshot:
@@ -81,6 +84,8 @@ class Snapshot:
         #: The segments of the track.
         self.files = files
         self._sizes = sizes
+        self._oldest = files.oldest
+        self._taken = monotonic()
 
     # ---------------------------------------------------------------------------------------------- what it holds
 
@@ -324,6 +329,8 @@ class Snapshot:
         todo: list[Piece] = [piece]
         read: list[tuple[Piece, pa.Table, TrackSchema]] = []
         relists = 0
+        if self._oldest is not None and monotonic() - self._taken > YOUNG and self.files.is_another(self._oldest):
+            raise self._made_anew(self._oldest[0])
         while todo:
             part = todo.pop(0)
             assert part.segment is not None
@@ -341,16 +348,19 @@ class Snapshot:
         return read
 
     def _check_bounds(self, name: SegmentName) -> None:
-        """Refuse a segment of a run that was made anew since, whose segments have the same names."""
+        """Refuse a segment of a run that was made anew since, where no store says that it is another file."""
         said = None if self._found is None else self._found[1].get(name)
         if said is None:
             return
         info = self.files.info(name, self._sizes.get(name))
         if (info.ts_min, info.ts_max) != said:
-            raise DreamlakeError(
-                f"{self.files.place(name)} holds other points than when this snapshot was taken: the run was made anew "
-                "since; scan it anew"
-            )
+            raise self._made_anew(name)
+
+    def _made_anew(self, name: SegmentName) -> DreamlakeError:
+        return DreamlakeError(
+            f"{self.files.place(name)} holds other points than when this snapshot was taken: the run was made anew "
+            "since; scan it anew"
+        )
 
     def _replacements(self, gone: Piece, relists: int, error: FileNotFoundError) -> Iterable[Piece]:
         """Pieces of the segments that now hold the rows of a segment that has vanished."""

@@ -45,6 +45,11 @@ class TrackWriter:
         #: Live segments when it was last asked whether there is much to merge.
         self._live_before = 0
 
+    @property
+    def has_written(self) -> bool:
+        """Whether a flush of this process has found or left points of it on the disk."""
+        return self._disk is not None and self._disk.next_index > 0
+
     def describe(self, **given: Any) -> None:
         """Take a description, tags or metadata; merged into metadata.json by the next flush, later values win."""
         for key, value in given.items():
