@@ -209,6 +209,8 @@ class Session:
                     raise
                 if writer.replica is not None:
                     writer.replica.trims = self._is_temporary
+                    if self._is_temporary:
+                        writer.replica.reserve.keep()
                 self._attach(writer)
         return self
 
@@ -276,7 +278,7 @@ class Session:
                 track._detach()
         dropped: PointsDroppedError | None = None
         try:
-            release_writer(writer, ending, timeout)
+            _unless_full(writer, lambda: release_writer(writer, ending, timeout))
         except PointsDroppedError as error:
             dropped = error
         except BaseException:
@@ -553,9 +555,19 @@ class Session:
             raise SessionClosedError(f"the session {self.name!r} is closed; open it again: session.open()")
         writer = self._writer
         if writer is not None:
-            writer.flush()
+            _unless_full(writer, writer.flush)
             if writer.replica is not None:
                 writer.replica.sync(None if timeout is None else min(timeout, LONGEST_WAIT))
+
+
+def _unless_full(writer: Writer, write: Callable[[], None]) -> None:
+    """Write; where the disk is full, and holds what is on the replica too, once more when that was dropped."""
+    try:
+        write()
+    except OSError as error:
+        if writer.replica is None or isinstance(error, PointsDroppedError) or not writer.replica.make_room(error):
+            raise
+        write()
 
 
 def _names(tracks: str | Sequence[str]) -> list[str]:

@@ -194,7 +194,9 @@ def stamps_path(folder: str, name: SegmentName) -> str:
 # ------------------------------------------------------------------------------------------------ going away
 
 
-def drop(folder: str, track: str, names: Collection[SegmentName], fsync: bool) -> dict[SegmentName, Away]:
+def drop(
+    folder: str, track: str, names: Collection[SegmentName], fsync: bool, bare: bool = False
+) -> dict[SegmentName, Away]:
     """Make segments that are on the replica away: they are deleted here, and what must be known of them stays.
 
     The session's lock is held, and a rewrite announced. Passed over, though named: the last segment of the track, which
@@ -206,6 +208,9 @@ def drop(folder: str, track: str, names: Collection[SegmentName], fsync: bool) -
         The track's folder, and its name.
     fsync
         Whether the timestamps that stay survive power loss; the records do always.
+    bare
+        Whether no timestamps stay, of no segment of the track: on a full disk. Late fields look for their points by
+        the bounds then, and may have to fetch more.
 
     Returns
     -------
@@ -231,10 +236,12 @@ def drop(folder: str, track: str, names: Collection[SegmentName], fsync: bool) -
         return {}
     files = SegmentFiles(LocalStore(os.path.dirname(folder)), os.path.basename(folder), track)
     told = {SegmentName(*bounds[:3]) for bounds in files.newest(counting[-1], None).before}
+    if bare:
+        sweep_stamps(folder, filenames, ())
     dropped = {}
     for name in chosen:
         try:
-            dropped[name] = _prepare(files, name, told, fsync)
+            dropped[name] = _prepare(files, name, told, None if bare else fsync)
         except CorruptTrackError as error:
             log().warning("not dropped, though it is on the replica: %s", error)
     if not dropped:
@@ -246,13 +253,14 @@ def drop(folder: str, track: str, names: Collection[SegmentName], fsync: bool) -
     return dropped
 
 
-def _prepare(files: SegmentFiles, name: SegmentName, told: Collection[SegmentName], fsync: bool) -> Away:
-    """Keep the timestamps of a segment, and return what stays known of it when it is gone."""
+def _prepare(files: SegmentFiles, name: SegmentName, told: Collection[SegmentName], fsync: bool | None) -> Away:
+    """Keep the timestamps of a segment, for good with `fsync`, if it is not None; return what stays known of it."""
     size = files.size(name)
     info = files.info(name, size)
     table, schema = files.read(name, size, ["_ts"])
     folder = files.store.describe(files.folder)
-    write_stamps(folder, files.track, info.bounds, table.column("_ts").combine_chunks(), fsync)
+    if fsync is not None:
+        write_stamps(folder, files.track, info.bounds, table.column("_ts").combine_chunks(), fsync)
     return Away(name, size, info.bounds, None if name in told else schema)
 
 

@@ -331,10 +331,10 @@ class TrackOnDisk(KnownTrack):
 
     # -- segments that are only on the replica ---------------------------------------------------------------------
 
-    def drop(self, names: Collection[SegmentName]) -> None:
+    def drop(self, names: Collection[SegmentName], bare: bool = False) -> None:
         """Delete segments that are on the replica; see `away.drop`. When this raises, some may be deleted."""
         self.announce_rewrite()
-        self.away.update(away.drop(self.folder, self.name, names, self.fsync))
+        self.away.update(away.drop(self.folder, self.name, names, self.fsync, bare))
 
     def wanted(self, but: Collection[SegmentName] = ()) -> list[SegmentName]:
         """Return the away segments that waiting rows need next; see `late.wanted`."""

@@ -95,6 +95,11 @@ class Pressure:
         """Say that the disk took nothing: appends wait for nothing then."""
         self._failing = True
 
+    @property
+    def is_failing(self) -> bool:
+        """Whether the last flush in the background could not write."""
+        return self._failing
+
     def worked(self) -> bool:
         """Say that a flush wrote all; returns whether the one before had failed."""
         failing, self._failing, self._overrun = self._failing, False, False

@@ -152,9 +152,9 @@ class TrackWriter:
         """Merge the rows that waited for these segments; the session's lock is held, see `late.settle`."""
         self._change(lambda disk: disk.settle(fetched))
 
-    def drop(self, names: "Collection[SegmentName]") -> None:
+    def drop(self, names: "Collection[SegmentName]", bare: bool = False) -> None:
         """Delete segments that are on the replica; the session's lock is held, see `away.drop`."""
-        self._change(lambda disk: disk.drop(names))
+        self._change(lambda disk: disk.drop(names, bare))
 
     def compact(
         self, under_lock: Callable[[Callable[[], Any]], Any], check: Callable[[], None] | None = None

@@ -159,7 +159,7 @@ def _lost_reply_taken_for_another_machine(patch: pytest.MonkeyPatch) -> None:
 
 
 def _dropped_before_it_is_sent(patch: pytest.MonkeyPatch) -> None:
-    def droppable(folder: str, known: Any) -> Any:
+    def droppable(folder: str, known: Any, held_back: int) -> Any:
         for below in sorted(known.tracks):
             here = live.parse_listing(trim._listdir(f"{folder}/{below}"))
             if here[:-1]:

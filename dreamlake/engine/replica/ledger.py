@@ -6,6 +6,7 @@ import threading
 import time
 from types import TracebackType
 
+from dreamlake.engine.replica.reserve import Reserve
 from dreamlake.engine.replica.state import ReplicaState, save
 
 #: Seconds for which what was sent may be known in memory only; after a crash it is found out by comparing.
@@ -15,9 +16,10 @@ BREATH = 1.0
 class Ledger:
     """The state of the session in `folder`. A context manager: the state is changed in its ``with`` block."""
 
-    def __init__(self, folder: str, state: ReplicaState) -> None:
+    def __init__(self, folder: str, state: ReplicaState, reserve: Reserve | None = None) -> None:
         self.folder = folder
         self.state = state
+        self._reserve = reserve or Reserve(folder)
         self._changing = threading.Lock()
         self._saving = threading.Lock()
         self._changes = 0
@@ -51,7 +53,7 @@ class Ledger:
                 return
             with self._changing:
                 number = self._changes
-                save(self.folder, self.state)
+                self._reserve.with_room(lambda: save(self.folder, self.state))
             self._saved = number
             self._saved_at = time.monotonic()
 

@@ -10,6 +10,7 @@ from dreamlake.engine.writer import CALLER_LOCK
 from dreamlake.format import layout
 
 if TYPE_CHECKING:
+    from dreamlake.engine.replica.reserve import Reserve
     from dreamlake.engine.trackwriter import TrackWriter
     from dreamlake.engine.writer import Writer
     from dreamlake.format.layout import SegmentName
@@ -52,12 +53,18 @@ class LocalSide:
                 for track in list(self._writer.tracks.values()):
                     track.learn_anew()
 
-    def drop(self, track: str, names: Sequence[SegmentName]) -> None:
+    @property
+    def is_failing(self) -> bool:
+        """Whether the last flush could not write: for want of room, most likely."""
+        return self._writer.pressure.is_failing
+
+    def drop(self, track: str, names: Sequence[SegmentName], reserve: Reserve) -> None:
         """Drop segments of the track in this folder below the session that are on the replica."""
+        writer = self._writer.track(layout.track_name(track))
 
         def work() -> None:
-            with self._locked():
-                self._writer.track(layout.track_name(track)).drop(names)
+            with self._locked():  # no flush comes in between, and takes the room
+                reserve.with_room(lambda: writer.drop(names), lambda: writer.drop(names, bare=True))
 
         self._writer.call(work)
 

@@ -13,6 +13,7 @@ from dreamlake.engine.replica.check import is_track
 from dreamlake.engine.replica.ledger import Ledger
 from dreamlake.engine.replica.ownfiles import Moved, OwnFiles
 from dreamlake.engine.replica.progress import Progress as Progress
+from dreamlake.engine.replica.reserve import Reserve
 from dreamlake.engine.replica.sending import Outcome as Outcome
 from dreamlake.engine.replica.sending import Sender, Stopped
 from dreamlake.engine.replica.state import ReplicaState
@@ -49,6 +50,7 @@ def push(
     now: Callable[[], float] = time.time,
     interval: float = INTERVAL,
     grace: float | None = None,
+    reserve: Reserve | None = None,
 ) -> Outcome:
     """Bring the replica of a session up to date with its folder.
 
@@ -84,8 +86,10 @@ def push(
     grace
         Seconds for which segments stay on the replica that a merged one, or one with late fields, has replaced, for
         readers that have listed them; by default `sweep.GRACE`. Without it they look again, which costs a request.
+    reserve
+        Room for what is to be saved where the disk is full.
     """
-    ledger = Ledger(folder, state)
+    ledger = Ledger(folder, state, reserve)
     sender = Sender(remote, ledger, progress or Progress(), stop)
     seen = {} if seen is None else seen
     pass_ = _Pass(folder, session, sender, seen, last_ts, now, grace)

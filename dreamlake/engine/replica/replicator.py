@@ -13,11 +13,13 @@ import shlex
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any
 
 from dreamlake.engine.replica.pace import Pace
+from dreamlake.engine.replica.reserve import Reserve, is_full
 from dreamlake.engine.thread import Worker
 from dreamlake.errors import CorruptTrackError, LockTimeoutError, RemoteConflictError
 from dreamlake.notices import log
@@ -80,6 +82,7 @@ class Replicator:
         self.folder = local.folder
         #: Whether segments are dropped locally once they are on the replica.
         self.trims = False
+        self.reserve = Reserve(self.folder)
         self._single_writer = single_writer
         self._fsync = fsync
         self._arm = arm
@@ -313,6 +316,16 @@ class Replicator:
         if not outcome.complete:
             raise OSError(errno.EAGAIN, "the upload was ended before all was sent", self.place)
 
+    def make_room(self, error: OSError) -> bool:
+        """Where the disk is full, make a pass, which drops what is on the replica; return whether it was."""
+        if not self.trims or not is_full(error):
+            return False
+        with suppress(OSError, ValueError):
+            self.thread.call(
+                lambda: self._pass(patient=True, needs_room=True), CLOSE_TIMEOUT, f"the upload to {self.place}"
+            )
+        return True
+
     def finish(self, timeout: float | None, last: bool) -> None:
         """Send what is left within `timeout` seconds, 30 by default; after the `last` session the thread ends.
 
@@ -384,7 +397,7 @@ class Replicator:
             self._warned = True
             log().warning("%s cannot be brought up to date, trying again until it can: %s", self.place, error)
 
-    def _pass(self, patient: bool) -> Outcome:
+    def _pass(self, patient: bool, needs_room: bool = False) -> Outcome:
         from dreamlake.engine.replica import state
         from dreamlake.engine.replica.push import push
 
@@ -408,28 +421,34 @@ class Replicator:
                 last_ts=self.local.last_ts,
                 interval=self.remote.interval,
                 grace=0.0 if self._is_last and self.trims else None,
+                reserve=self.reserve,
             )
             if outcome.lost:
-                self.behind = distrusted = True
+                self.behind = True
                 self._distrusted_until = time.monotonic() + DISTRUST
                 self._pace.hurry()
             self._compared = not any(isinstance(error, OSError) for _, error in outcome.failures)
-            if self.trims and not distrusted and not self._stop:
-                self._trim(state.load(self.folder))  # what could not be saved is not known after this pass
+            if self.trims and not outcome.lost and not self._stop:
+                needs_room = needs_room or self.local.is_failing
+                if needs_room or not distrusted:
+                    # As the disk has it: what could not be saved is not known after this pass.
+                    self._trim(state.load(self.folder), needs_room)
         if self.local.waiting() and not outcome.failures and not self._stop:
             self._settle()
             self._pace.hurry()
         return outcome
 
-    def _trim(self, known: ReplicaState) -> None:
-        """Drop what is on the replica: segments, a few at a time, and uploaded files."""
-        from dreamlake.engine.replica.trim import droppable, droppable_files
+    def _trim(self, known: ReplicaState, needs_room: bool) -> None:
+        """Drop what is on the replica: segments, a few at a time, and uploaded files; what is to be merged, too, if it
+        `needs_room`.
+        """
+        from dreamlake.engine.replica.trim import HELD_BACK, droppable, droppable_files
 
         mine = known.remote(self.remote.store().describe())
         self.local.drop_files(droppable_files(self.folder, mine))
-        for track, names in droppable(self.folder, mine):
+        for track, names in droppable(self.folder, mine, 0 if needs_room else HELD_BACK):
             for place in range(0, len(names), DROPPED_AT_ONCE):
-                self.local.drop(track, names[place : place + DROPPED_AT_ONCE])
+                self.local.drop(track, names[place : place + DROPPED_AT_ONCE], self.reserve)
 
     def _settle(self) -> None:
         """Fetch the segments that late fields wait for, and have these merged."""

@@ -15,13 +15,14 @@ from dreamlake.format.layout import SegmentName
 HELD_BACK = 128 << 20
 
 
-def droppable(folder: str, known: RemoteState) -> Iterator[tuple[str, list[SegmentName]]]:
+def droppable(folder: str, known: RemoteState, held_back: int = HELD_BACK) -> Iterator[tuple[str, list[SegmentName]]]:
     """The tracks of the session in `folder`, as folders below it, with their live segments that can go, oldest first.
 
     The last segment of a track stays: its footer tells the bounds and the fields of all before it. So do the newest
-    usual ones, and wide ones, which are to be merged: once they are only on the replica, they stay as they are.
+    usual ones, and wide ones, which are to be merged: once they are only on the replica, they stay as they are. No more
+    than `held_back` bytes of these stay.
     """
-    share = HELD_BACK // max(1, len(known.tracks))
+    share = held_back // max(1, len(known.tracks))
     for below, track in sorted(known.tracks.items()):
         path = os.path.join(folder, *below.split("/"))
         here = set(live.parse_listing(_listdir(path)))
