@@ -137,7 +137,7 @@ class Lake:
 
         The columns are those of all runs together, null where a run does not have one, with types as wide as all
         need. Runs follow one another in the order of their names. It is a snapshot, as `TrackView.scan` is, and
-        filters on the first four columns reach only the segments that they need.
+        filters on the first four columns and on parameters reach only the segments that they need.
 
         Parameters
         ----------
@@ -148,7 +148,7 @@ class Lake:
         sessions
             Only sessions of these names (or of this one); None for all. Sessions without the track are left out.
         parameters
-            The parameters of the runs that are joined in behind the fields, a column each under their dotted names, as
+            The parameters of the runs that are columns behind the fields, one each under their dotted names, as
             `Sessions.to_polars` has them; True for all. One that has the name of a field is ``parameters.<name>``.
         errors
             ``"raise"``, or ``"skip"`` to log damage and read round it.
@@ -167,8 +167,6 @@ class Lake:
             In a forked child process, where Polars queries would hang.
         """
         check_polars()
-        import polars as pl
-
         from dreamlake.engine.scan import Part, lazy_frame
         from dreamlake.format.logical import unify_schemas
 
@@ -202,14 +200,12 @@ class Lake:
         if not parts:
             raise TrackNotFoundError(f"none of the {len(pairs)} sessions looked at in {self!r} has a track {track!r}")
         schema = unify_schemas(*(part.snapshot.schema for part in parts))
-        frame = lazy_frame(parts, schema, name=track, labels=LABELS)
-        if not parameters:
-            return frame
-        runs = [(workspace, session) for (_, workspace), (_, session) in (part.labels for part in parts)]
-        wanted = None if parameters is True else [parameters] if isinstance(parameters, str) else list(parameters)
-        columns = parameter_columns(self._store, runs, {*LABELS, "_index", "_ts", *schema}, wanted, errors)
-        labels = pl.DataFrame(runs, schema=dict.fromkeys(LABELS, pl.String), orient="row")
-        return frame.join(labels.with_columns(columns).lazy(), on=LABELS, how="left", maintain_order="left")
+        columns: list[pl.Series] = []
+        if parameters:
+            runs = [(workspace, session) for (_, workspace), (_, session) in (part.labels for part in parts)]
+            wanted = None if parameters is True else [parameters] if isinstance(parameters, str) else list(parameters)
+            columns = parameter_columns(self._store, runs, {*LABELS, "_index", "_ts", *schema}, wanted, errors)
+        return lazy_frame(parts, schema, name=track, labels=LABELS, constants=columns)
 
     @forks_wait
     def plot(

@@ -19,6 +19,7 @@ from polars.testing import assert_frame_equal
 
 from dreamlake.engine.scan import Part, lazy_frame
 from dreamlake.errors import CorruptTrackError
+from dreamlake.lake import Lake
 from dreamlake.view import TrackView
 
 Query = Callable[[pl.LazyFrame], pl.LazyFrame]
@@ -380,3 +381,212 @@ def test_labels_are_columns_that_prune_too(lake_dir: Path) -> None:
     assert_frame_equal(
         lazy.select("step", "_session").head(25).collect(), everything.select("step", "_session").head(25)
     )
+
+
+# ------------------------------------------------------------------------------------------------ of many runs
+
+
+PARAMETERS: dict[str, dict[str, Any]] = {
+    "r0": {"lr": 0.1, "layers": [4, 4], "tag": "a"},
+    "r1": {"lr": 0.1, "tag": "b", "value": 7},
+    "r2": {},
+    "r3": {"lr": 0.3, "layers": [], "only": True},
+    "r4": {"lr": 1, "layers": [8], "tag": "5"},
+    "r5": {"lr": None, "tag": "a"},
+}
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six runs of 36 points in segments and hot files, one with a damaged segment; and one run without the track."""
+    root = tmp_path_factory.mktemp("lake")
+    for run, parameters in PARAMETERS.items():
+        track = TrackOnDisk(root, session=run)
+        points = [{"value": i, "run": f"{run} {i % 3}", "_ts": float(i)} for i in range(36)]
+        paths = track.segments(points[:30], 10)
+        track.hot(points[30:], 30)
+        stored = {"version": 1, "data": parameters, "createdAt": None, "updatedAt": None}
+        (track.session / "parameters.json").write_text(json.dumps(stored))
+        if run == "r2":
+            paths[1].write_bytes(paths[1].read_bytes()[:-9])
+    TrackOnDisk(root, "other", session="without").hot(points_of(2))
+    return root
+
+
+def eager_sweep(root: Path, names: dict[str, str]) -> pl.DataFrame:
+    """The points and `names` of the parameters, as they are called in the frame, joined where order is kept."""
+    lake = Lake(root)
+    points = lake.scan("loss", errors="skip").collect()
+    runs = lake.sessions().to_polars().select("_session", **{called: pl.col(name) for name, called in names.items()})
+    return points.join(runs, on="_session", how="left", maintain_order="left")
+
+
+EVERY = {"lr": "lr", "layers": "layers", "tag": "tag", "value": "parameters.value", "only": "only"}
+
+
+def test_a_slice_of_a_scan_with_parameters_keeps_its_order(sweep: Path) -> None:
+    # A join would lose it in some runs of a query, where nothing behind the slice asks for the order.
+    lazy = Lake(sweep).scan("loss", parameters=True, errors="skip")
+    eager = eager_sweep(sweep, EVERY)
+    queries: list[Query] = [
+        lambda frame: frame.slice(30, 50).group_by("_session").agg(pl.len()).sort("_session"),
+        lambda frame: frame.slice(-80, 20).filter(pl.col("_session") == "r4").select(pl.len()),
+    ]
+    for query in queries:
+        expected = query(eager.lazy()).collect(engine="in-memory")
+        for _ in range(60):
+            assert_frame_equal(query(lazy).collect(), expected)
+
+
+lr = pl.col("lr")
+_of_parameters = st.sampled_from(
+    [
+        lr > 0.2,
+        lr == 0.1,
+        lr.is_null(),
+        lr.is_in([0.1, 1.0]),
+        ~(lr > 0.2),
+        lr > lr.mean(),
+        lr.is_first_distinct(),
+        lr == lr.shift(1),
+        pl.col("layers").list.len() > 0,
+        pl.col("tag") == "a",
+        pl.col("tag").str.starts_with("b") | pl.col("only"),
+        pl.col("tag").cast(pl.Int64, strict=False) == 5,
+        pl.col("parameters.value") == pl.col("value"),
+        (lr > 0.2) & (pl.col("_session") != "r4"),
+        (lr > 0.2) & (index < 12),
+        (lr > 0.2) | (index < 12),
+        pl.when(lr > 0.2).then(True).otherwise(pl.col("_session") == "r0"),
+        index >= 33,
+        pl.col("run").str.ends_with("2"),
+        pl.lit(True),
+    ]
+)
+_rows = st.one_of(st.integers(0, 12), st.integers(0, 220))
+_steps_of_many = st.one_of(
+    _of_parameters.map(lambda predicate: lambda frame: frame.filter(predicate)),
+    _rows.map(lambda n: lambda frame: frame.head(n)),
+    _rows.map(lambda n: lambda frame: frame.tail(n)),
+    st.tuples(st.integers(-220, 220), _rows).map(lambda pair: lambda frame: frame.slice(*pair)),
+    st.just(lambda frame: frame.sort("lr", "_index", "_session")),
+    st.just(lambda frame: frame.with_columns(lr=pl.col("lr") * pl.col("value"))),
+    st.just(lambda frame: pl.concat([frame, frame])),
+)
+_columns_of_many = ["_workspace", "_session", "_index", "_ts", "value", "run", *EVERY.values()]
+_ends_of_many = st.one_of(
+    st.just(lambda frame: frame),
+    st.lists(st.sampled_from(_columns_of_many), min_size=1, unique=True).map(
+        lambda names: lambda frame: frame.select(names)
+    ),
+    st.just(lambda frame: frame.select(pl.len())),
+    st.just(lambda frame: frame.select("lr", "layers")),
+    st.just(lambda frame: frame.select(one=pl.lit(1)).head(3)),
+    st.just(
+        lambda frame: frame.group_by("_session", "lr").agg(pl.len(), pl.col("_index").sum()).sort("_session", "lr")
+    ),
+    st.just(lambda frame: frame.group_by("tag", maintain_order=True).agg(pl.col("only").first(), pl.col("layers"))),
+    st.just(lambda frame: frame.unique(["lr"], keep="first", maintain_order=True)),
+)
+
+
+@given(st.lists(_steps_of_many, max_size=3), _ends_of_many, st.sampled_from(["in-memory", "streaming"]), st.booleans())
+def test_every_query_of_parameters_is_that_of_the_eager_frame(
+    sweep: Path, before: list[Query], end: Query, engine: Any, whole: bool
+) -> None:
+    logging.logThreads = False  # as above
+    names = ["r0", "r1", "r3", "r4", "r5"] if whole else None
+    lazy = Lake(sweep).scan("loss", sessions=names, parameters=True, errors="raise" if whole else "skip")
+    eager = eager_sweep(sweep, EVERY).lazy()
+    if names:
+        eager = eager.filter(pl.col("_session").is_in(names)).collect().lazy()
+    for step in before:
+        lazy, eager = step(lazy), step(eager)
+    lazy, eager = end(lazy), end(eager)
+    expected = right_answer(eager)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dreamlake.engine.scan.WRITTEN_OUT_ROWS", 7)
+        patch.setattr("dreamlake.engine.scan.FIRST_WINDOW_ROWS", 25)
+        assert_frame_equal(lazy.collect(engine=engine), expected)
+    assert lazy.collect_schema() == expected.schema
+
+
+@pytest.fixture
+def three(lake_dir: Path) -> tuple[list[Part], RacingStore]:
+    """Three runs of two segments each, whose footers are known."""
+    store, parts = RacingStore(lake_dir), []
+    for run in ("a", "b", "c"):
+        track = TrackOnDisk(lake_dir, session=run)
+        track.segments(points_of(20), 10)
+        snapshot = track.reader(store).snapshot(described=True)
+        parts.append(Part(snapshot, 0, snapshot.total, (("_session", run),)))
+    return parts, store
+
+
+def of_three(parts: list[Part], *constants: pl.Series) -> pl.LazyFrame:
+    return lazy_frame(parts, parts[0].snapshot.schema, name="loss", labels=["_session"], constants=constants)
+
+
+@pytest.mark.parametrize(
+    ("condition", "runs", "segments"),
+    [
+        (lr > 0.2, "c", 2),
+        (lr.is_null(), "b", 2),
+        (lr.is_in([0.1, 0.3]), "ac", 4),
+        (~(lr > 0.2), "a", 2),
+        (pl.col("_session").is_in(["a", "b"]), "ab", 4),
+        ((lr > 0.2) & (index < 5), "c", 1),
+        ((index < 5) & (lr < 0.2) & (pl.col("_session") != "c") & (pl.col("value") >= 0), "a", 1),
+        ((lr > 0.2) | (index < 5), "abc", 4),
+        ((lr > 5), "", 0),
+        (lr > pl.col("value") - 100, "ac", 6),
+    ],
+)
+def test_conditions_on_what_all_points_of_a_run_share_leave_whole_runs_out(
+    three: tuple[list[Part], RacingStore], condition: pl.Expr, runs: str, segments: int
+) -> None:
+    parts, store = three
+    lazy = of_three(parts, pl.Series("lr", [0.1, None, 0.3]))
+    assert lazy.collect_schema().names() == ["_session", "_index", "_ts", "value", "step", "epoch", "lr"]
+    eager = lazy.collect()
+    assert eager["lr"].to_list() == [value for value in (0.1, None, 0.3) for _ in range(20)]
+    store.calls.clear()
+    frame = lazy.filter(condition).select("_session", "step").collect()
+    assert frame["_session"].unique(maintain_order=True).to_list() == list(runs)
+    assert_frame_equal(frame, eager.filter(condition).select("_session", "step"))
+    if "|" not in str(condition):
+        assert len(store.got()) == segments
+
+
+def test_a_value_that_a_condition_cannot_take_fails_only_with_points_that_have_it(
+    three: tuple[list[Part], RacingStore],
+) -> None:
+    parts, _ = three
+    number = pl.col("tag").cast(pl.Int64) > 1
+    tags = pl.Series("tag", ["1", "2", "x"])
+    with pytest.raises(pl.exceptions.InvalidOperationError):
+        of_three(parts, tags).filter(number).collect()
+    without = [*parts[:2], parts[2]._replace(stop=0)]
+    assert of_three(without, tags).filter(number).collect()["_session"].to_list() == ["b"] * 20
+
+
+def test_what_points_of_a_run_share_is_not_written_out_for_all_points_at_once(
+    three: tuple[list[Part], RacingStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts, _ = three
+    monkeypatch.setattr("dreamlake.engine.scan.WRITTEN_OUT_ROWS", 25)
+    monkeypatch.setattr("dreamlake.engine.scan.register_io_source", lambda source, **_: source)
+    source: Any = of_three(parts, pl.Series("layers", [[1], None, [1, 2]]))
+    assert [len(frame) for frame in source(None, None, None, None)] == [25, 25, 10]
+    assert [len(frame) for frame in source(["step"], None, None, None)] == [60]
+    # Nor for those that do not pass.
+    written: list[tuple[list[str], int]] = []
+    with_constants = type(source)._with_constants
+
+    def noted(self: Any, frame: pl.DataFrame, names: list[str]) -> pl.DataFrame:
+        written.append((names, len(frame)))
+        return with_constants(self, frame, names)
+
+    monkeypatch.setattr(type(source), "_with_constants", noted)
+    assert sum(len(frame) for frame in source(["layers"], pl.col("step") == 3, None, None)) == 3
+    assert sum(rows for names, rows in written if "layers" in names) == 3

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     Bounds = Mapping[str, tuple[Any, Any]]
     Test = Callable[[Bounds], bool]
 
+_AND = ("And", "LogicalAnd")
 _FLIPPED = {"Eq": "Eq", "Lt": "Gt", "LtEq": "GtEq", "Gt": "Lt", "GtEq": "LtEq"}
 _NUMBERS = frozenset(
     f"{kind}{bits}" for kind, sizes in {"Int": (8, 16, 32, 64, 128), "UInt": (8, 16, 32, 64)}.items() for bits in sizes
@@ -32,6 +33,17 @@ def may_match(predicate: pl.Expr) -> Test:
         return _test(json.loads(predicate.meta.serialize(format="json")))
     except Exception:  # not serialisable, or in a form of another Polars version: no pruning, never a failed query
         return _always
+
+
+def conditions(predicate: pl.Expr) -> list[pl.Expr]:
+    """What must all be true where `predicate` is; nothing where its form is not understood."""
+    try:
+        node = json.loads(predicate.meta.serialize(format="json"))
+        if node.get("BinaryExpr", {}).get("op") in _AND:
+            return [each for side in predicate.meta.pop() for each in conditions(side)]
+    except Exception:  # as above; nor is a Python function called more often than it would be
+        return []
+    return [predicate]
 
 
 def _always(bounds: Bounds) -> bool:
@@ -51,7 +63,7 @@ def _test(node: Any) -> Test:
 
 def _binary(body: dict[str, Any]) -> Test:
     op = body["op"]
-    if op in ("And", "LogicalAnd"):
+    if op in _AND:
         left, right = _test(body["left"]), _test(body["right"])
         return lambda bounds: left(bounds) and right(bounds)
     if op in ("Or", "LogicalOr"):
