@@ -214,3 +214,58 @@ def test_what_cannot_be_worked_out_names_the_run_and_the_column(cli: Any, tmp_pa
         "w/a: t:text.mean: no mean of values of String",
         "w/a: t:list.max: no max of values of List(Float64)",
     ]
+
+
+def test_numbers_of_which_no_column_holds_all_are_worked_out_as_numbers(cli: Any, tmp_path: Path) -> None:
+    """A double and an integer beyond it, integers beyond 64 bits: such fields are JSON text to Polars."""
+    tracks: dict[str, list[Any]] = {
+        "a": [9.5, 10.5, 2**60, None],
+        "b": [2**70 + 1, 7, 2**70],
+        "c": [math.nan, 2**60, 0.5],
+    }
+    for name, values in tracks.items():
+        with Session(name, "w", tmp_path, segment_points=2) as session:
+            session.track("t").append_batch([{"x": value, "n": at} for at, value in enumerate(values)])
+    columns = [f"t:x.{reducer}" for reducer in ("first", "last", "min", "max", "count")]
+    rows = {row["name"]: row["columns"] for row in ls(cli, tmp_path, "-c", ",".join([*columns, "t:x.mean"]))}
+    assert [rows["a"][column] for column in columns] == [9.5, 2**60, 9.5, 2**60, 3]
+    assert [rows["b"][column] for column in columns] == [2**70 + 1, 2**70, 7, 2**70 + 1, 3]
+    assert [rows["c"][column] for column in columns[1:]] == [0.5, 0.5, 2**60, 3]
+    assert rows["a"]["t:x.mean"] == (20 + 2**60) / 3
+    assert rows["b"]["t:x.mean"] == (2**71 + 8) / 3
+    assert rows["c"]["t:x.mean"] == {"$numberDouble": "NaN"}
+    assert names(ls(cli, tmp_path, "--sort", "t:x.min")) == ["c", "b", "a"]
+    assert names(ls(cli, tmp_path, "--sort", "t:x.max")) == ["a", "c", "b"]
+
+
+def test_a_value_is_the_same_whatever_is_asked_for_beside_it(cli: Any, tmp_path: Path) -> None:
+    """The newest point gives its values as they were appended; a column of doubles makes 32 a 32.0."""
+    with Session("run", "w", tmp_path) as session:
+        session.track("t").append(x=0.5, y=0.5, z={"a": 1}).append(x=2**60, y=32, z={"b": [1]}).append(y=64)
+    for column, value in (("t:x", 2**60), ("t:y", 64), ("t:z", {"b": [1]})):
+        for beside in ("", ",t:y.count", ",t:x.min", ",t:z.first"):
+            (row,) = ls(cli, tmp_path, "-c", column + beside)
+            assert repr(row["columns"][column]) == repr(value), (column, beside)
+
+
+@pytest.mark.parametrize("reducer", ["min", "max", "mean"])
+def test_values_of_several_types_have_no_extremes(cli: Any, tmp_path: Path, reducer: str) -> None:
+    """Not by their texts, of which 10.5 is below 9.5; a bool is none of the numbers."""
+    for name, values in {"a": [9.5, 10.5, "x"], "b": [1, True], "c": [{"a": 1}, {"b": 1}], "d": [2**70, 1]}.items():
+        with Session(name, "w", tmp_path) as session:
+            session.track("t").append_batch([{"x": value} for value in values])
+    status, out, err = cli("ls", tmp_path, "-c", f"t:x.{reducer}", "--sort", f"t:x.{reducer}", "--json")
+    assert status == 1
+    assert [row["name"] for row in json.loads(out) if row["columns"][f"t:x.{reducer}"] is not None] == ["d"]
+    assert [line.split(": ", 1)[1] for line in err.splitlines()] == [
+        f"w/a: t:x.{reducer}: no {reducer} of values of float and str",
+        f"w/b: t:x.{reducer}: no {reducer} of values of bool and int",
+        f"w/c: t:x.{reducer}: no {reducer} of values of dict",
+    ]
+
+
+def test_numbers_come_before_texts(cli: Any, tmp_path: Path) -> None:
+    for name, value in {"a": "x", "b": 10.5, "c": 2**70, "d": "10", "e": 9.5, "f": 2**60}.items():
+        with Session(name, "w", tmp_path) as session:
+            session.track("t").append(x="first").append(x=value).append(n=1)
+    assert names(ls(cli, tmp_path, "--sort", "t:x")) == ["e", "b", "f", "c", "d", "a"]

@@ -16,11 +16,14 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import polars as pl
 
+    from dreamlake.engine.snapshot import Snapshot
     from dreamlake.format.logical import Logical
     from dreamlake.lake import SessionView
 
 #: What a column may say of a field of a track.
 REDUCERS = ("last", "first", "min", "max", "mean", "count")
+#: Those of them that are numbers worked out of numbers.
+NUMBERS = ("min", "max", "mean")
 #: What a run says of itself, and where session.json has it.
 OWN = {
     "run": "run",
@@ -144,38 +147,86 @@ def _of_tracks(
 def _reduced(
     view: SessionView, name: str, columns: Sequence[Column], trouble: list[str]
 ) -> tuple[dict[Column, Any], list[str]]:
-    import polars as pl
-
+    """The values of columns of one track, and its fields."""
     track = view.track(name)
-    found: dict[Column, Any] = {}
-    if all(column.reducer == "last" for column in columns):
-        newest = track.read(-1, 1)["data"]
-        point = newest[0]["data"] if newest else {}
-        if all(point.get(column.field) is not None for column in columns):
-            return {column: point[column.field] for column in columns}, list(point)
-    frame = track.scan()
-    fields = frame.collect_schema().names()
-    empty = pl.DataFrame(schema=frame.collect_schema())
-    wanted = []
-    for column in columns:
-        if column.field in fields:
-            try:
-                empty.select(_reducer(pl.col(column.field), column.reducer))
-            except pl.exceptions.PolarsError:
-                kind = empty.schema[column.field]
-                trouble.append(f"{view.workspace}/{view.name}: {column.text}: no {column.reducer} of values of {kind}")
-            else:
-                wanted.append(column)
-    if wanted:
-        row = frame.select(_reducer(pl.col(c.field), c.reducer).alias(str(at)) for at, c in enumerate(wanted)).collect()
-        objects = any(kind.is_temporal() or kind.is_nested() for kind in row.dtypes)
-        kinds = track._snapshot(described=True).schema if objects else {}
-        found = {column: _value_in(row[str(at)], kinds.get(column.field)) for at, column in enumerate(wanted)}
+    only_last = all(column.reducer == "last" for column in columns)
+    snapshot = track._snapshot(wanted=(-1, 1)) if only_last else track._snapshot(described=True)
+    found, fields = _newest(snapshot, columns)
+    if len(found) < len(columns):
+        snapshot = track._snapshot(described=True) if only_last else snapshot
+        left = [column for column in columns if column not in found]
+        more, fields = _worked_out(view, name, snapshot, left, trouble)
+        found |= more
     return found, fields
 
 
-def _value_in(column: pl.Series, kind: Logical | None) -> Any:
-    """The only value of a column, as it was appended: Polars has datetimes in UTC, and not all of them."""
+def _newest(snapshot: Snapshot, columns: Sequence[Column]) -> tuple[dict[Column, Any], list[str]]:
+    """The last values that the newest point has: as they were appended, whatever else is asked for beside them."""
+    lasts = [column for column in columns if column.reducer == "last"]
+    newest = snapshot.points(max(0, snapshot.total - 1), snapshot.total) if lasts else []
+    point = newest[0][1] if newest else {}
+    return {column: point[column.field] for column in lasts if point.get(column.field) is not None}, list(point)
+
+
+def _worked_out(
+    view: SessionView, name: str, snapshot: Snapshot, columns: Sequence[Column], trouble: list[str]
+) -> tuple[dict[Column, Any], list[str]]:
+    """The values of columns that take more than the newest point."""
+    import polars as pl
+
+    from dreamlake.engine.process import check_polars
+    from dreamlake.engine.scan import Part, lazy_frame
+
+    check_polars()
+    kinds = snapshot.schema
+    frame = lazy_frame([Part(snapshot, 0, snapshot.total)], kinds, name=name)
+    schema = frame.collect_schema()
+    empty = pl.DataFrame(schema=schema)
+    wanted = {}
+    for column in columns:
+        if column.field in schema:
+            reduced = _reducer(pl.col(column.field), column.reducer, kinds.get(column.field))
+            try:
+                empty.select(reduced)
+            except pl.exceptions.PolarsError:
+                trouble.append(_refusal(view, column, f"values of {schema[column.field]}"))
+            else:
+                wanted[column] = reduced
+    found: dict[Column, Any] = {}
+    if wanted:
+        row = frame.select(reduced.alias(str(at)) for at, reduced in enumerate(wanted.values())).collect()
+        for column, values in zip(wanted, row, strict=True):
+            try:
+                found[column] = _value_in(values, column.reducer, kinds.get(column.field))
+            except _NoNumbers as error:
+                trouble.append(_refusal(view, column, str(error)))
+    return found, schema.names()
+
+
+def _refusal(view: SessionView, column: Column, values: str) -> str:
+    return f"{view.workspace}/{view.name}: {column.text}: no {column.reducer} of {values}"
+
+
+class _NoNumbers(Exception):
+    """Values of several types that have no such number; the message says what they are."""
+
+
+def _reducer(values: pl.Expr, reducer: str, kind: Logical | None) -> pl.Expr:
+    if kind == "json" and reducer in NUMBERS:
+        return values.drop_nulls().implode()  # texts to Polars, which has no order of what is in them
+    if reducer in ("last", "first"):
+        return getattr(values.drop_nulls(), reducer)()  # type: ignore[no-any-return]
+    return getattr(values, reducer)()  # type: ignore[no-any-return]
+
+
+def _value_in(column: pl.Series, reducer: str, kind: Logical | None) -> Any:
+    """The only value of a column, as it was appended: Polars has JSON as text, and not all datetimes."""
+    if kind == "json":
+        from dreamlake.format.point import decode_text
+
+        if reducer in NUMBERS:
+            return _of_numbers(list(map(decode_text, column[0])), reducer)
+        return decode_text(column[0]) if isinstance(column[0], str) else column[0]
     if kind is None or not (column.dtype.is_temporal() or column.dtype.is_nested()):
         return column[0]
     from dreamlake.format.columns import column_values
@@ -183,10 +234,20 @@ def _value_in(column: pl.Series, kind: Logical | None) -> Any:
     return column_values(column.to_arrow(), kind)[0]
 
 
-def _reducer(values: pl.Expr, reducer: str) -> pl.Expr:
-    if reducer in ("last", "first"):
-        return getattr(values.drop_nulls(), reducer)()  # type: ignore[no-any-return]
-    return getattr(values, reducer)()  # type: ignore[no-any-return]
+def _of_numbers(values: list[Any], reducer: str) -> Any:
+    """The lowest, the highest or the mean of numbers that no column of numbers holds, such as 0.5 and 2**60."""
+    import statistics
+
+    types = {type(value) for value in values}
+    if not types <= {int, float}:
+        raise _NoNumbers(f"values of {' and '.join(sorted(each.__name__ for each in types))}")
+    if reducer == "mean":
+        try:
+            return float(statistics.mean(values)) if values else None
+        except OverflowError:
+            raise _NoNumbers("numbers beyond those of a double") from None
+    ordered = [value for value in values if _is_value(value)] or values  # NaN only where there is nothing else
+    return {"min": min, "max": max}[reducer](ordered, default=None)
 
 
 def check_columns(columns: Sequence[Column], rows: Sequence[Row]) -> None:
@@ -283,7 +344,7 @@ def _key(rows: Sequence[Row], column: Column) -> Callable[[Row], Any]:
     values = [row.values[column.text] for row in rows]
     if all(isinstance(value, int | float) for value in values) or all(isinstance(value, str) for value in values):
         return lambda row: row.values[column.text]
-    # Of several types: numbers first, then the rest by its text.
+    # Of several types: numbers first, by what they are, then the rest by its text.
     return lambda row: (
         (0, row.values[column.text], "")
         if isinstance(row.values[column.text], int | float)
