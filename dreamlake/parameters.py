@@ -44,11 +44,9 @@ class ParametersView:
     @forks_wait
     def to_polars(self) -> pl.DataFrame:
         """Return one row with a column for each parameter; lists of mixed types and the like as JSON text."""
-        import polars as pl
+        from dreamlake.engine.valuecolumn import frame_of, value_column
 
-        from dreamlake.engine.valuecolumn import value_column
-
-        return pl.DataFrame([value_column(key, [value]) for key, value in self.get().items()])
+        return frame_of([value_column(key, [value]) for key, value in self.get().items()])
 
 
 class Parameters(ParametersView):

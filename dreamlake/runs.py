@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dreamlake.engine.forkgate import forks_wait
 from dreamlake.engine.process import check_polars, reading_width, side_by_side
-from dreamlake.engine.valuecolumn import value_column
+from dreamlake.engine.valuecolumn import frame_of, value_column
 from dreamlake.errors import CorruptTrackError
 from dreamlake.format import layout
 from dreamlake.notices import log
@@ -76,9 +76,8 @@ class Sessions(list[SessionInfo]):
             pl.Series("_folder", [info.get("folder") for info in self], pl.String),
         ]
         runs = [(info["workspace"], info["name"]) for info in self]
-        return pl.DataFrame(
-            [*own, *parameter_columns(self._store, runs, {column.name for column in own}, None, errors)]
-        )
+        taken = {column.name for column in own}
+        return frame_of([*own, *parameter_columns(self._store, runs, taken, None, errors)])
 
 
 def parameter_columns(

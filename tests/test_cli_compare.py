@@ -155,6 +155,12 @@ def test_parameters_of_several_types(cli: Any, lake_dir: Path) -> None:
     assert names(ls(cli, lake_dir, "--where", "p IS NULL")) == ["e"]
 
 
+def test_a_parameter_without_a_name_keeps_no_other_from_being_compared(cli: Any, lake_dir: Path) -> None:
+    with Session("a", "w", lake_dir) as session:
+        session.parameters().set(**{"": 1, **{f"column_{place}": place for place in range(20)}})
+    assert names(ls(cli, lake_dir, "--where", "column_9 = 9")) == ["a"]
+
+
 def test_an_empty_lake(cli: Any, lake_dir: Path) -> None:
     assert cli("ls", lake_dir, "-c", "lr", "--where", "lr > 1") == (0, f"no runs in {lake_dir}\n", "")
 

@@ -105,6 +105,17 @@ def test_names_that_are_taken_twice(lake_dir: Path) -> None:
     assert listed["parameters._status"] == 9
 
 
+def test_a_parameter_without_a_name_keeps_that(lake_dir: Path) -> None:
+    """Polars would call it by its place, column_8, as another one may be called."""
+    write(lake_dir, "a", {"": 1, "column_8": 2, "column_0": 3})
+    frame = Lake(lake_dir).sessions().to_polars()
+    assert frame.select("", "column_8", "column_0").row(0, named=True) == {"": 1, "column_8": 2, "column_0": 3}
+    own = Lake(lake_dir).session("a", "w").parameters().to_polars()
+    assert own.row(0, named=True) == {"": 1, "column_8": 2, "column_0": 3}
+    with Session("b", "w", lake_dir) as session:
+        assert session.parameters().to_polars().shape == (0, 0)
+
+
 def test_no_run_and_none_with_parameters(lake_dir: Path) -> None:
     assert Lake(lake_dir).sessions().to_polars().shape == (0, 8)
     with Session("a", "w", lake_dir) as session:

@@ -284,7 +284,7 @@ def chosen(rows: Sequence[Row], condition: str) -> list[Row]:
     """The rows for which a condition holds, as SQL has it: ``lr > 0.01 AND status = 'finished'``."""
     import polars as pl
 
-    from dreamlake.engine.valuecolumn import value_column
+    from dreamlake.engine.valuecolumn import frame_of, value_column
 
     if not rows:
         return []
@@ -299,7 +299,7 @@ def chosen(rows: Sequence[Row], condition: str) -> list[Row]:
         missing = [name for name in holds.meta.root_names() if name not in names]
         if missing:
             raise Mistake(f"in --where: {_unknown(missing[0], [name for name in names if name not in OWN])}")
-        mask = pl.DataFrame(columns).select(holds.alias("")).to_series()
+        mask = frame_of(columns).select(holds.alias("")).to_series()
     except (pl.exceptions.PolarsError, TypeError, ValueError) as error:
         said = str(error).splitlines()[0]
         raise Mistake(f"--where {condition!r} cannot be understood ({said}); {example}") from None

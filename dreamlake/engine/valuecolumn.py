@@ -4,6 +4,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
     import polars as pl
@@ -25,6 +26,16 @@ def value_column(name: str, values: list[Any]) -> pl.Series:
         return pl.Series(name, values, pl.Float64, strict=False)
     _, column = build_column(values)
     return pl.Series(name, getattr(column, "storage", column))  # of JSON its text
+
+
+def frame_of(columns: Sequence[pl.Series]) -> pl.DataFrame:
+    """The columns side by side, by their names, of which one may be empty."""
+    import polars as pl
+
+    # By place first: Polars renames a column without a name, and refuses another of the name which it gives.
+    frame = pl.DataFrame([column.alias(str(place)) for place, column in enumerate(columns)])
+    frame.columns = [column.name for column in columns]
+    return frame
 
 
 def _is_exact(value: int) -> bool:
