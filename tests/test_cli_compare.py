@@ -161,6 +161,55 @@ def test_a_parameter_without_a_name_keeps_no_other_from_being_compared(cli: Any,
     assert names(ls(cli, lake_dir, "--where", "column_9 = 9")) == ["a"]
 
 
+@pytest.fixture
+def mixed(lake_dir: Path) -> Path:
+    """Runs whose ``batch`` is of several types, and ``n`` of numbers of which no column holds all."""
+    batches = {"a": "auto", "b": 32, "c": 64.5, "d": "32", "e": [1], "f": True, "g": None, "h": math.inf}
+    for number, (name, batch) in enumerate(batches.items()):
+        with Session(name, "w", lake_dir) as session:
+            session.parameters().set(n=2**60 + number if number else 0.5, **{"batch": batch, "a.batch": batch})
+            session.track("t").append(x=batch)
+    return lake_dir
+
+
+@pytest.mark.parametrize("batch", ["batch", "a.batch", "t:x"])
+@pytest.mark.parametrize(
+    ("condition", "found"),
+    [
+        ("{} = 'auto'", "a"),
+        ("{} IN ('auto', '64.5')", "ac"),
+        ("{} LIKE 'a%'", "a"),
+        ("{} = '32'", "bd"),
+        ("{} = '[1]' OR {} = 'true'", "ef"),
+        ("{} <> 'auto'", "bcdefh"),
+        ("{} IS NULL", "g"),
+        ("TRY_CAST({} AS DOUBLE) > 40", "ch"),
+        ("TRY_CAST({} AS DOUBLE) = 32", "bd"),
+    ],
+)
+def test_values_of_several_types_compare_as_texts(
+    cli: Any, mixed: Path, batch: str, condition: str, found: str
+) -> None:
+    assert names(ls(cli, mixed, "--where", condition.replace("{}", batch))) == list(found)
+
+
+def test_numbers_of_which_no_column_holds_all_compare_where_they_are_cast(cli: Any, mixed: Path) -> None:
+    assert names(ls(cli, mixed, "--where", "CAST(n AS DOUBLE) < 1")) == ["a"]
+    assert names(ls(cli, mixed, "--where", f"TRY_CAST(n AS BIGINT) = {2**60 + 1}")) == ["b"]
+    assert names(ls(cli, mixed, "--where", f"n = '{2**60 + 1}'")) == ["b"]
+
+
+@pytest.mark.parametrize("test", ["= 32", "> 1", "<> 32", "IN (32, 64)", "BETWEEN 1 AND 2", "+ 1 > 2"])
+def test_values_of_several_types_are_no_numbers_by_themselves(cli: Any, mixed: Path, test: str) -> None:
+    for batch, shown in (("batch", "batch"), ("a.batch", '"a.batch"'), ("t:x", '"t:x"')):
+        status, out, err = cli("ls", mixed, "--where", f"{batch} {test}")
+        assert (status, out, err.count("\n")) == (2, "", 1)
+        assert f"'{batch}' are of several types" in err
+        assert f"{shown} = '32', or those that are numbers by TRY_CAST({shown} AS DOUBLE) = 32" in err
+    status, _, err = cli("ls", mixed, "--where", "CAST(batch AS DOUBLE) = 32")
+    assert (status, "TRY_CAST(batch AS DOUBLE)" in err) == (2, True)
+
+
 def test_an_empty_lake(cli: Any, lake_dir: Path) -> None:
     assert cli("ls", lake_dir, "-c", "lr", "--where", "lr > 1") == (0, f"no runs in {lake_dir}\n", "")
 

@@ -284,29 +284,66 @@ def chosen(rows: Sequence[Row], condition: str) -> list[Row]:
     """The rows for which a condition holds, as SQL has it: ``lr > 0.01 AND status = 'finished'``."""
     import polars as pl
 
-    from dreamlake.engine.valuecolumn import frame_of, value_column
+    from dreamlake.engine.valuecolumn import frame_of
 
     if not rows:
         return []
     names = dict.fromkeys([*OWN, *(name for row in rows for name in (*row.parameters, *row.values))])
-    columns = []
-    for name in names:
-        of = [_value(row, name) for row in rows]
-        columns.append(value_column(name, of))
+    of_names = {name: [_value(row, name) for row in rows] for name in names}
+    columns = [_comparable(name, values) for name, values in of_names.items()]
+    named: set[str] = set()
     example = "an example: \"lr > 0.01 AND status = 'finished'\""
     try:
         holds = pl.sql_expr(_quoted(condition, names))
+        named |= set(holds.meta.root_names())
         missing = [name for name in holds.meta.root_names() if name not in names]
         if missing:
             raise Mistake(f"in --where: {_unknown(missing[0], [name for name in names if name not in OWN])}")
         mask = frame_of(columns).select(holds.alias("")).to_series()
     except (pl.exceptions.PolarsError, TypeError, ValueError) as error:
         said = str(error).splitlines()[0]
-        raise Mistake(f"--where {condition!r} cannot be understood ({said}); {example}") from None
+        texts = [c.name for c in columns if c.name in named and c.dtype == pl.String and _is_mixed(of_names[c.name])]
+        hint = _how_to_compare(texts[0]) if texts else example
+        raise Mistake(f"--where {condition!r} cannot be understood ({said}); {hint}") from None
     if mask.dtype != pl.Boolean or len(mask) not in (1, len(rows)):
         raise Mistake(f"--where {condition!r} is no condition; {example}")
     held = mask.to_list() if len(mask) == len(rows) else mask.to_list() * len(rows)
     return [row for row, is_so in zip(rows, held, strict=True) if is_so]
+
+
+def _comparable(name: str, values: list[Any]) -> pl.Series:
+    """The values of runs as a column for SQL; as texts where they are of several types.
+
+    Not as JSON text, where a text has quotes: ``batch = 'auto'`` would find nothing, and not say why.
+    """
+    import polars as pl
+
+    from dreamlake.engine.valuecolumn import value_column
+
+    column = value_column(name, values)
+    if column.dtype != pl.String or not _is_mixed(values):
+        return column
+    return pl.Series(name, [None if value is None else _plain_text(value) for value in values], pl.String)
+
+
+def _is_mixed(values: list[Any]) -> bool:
+    """Whether a column of text holds these as JSON."""
+    return any(value is not None and type(value) is not str for value in values)
+
+
+def _plain_text(value: Any) -> str:
+    """A text as it is, a number as SQL casts it back, anything else as JSON."""
+    from dreamlake.format.point import encode_text
+
+    return str(value) if type(value) in (str, int, float) else encode_text(value)
+
+
+def _how_to_compare(name: str) -> str:
+    shown = name if re.fullmatch(r"[A-Za-z_]\w*", name) else f'"{name}"'
+    return (
+        f"the values of {name!r} are of several types, or beyond those of a column; compare them as texts, "
+        f"{shown} = '32', or those that are numbers by TRY_CAST({shown} AS DOUBLE) = 32"
+    )
 
 
 def _value(row: Row, name: str) -> Any:
