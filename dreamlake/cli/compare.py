@@ -41,7 +41,10 @@ DAMAGED = "damaged"
 
 
 class Column(NamedTuple):
-    """A column as it was asked for: a field of a track (`track` is not None), what a run says, or a parameter."""
+    """A column as it was asked for: a field of a track (`track` is not None), what a run says, or a parameter.
+
+    A parameter of a run that is called so comes before a field, since its name may have a colon too.
+    """
 
     text: str
     track: str | None = None
@@ -67,15 +70,11 @@ def parse_columns(given: Sequence[str]) -> list[Column]:
 
 def parse_column(text: str) -> Column:
     """The column that a person calls `text`."""
-    track, colon, field = text.partition(":")
-    if not colon:
-        return Column(text)
+    track, _, field = text.partition(":")
     name, dot, reducer = field.rpartition(".")
     if not dot or reducer not in REDUCERS:
         name, reducer = field, "last"
-    if not track or not name:
-        raise Mistake(f"{text!r} is no column; a field of a track is TRACK:FIELD, or TRACK:FIELD.min, .max, .mean …")
-    return Column(text, track, name, reducer)
+    return Column(text, track, name, reducer) if track and name else Column(text)
 
 
 def columns_in(condition: str) -> list[Column]:
@@ -109,13 +108,14 @@ def look(view: SessionView, columns: Sequence[Column], with_parameters: bool) ->
             parameters = view.parameters().get()
         except CorruptTrackError as error:
             damage.append(str(error))
-    of_tracks, there = _of_tracks(view, [column for column in columns if column.track is not None], damage)
+    fields = [column for column in columns if column.track is not None and column.text not in parameters]
+    of_tracks, there = _of_tracks(view, fields, damage)
     values = {}
     for column in columns:
-        if column.track is not None:
-            values[column.text] = of_tracks.get(column)
-        elif column.text in parameters:
+        if column.text in parameters:
             values[column.text] = parameters[column.text]
+        elif column.track is not None:
+            values[column.text] = of_tracks.get(column)
         else:
             values[column.text] = about.get(OWN.get(column.text, ""))
     return Row(about, values, parameters, there, damage)
@@ -254,12 +254,12 @@ def check_columns(columns: Sequence[Column], rows: Sequence[Row]) -> None:
     """Refuse a column that no run has, since it is misspelt; the message names what is like it."""
     if not rows:
         return
+    known = {name for row in rows for name in row.parameters}
     for column in columns:
-        if column.track is None:
-            known = {name for row in rows for name in row.parameters}
-            if column.text not in known and column.text not in OWN:
-                raise Mistake(_unknown(column.text, known))
+        if column.text in known or column.text in OWN:
             continue
+        if column.track is None:
+            raise Mistake(_unknown(column.text, known))
         fields = {field for row in rows for field in row.tracks.get(column.track, ())}
         if not any(column.track in row.tracks for row in rows):
             if any(row.damage for row in rows):
@@ -272,6 +272,8 @@ def check_columns(columns: Sequence[Column], rows: Sequence[Row]) -> None:
 
 
 def _unknown(name: str, known: Collection[str]) -> str:
+    if ":" in name:
+        return f"{name!r} is no column; a field of a track is TRACK:FIELD, or TRACK:FIELD.min, .max, .mean …"
     close = difflib.get_close_matches(name, [*known, *OWN], n=1)
     has = f"is it {close[0]!r}?" if close else f"there are {', '.join(sorted(known)[:9]) or 'none'}"
     return f"no run has a parameter {name!r}; {has} (a field of a track is TRACK:FIELD, or TRACK:FIELD.min)"
