@@ -74,7 +74,17 @@ def parse_column(text: str) -> Column:
     name, dot, reducer = field.rpartition(".")
     if not dot or reducer not in REDUCERS:
         name, reducer = field, "last"
-    return Column(text, track, name, reducer) if track and name else Column(text)
+    return Column(text, track, name, reducer) if name and _can_be_track(track) else Column(text)
+
+
+def _can_be_track(name: str) -> bool:
+    from dreamlake.format.layout import check_name
+
+    try:
+        check_name("track", name)
+    except ValueError:  # each run would say so
+        return False
+    return True
 
 
 def columns_in(condition: str) -> list[Column]:
