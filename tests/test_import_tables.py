@@ -140,11 +140,77 @@ def test_rows_of_the_wrong_length_are_counted(cli: Any, tmp_path: Path, lake_dir
     assert without_ts(points(lake_dir, "a", "a"))[2:] == [{"a": 9, "b": 10}]
 
 
+@pytest.mark.parametrize(
+    ("names", "separator"),
+    [
+        (["mean;std;max;min", "n"], ","),
+        (["mean,std,max,min", "n"], ";"),
+        (["a\tb\tc", 'say "so", or;not', ","], "\t"),
+        (["two\nlines", "n"], ","),
+        (["two\r\nlines;", ";;"], ","),
+        ([";;;;"], ","),
+        (["loss, mean"], ";"),
+        (['"', '""', '";"'], ","),
+    ],
+)
+def test_names_of_columns_are_read_as_csv(
+    names: list[str], separator: str, cli: Any, tmp_path: Path, lake_dir: Path
+) -> None:
+    """What is in quotes separates nothing, and ends no row."""
+    for mark, quoting in (("", csv.QUOTE_MINIMAL), ("\ufeff", csv.QUOTE_ALL)):
+        with (tmp_path / "a.csv").open("w", newline="", encoding="utf-8") as stream:
+            stream.write(mark)
+            writer = csv.writer(stream, delimiter=separator, quoting=quoting)
+            writer.writerows([["_index", "_ts", *names], *([at, at + 0.5, *[at] * len(names)] for at in range(3))])
+        ok(cli("import", "csv", tmp_path / "a.csv", "--path", lake_dir))
+        assert points(lake_dir, "a", "a") == [dict.fromkeys(names, at) | {"_ts": at + 0.5} for at in range(3)]
+
+
+def test_a_quote_within_a_name_is_a_part_of_it(cli: Any, tmp_path: Path, lake_dir: Path) -> None:
+    (tmp_path / "a.csv").write_text('5" disk;6" disk;a, b\r1;2;3\r')
+    ok(cli("import", "csv", tmp_path / "a.csv", "--path", lake_dir))
+    assert without_ts(points(lake_dir, "a", "a")) == [{'5" disk': 1, '6" disk': 2, "a, b": 3}]
+
+
+def test_empty_lines_come_before_the_names(cli: Any, tmp_path: Path, lake_dir: Path) -> None:
+    (tmp_path / "a.csv").write_text("\r\n\na;b\n\n1;2\n")
+    ok(cli("import", "csv", tmp_path / "a.csv", "--path", lake_dir))
+    assert without_ts(points(lake_dir, "a", "a")) == [{"a": 1, "b": 2}]
+
+
+def test_a_file_of_which_no_row_can_be_imported_is_told(cli: Any, tmp_path: Path, lake_dir: Path) -> None:
+    (tmp_path / "a.csv").write_text("a,b\n1;2\n3;4\n")
+    (tmp_path / "b.csv").write_text("a,b\n1,2\n")
+    status, out, err = cli("import", "csv", tmp_path / "a.csv", tmp_path / "b.csv", "--path", lake_dir)
+    assert status == 1
+    assert err.count("\n") == 1
+    assert "a.csv: none of its 2 rows could be imported: 1 cells in place of 2: 1;2" in err
+    assert "imported/b: 1 point in 1 track, all new" in out
+    (tmp_path / "a.csv").write_text("a,b\n")
+    assert cli("import", "csv", tmp_path / "a.csv", "--path", lake_dir)[0] == 0
+
+
 @pytest.mark.parametrize("text", ["", "a,a\n1,2\n"])
 def test_csv_files_without_a_right_first_line_are_refused(text: str, cli: Any, tmp_path: Path, lake_dir: Path) -> None:
     (tmp_path / "a.csv").write_text(text)
     status, _, err = cli("import", "csv", tmp_path / "a.csv", "--path", lake_dir)
     assert (status, "column" in err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b'a,"b\n1,2\n', "is a quote not closed?"),
+        (b'a,"' + b"x" * 200_000 + b'"\n1,2\n', "cannot be read as CSV"),
+        (b"a,\xff\n1,2\n", "can't decode"),
+    ],
+)
+def test_names_that_cannot_be_read_are_one_line(
+    data: bytes, said: str, cli: Any, tmp_path: Path, lake_dir: Path
+) -> None:
+    (tmp_path / "a.csv").write_bytes(data)
+    status, _, err = cli("import", "csv", tmp_path / "a.csv", "--path", lake_dir)
+    assert (status, err.count("\n"), said in err) == (2, 1, True), err
 
 
 # ------------------------------------------------------------------------------------------------ times and names

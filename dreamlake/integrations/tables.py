@@ -182,6 +182,7 @@ def _parquet_rows(file: str, intake: Intake) -> Iterator[tuple[dict[str, Any], i
 
 # ------------------------------------------------------------------------------------------------ CSV
 
+SEPARATORS = ",;\t"
 WHOLE = r"^-?(0|[1-9][0-9]*)$"
 NUMBER = r"^([+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|[+-]?(nan|NaN|NAN|inf|Inf|INF|Infinity|infinity))$"
 LEADING_ZERO = r"^[+-]?0[0-9]"
@@ -195,9 +196,11 @@ def _csv_rows(file: str, intake: Intake) -> Iterator[tuple[dict[str, Any], int]]
     """
     makers = _types(file)
     wrong: list[Any] = []
+    taken = 0
     for batch in _batches(file, wrong):
         names = batch.schema.names
         size = batch.nbytes // max(1, batch.num_rows)
+        taken += batch.num_rows
         columns = [
             [makers[name](text) for text in column.to_pylist()]
             for name, column in zip(names, batch.columns, strict=True)
@@ -206,9 +209,11 @@ def _csv_rows(file: str, intake: Intake) -> Iterator[tuple[dict[str, Any], int]]
             yield {name: value for name, value in zip(names, values, strict=True) if value is not None}, size
     if wrong:
         intake.leave_out("rows with too many or too few cells", len(wrong))
-        intake.note(
-            f"{file}: {wrong[0].actual_columns} cells in place of {wrong[0].expected_columns}: {wrong[0].text:.80}"
-        )
+        example = f"{wrong[0].actual_columns} cells in place of {wrong[0].expected_columns}: {wrong[0].text:.80}"
+        if taken:
+            intake.note(f"{file}: {example}")
+        else:
+            intake.damaged(f"{file}: none of its {len(wrong):,} rows could be imported: {example}")
 
 
 def _types(file: str) -> dict[str, Callable[[str | None], Any]]:
@@ -253,12 +258,7 @@ def _batches(file: str, wrong: list[Any]) -> Iterator[Any]:
     import pyarrow as pa
     from pyarrow import csv
 
-    with open(file, "rb") as stream:
-        head = stream.readline().decode("utf-8-sig", "replace")
-    separator = max(",;\t", key=head.count)
-    names = next(iter(_split(head, separator)), [])
-    if not head.strip():
-        raise ImportRefused(f"{file} is empty; the first line of a CSV file names its columns")
+    separator, names = _header(file)
     double = sorted({name for name in names if names.count(name) > 1})
     if double:
         raise ImportRefused(f"{file} has several columns {double[0]!r}; rename all but one")
@@ -279,12 +279,54 @@ def _batches(file: str, wrong: list[Any]) -> Iterator[Any]:
                 quoted_strings_can_be_null=False,
             ),
         )
+        if reader.schema.names != names:  # they would get types by a guess
+            raise ImportRefused(f"{file} has names of columns that cannot be read as CSV; rename {names[:9]}")
         yield from reader
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowInvalid, UnicodeDecodeError) as error:
         raise ImportRefused(f"{file} cannot be read as CSV: {error}") from error
 
 
-def _split(line: str, separator: str) -> Iterator[list[str]]:
+def _header(file: str) -> tuple[str, list[str]]:
+    """What separates the columns of a CSV file, and their names, which may have separators and lines in quotes."""
     import csv
+    import io
 
-    return csv.reader([line.rstrip("\r\n")], delimiter=separator)
+    with open(file, encoding="utf-8-sig", errors="replace", newline="") as stream:
+        rows = _first_rows(stream.read(BLOCK))
+    head, counts = next(rows, ("", {}))
+    if not head.strip():
+        raise ImportRefused(f"{file} is empty; the first line of a CSV file names its columns")
+    if not counts:
+        raise ImportRefused(f"{file} has a row of names that does not end; is a quote not closed?")
+    _, below = next(rows, ("", {}))
+    # Not by the names alone: in ``step;loss, mean`` another one is no rarer.
+    separator = max(SEPARATORS, key=lambda each: (0 < counts[each] == below.get(each), counts[each]))
+    try:
+        return separator, next(csv.reader(io.StringIO(head, newline=""), delimiter=separator))
+    except csv.Error as error:
+        raise ImportRefused(f"{file} has a row of names that cannot be read as CSV: {error}") from error
+
+
+def _first_rows(text: str) -> Iterator[tuple[str, dict[str, int]]]:
+    """The rows that a CSV file begins with, each with how often a separator is in it outside of quotes.
+
+    There are no counts of one that does not end in `text`, the beginning of the file.
+    """
+    start, counts = 0, dict.fromkeys(SEPARATORS, 0)
+    quoted, begins = False, True
+    for place, char in enumerate(text):
+        if quoted:  # of two quotes, which stand for one, the second opens again what the first has closed
+            quoted = char != '"'
+            begins = not quoted
+        elif char in "\r\n":
+            if start < place:
+                yield text[start:place], counts
+            start, counts, begins = place + 1, dict.fromkeys(SEPARATORS, 0), True
+        elif char == '"' and begins:
+            quoted = True
+        else:
+            begins = char in counts
+            if begins:
+                counts[char] += 1
+    if start < len(text):
+        yield text[start:], {} if quoted or len(text) == BLOCK else counts
