@@ -139,6 +139,38 @@ def test_a_reader_that_goes_away_is_no_error_to_complain_of(lake: Path) -> None:
     assert (process.returncode, complaint) == (141, b"")
 
 
+@pytest.mark.parametrize(
+    ("argv", "status"),
+    [
+        ("ls", 0),
+        ("ls --json", 0),
+        ("show w/good", 0),
+        ("tail w/good train", 0),
+        ("files w/good train", 0),
+        ("check", 0),
+        ("plot w/good train", 0),
+        ("export w/good train -o - --format csv", 0),
+        ("export w/good train -o - --format parquet", 0),
+        ("completion bash", 0),
+        ("--help", 0),
+        ("", 2),
+        ("show nothing", 2),
+        ("ls --nonsense", 2),
+    ],
+)
+@pytest.mark.parametrize("closed", [">&-", "2>&- <&-"])
+def test_a_closed_stream_takes_nothing_and_ends_nothing(tmp_path: Path, argv: str, status: int, closed: str) -> None:
+    with Session("good", "w", tmp_path / ".dreamlake") as session:
+        session.track("train").append(loss=0.5)
+    words = [sys.executable, "-W", "error", "-m", "dreamlake.cli", *argv.split()]
+    command = ["sh", "-c", f'exec "$@" {closed}', "sh", *words]
+    done = subprocess.run(command, capture_output=True, env=python_environment(), cwd=tmp_path)
+    assert done.returncode == status, done.stderr
+    assert b"Traceback" not in done.stderr
+    assert (done.stdout if closed == ">&-" else done.stderr) == b""
+    assert status == 0 or closed != ">&-" or done.stderr.startswith((b"dreamlake", b"Usage"))
+
+
 def test_a_terminal_without_unicode_shows_what_it_can(lake: Path) -> None:
     with start("ls", lake, PYTHONIOENCODING="ascii") as process:
         out, err = process.communicate()

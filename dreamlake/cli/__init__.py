@@ -113,6 +113,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv
         The arguments; those of the process by default.
     """
+    _open_closed()
     _print_anything()
     argv = list(sys.argv[1:] if argv is None else argv)
     if VARIABLE in os.environ:
@@ -180,6 +181,15 @@ def _fail(status: int, message: str, program: str = "dreamlake") -> int:
     sys.stdout.flush()
     complain(message, program)
     return status
+
+
+def _open_closed() -> None:
+    """Let what is written to a closed stream (``dreamlake ls >&-``) go nowhere; Python has None in its place."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            # Nobody closes it, as nobody closes those that it stands for.
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            setattr(sys, name, os.fdopen(nowhere, "w", encoding="utf-8", closefd=False))
 
 
 def _print_anything() -> None:
