@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -87,6 +88,47 @@ def test_json_lines_have_every_value(rows: list[dict[str, Any]], tmp_path_factor
     assert main(["import", "jsonl", str(file), "--path", str(folder / "lake")]) == 0
     original, copy = (points(folder / "lake", *place) for place in (("run", "t", "w"), ("rows", "rows")))
     assert all(map(same, map(sorted_keys, original), map(sorted_keys, copy)))
+
+
+@settings(max_examples=25)
+@given(rows=st.lists(fields, min_size=1, max_size=8))
+def test_fields_of_several_types_come_back_from_parquet(
+    rows: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Other fields of text stay text, whatever it says; and for other readers the file is what it was."""
+    folder = tmp_path_factory.mktemp("rows")
+    rows = [
+        {**row, "_ts": float(at), "mixed": [at, "[1]", 2**70, {str(at): b"x"}][at % 4], "plain": "[1]"}
+        for at, row in enumerate(rows)
+    ]
+    with Session("run", "w", folder / "lake", segment_points=3) as session:
+        session.track("t").append_batch(rows)
+    file = folder / "rows.parquet"
+    assert main(["export", "w/run", "t", "-o", str(file), "--path", str(folder / "lake")]) == 0
+    assert main(["import", "parquet", str(file), "--path", str(folder / "lake")]) == 0
+    kinds = Lake(folder / "lake").session("run", "w").track("t").stats()["fields"]
+    original, copy = (points(folder / "lake", *place) for place in (("run", "t", "w"), ("rows", "rows")))
+    for row, other in zip(original, copy, strict=True):
+        assert other["plain"] == "[1]"
+        for name, kind in kinds.items():
+            if kind == "json" and name in row:
+                assert same(other.get(name), row[name]), name
+    assert pl.read_parquet(file)["plain"].dtype == pl.String
+    assert pl.read_parquet_schema(file)["mixed"] in (pl.String, pl.Int64)
+    assert pq.read_table(file).schema.equals(Lake(folder / "lake").session("run", "w").track("t").to_arrow().schema)
+
+
+def test_text_that_is_no_json_stays_text(cli: Any, tmp_path: Path, lake_dir: Path) -> None:
+    """Other tools that edit an exported file may leave its mark where other text is now, or none."""
+    with Session("run", "w", lake_dir) as session:
+        session.track("t").append_batch([{"x": 1, "y": "a"}, {"x": "one", "y": 2}])
+    ok(cli("export", "w/run", "t", "-o", tmp_path / "a.parquet", "--path", lake_dir))
+    table = pq.read_table(tmp_path / "a.parquet")
+    assert table["x"].to_pylist() == ["1", '"one"']
+    edited = pa.array(["{", '"two"'])
+    pq.write_table(table.set_column(2, table.schema.field("x"), edited), tmp_path / "a.parquet")
+    ok(cli("import", "parquet", tmp_path / "a.parquet", "--path", lake_dir))
+    assert without_ts(points(lake_dir, "a", "a")) == [{"x": "{", "y": "a"}, {"x": "two", "y": 2}]
 
 
 # ------------------------------------------------------------------------------------------------ CSV

@@ -79,9 +79,10 @@ def command(
     jsonl keeps every value: a field that a point lacks is left out, None is null, and what JSON has no form for is
     written as in data.jsonl: {"$numberDouble": "NaN"}, {"$binary": …}, {"$date": …}. parquet has the columns of
     track.to_arrow(): a field that is absent and one that is None are both null, and fields of several types are JSON
-    text. In csv lists, dicts, bytes and fields of several types are JSON text, datetimes are ISO 8601 with the offset
-    that they were given with, numbers have all their digits, and what is absent or None is empty. What csv cannot tell:
-    a None from an absent field, for most readers an empty text from both, and a number from a text of digits.
+    text, which dreamlake import takes for what it says. In csv lists, dicts, bytes and fields of several types are JSON
+    text, datetimes are ISO 8601 with the offset that they were given with, numbers have all their digits, and what is
+    absent or None is empty. What csv cannot tell: a None from an absent field, for most readers an empty text from
+    both, and a number from a text of digits.
 
     tensorboard (its extra) writes one event file for all tracks into the folder PLACE: each field of numbers is a tag,
     track/field, or the track alone for a field named value. The step is the field step, or the index.
@@ -248,9 +249,18 @@ def _writer(snapshot: Snapshot, form: str, file: BinaryIO) -> Iterator[Write]:
     else:
         import pyarrow.parquet as pq
 
-        schema = snapshot.table(0, 0).schema
+        schema = _marked(snapshot.table(0, 0).schema, snapshot.schema)
         with pq.ParquetWriter(_Sink(file), schema, compression="zstd") as writer:
             yield lambda start, stop: writer.write_table(snapshot.table(start, stop))
+
+
+def _marked(schema: pa.Schema, fields: TrackSchema) -> pa.Schema:
+    """`schema` with a mark at the strings that are JSON text, so that an import gives the values back."""
+    import pyarrow as pa
+
+    from dreamlake.format.logical import JSON_MARK
+
+    return pa.schema([each.with_metadata(JSON_MARK) if fields.get(each.name) == "json" else each for each in schema])
 
 
 def _write_all(file: BinaryIO, data: bytes) -> None:

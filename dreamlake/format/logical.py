@@ -51,6 +51,9 @@ _PLAIN: dict[str, pa.DataType] = {
     "timestamp": pa.timestamp("us"),
     "json": pa.json_(),
 }
+#: What an exported column of strings has in its metadata where they are JSON. Not ``arrow.json``, which is no string to
+#: Polars and DuckDB.
+JSON_MARK = {b"dreamlake.type": b"json"}
 _NUMBERS = frozenset({"int", "int64", "double"})
 _ZONED = "timestamp:"
 _UTC_NAMES = frozenset({"UTC", "Etc/UTC", "Z", "GMT", "Etc/GMT"})

@@ -13,6 +13,10 @@ from dreamlake.integrations.names import field_name, track_name
 from dreamlake.integrations.run import ImportRefused, Run
 from dreamlake.integrations.torn import Torn, tell_torn
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 #: What the command line calls them, and how their files end.
 KINDS = {"csv": (".csv", ".tsv"), "jsonl": (".jsonl", ".ndjson"), "parquet": (".parquet",)}
 WORKSPACE = "imported"
@@ -160,24 +164,38 @@ def _parquet_rows(file: str, intake: Intake) -> Iterator[tuple[dict[str, Any], i
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from dreamlake.format.extjson import decode_text
-
     try:
         source = pq.ParquetFile(file)
     except pa.ArrowInvalid as error:
         raise ImportRefused(f"{file} is no whole Parquet file: {error}") from error
     with source:
-        as_json = [
-            each.name for each in source.schema_arrow if getattr(each.type, "extension_name", "") == "arrow.json"
-        ]
+        as_json = [each.name for each in source.schema_arrow if _is_json(each)]
         count = source.metadata.num_rows
         size = sum(source.metadata.row_group(n).total_byte_size for n in range(source.num_row_groups)) // max(1, count)
         for batch in source.iter_batches(max(1, min(ROWS, BLOCK // max(1, size)))):
             for row in batch.to_pylist():
                 for name in as_json:
-                    if row[name] is not None:
-                        row[name] = decode_text(row[name])
+                    row[name] = _decoded(row[name])
                 yield {name: value for name, value in row.items() if value is not None}, size
+
+
+def _is_json(field: pa.Field) -> bool:
+    """Whether texts of a column are JSON, by its type or by the mark of `dreamlake export`."""
+    from dreamlake.format.logical import JSON_MARK
+
+    return (
+        getattr(field.type, "extension_name", "") == "arrow.json" or JSON_MARK.items() <= (field.metadata or {}).items()
+    )
+
+
+def _decoded(value: Any) -> Any:
+    """What a text of JSON says; anything else, as another tool may have put there, as it is."""
+    from dreamlake.format.extjson import decode_text
+
+    if isinstance(value, str):
+        with suppress(ValueError):
+            return decode_text(value)
+    return value
 
 
 # ------------------------------------------------------------------------------------------------ CSV
