@@ -73,6 +73,22 @@ def test_the_points_as_json(cli: Any, lake: Path) -> None:
     assert {0.0, 1.0} == set(lines[1]["y"])
 
 
+@pytest.mark.parametrize("points", ["10", "1000"])
+def test_json_has_every_digit(cli: Any, lake_dir: Path, points: str) -> None:
+    """Also of integers that no float has, where points are left out and where none are."""
+    with Session("run", "w", lake_dir) as session:
+        session.track("t").append_batch([{"n": 2**53 + 1 + 2 * at, "x": 2**60 + at, "b": at > 9} for at in range(100)])
+    argv = ["plot", "run", "t", "--field", "n", "--field", "b", "--x", "x", "--points", points, "--path", lake_dir]
+    status, out, err = cli(*argv, "--json")
+    assert (status, err) == (0, "")
+    numbers, bools = json.loads(out)
+    assert (numbers["x"][0], numbers["x"][-1]) == (2**60, 2**60 + 99)
+    assert numbers["y"] == [2**53 + 1 + 2 * (x - 2**60) for x in numbers["x"]]
+    assert (bools["y"][0], bools["y"][-1]) == (0, 1)
+    assert {type(value) for line in (numbers, bools) for value in (*line["x"], *line["y"])} == {int}
+    assert cli(*argv)[0] == 0
+
+
 def test_a_jump_is_drawn(cli: Any, lake_dir: Path) -> None:
     values = [math.sin(i / 500) for i in range(20_000)]
     values[7_777], values[11_111] = 50.0, -50.0

@@ -170,9 +170,9 @@ def _is_number(kind: str) -> bool:
 
 
 def _line(name: str, frame: pl.DataFrame, x: str, field: str, log: bool) -> Line:
-    """The points of a line that can be drawn."""
+    """The points of a line that can be drawn: their numbers as they are, of which a float may lack digits."""
     pairs = [
-        (float(at), float(value))
+        (_number(at), _number(value))
         for at, value in zip(frame[x], frame[field], strict=True)
         if at is not None
         and value is not None
@@ -181,6 +181,10 @@ def _line(name: str, frame: pl.DataFrame, x: str, field: str, log: bool) -> Line
         and (value > 0 or not log)
     ]
     return Line(name, [at for at, _ in pairs], [value for _, value in pairs])
+
+
+def _number(value: float) -> float:
+    return int(value) if isinstance(value, bool) else value
 
 
 # ------------------------------------------------------------------------------------------------ drawing
@@ -203,7 +207,7 @@ def picture(lines: Sequence[Line], width: int, height: int, *, log: bool = False
         plotext is not installed.
     """
     plotext = _plotext()
-    lines = [line for line in lines if line.xs]
+    lines = [Line(line.name, list(map(float, line.xs)), list(map(float, line.ys))) for line in lines if line.xs]
     if not lines:
         return "(nothing to plot)"
     coloured = shows_colours(sys.stdout)
