@@ -214,17 +214,19 @@ def test_values_of_several_types_are_no_numbers_by_themselves(cli: Any, mixed: P
 
 
 def test_a_parameter_may_have_a_name_with_a_colon(cli: Any, lake_dir: Path) -> None:
-    """It comes before a field of a track that would be called so."""
-    names_ = ["x:y", "t:n", "t:m.min", ":a", "b:", "a//b:c", "d.e/f:g"]
+    """It is meant where no track is called so; of one that is, the field is."""
+    names_ = ["x:y", "u:m.min", ":a", "b:", "a//b:c", "d.e/f:g"]
     for number in (3, 4):
         with Session(str(number), "w", lake_dir) as session:
-            session.parameters().set(dict.fromkeys(names_, number))
+            session.parameters().set(dict.fromkeys([*names_, "t:n"], number))
             session.track("t").append(n=9, m=9)
     for name in names_:
         found = ls(cli, lake_dir, "-c", name, "--sort", name, "--reverse")
         assert [row["columns"] for row in found] == [{name: 4}, {name: 3}]
         assert names(ls(cli, lake_dir, "-w", f"{name} = 3")) == ["3"]
-    assert ls(cli, lake_dir, "-c", "t:n.max")[0]["columns"] == {"t:n.max": 9}
+    for name in ("t:n", "t:n.max"):
+        assert [row["columns"] for row in ls(cli, lake_dir, "-c", name)] == [{name: 9}] * 2
+    assert len(ls(cli, lake_dir, "-w", "t:n = 9")) == 2
     status, _, err = cli("ls", lake_dir, "-c", "x:z")
     assert (status, "no run has a track 'x'" in err) == (2, True)
 

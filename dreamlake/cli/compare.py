@@ -43,7 +43,8 @@ DAMAGED = "damaged"
 class Column(NamedTuple):
     """A column as it was asked for: a field of a track (`track` is not None), what a run says, or a parameter.
 
-    A parameter of a run that is called so comes before a field, since its name may have a colon too.
+    Where a run has no such track it may be a parameter, whose name may have a colon too: to look at these first would
+    cost all others a request or two.
     """
 
     text: str
@@ -112,17 +113,17 @@ def look(view: SessionView, columns: Sequence[Column], with_parameters: bool) ->
     about["run"] = f"{view.workspace}/{view.name}"
     if any(column.text == "tracks" for column in columns):
         about["tracks"] = len(view.tracks)
+    fields = [column for column in columns if column.track is not None]
+    of_tracks, there = _of_tracks(view, fields, damage)
     parameters: dict[str, Any] = {}
-    if with_parameters:
+    if with_parameters or any(column.track not in there for column in fields):
         try:
             parameters = view.parameters().get()
         except CorruptTrackError as error:
             damage.append(str(error))
-    fields = [column for column in columns if column.track is not None and column.text not in parameters]
-    of_tracks, there = _of_tracks(view, fields, damage)
     values = {}
     for column in columns:
-        if column.text in parameters:
+        if column.text in parameters and column.track not in there:
             values[column.text] = parameters[column.text]
         elif column.track is not None:
             values[column.text] = of_tracks.get(column)

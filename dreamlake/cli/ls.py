@@ -83,7 +83,7 @@ def command(
     shown = [Column(name) for name in (("run", "status") if columns else USUAL)]
     shown += [column for column in asked if column not in shown]
     needed = list(dict.fromkeys([*shown, *([by] if by else []), *(columns_in(where) if where else [])]))
-    with_parameters = bool(where) or any(column.text not in OWN for column in needed)  # whose names may have colons
+    with_parameters = bool(where) or any(column.track is None and column.text not in OWN for column in needed)
 
     if lake is not None and path is not None:
         raise Mistake(f"two lakes are named, {place_of(lake)} and {place_of(path)}; name one")
