@@ -108,7 +108,8 @@ class Track(TrackView):
         -------
         AppendResult
             ``count`` is the number of rows given; ``startIndex`` and ``endIndex`` (exclusive) span the indices of their
-            points. Both are None when the disk failed: the points stay pending then, and the next flush tries again.
+            points. Both are None when the disk failed: the points stay pending then, and the next flush tries again. So
+            they are where all rows wait for segments that are only on the replica; the range leaves out rows that do.
 
         Raises
         ------

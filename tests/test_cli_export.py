@@ -19,7 +19,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from s3.server import S3Server
 from support import python_environment, run_python
@@ -79,6 +79,7 @@ def test_json_lines_have_every_value(cli: Any, lake: Path) -> None:
 
 
 @settings(max_examples=60)
+@example([{}, {"": False}, {"": [[0, 0.0]]}], 2)
 @given(st.lists(fields, min_size=1, max_size=5), st.sampled_from([1, 2, 1000]))
 def test_any_values_come_back_from_json_lines_and_parquet(points: list[dict[str, Any]], segment_points: int) -> None:
     with tempfile.TemporaryDirectory(prefix="dreamlake-test-") as folder:
@@ -116,7 +117,8 @@ def check_csv(text: str, track: TrackView) -> None:
             cell, value = row[place], point["index"] if name == "_index" else point["data"].get(name)
             kind = fields.get(name, "")
             if kind == "json" and value is not None:
-                value = encode_text(value)
+                # A list of ints and floats is one of floats in a column: 0 beside 0.5 is 0.0 there, and 0 in a line.
+                value = cell if json.loads(cell) == json.loads(encode_text(value)) else encode_text(value)
             elif kind == "double" and value is not None:
                 value = float(value)
             if value is None:

@@ -1142,3 +1142,16 @@ def test_trouble_is_logged_but_never_raised_by_append(
         heal(faulty)
         crashlib.wait_for(lambda: any("works again" in record.getMessage() for record in caplog.records))
         assert numbers(lake_dir) == [0, 1, 2]
+
+
+def test_an_open_on_a_full_disk_says_so_plainly(faulty: Faulty, lake_dir: Path) -> None:
+    """What the writer's thread tells itself by its own classes of error is an OSError for whoever opens."""
+    half = short(lambda data: len(data) // 2, ENOSPC)
+
+    def pwrite(fd: int, data: Any, offset: int) -> int:
+        return (half if ".tmp-" in os.readlink(f"/proc/self/fd/{fd}") else os.pwrite)(fd, data, offset)
+
+    faulty.fail("pwrite", pwrite, always=True)
+    with pytest.raises(OSError, match="No space left") as caught:
+        Session("s", "w", lake_dir).open()
+    assert (type(caught.value), caught.value.errno) == (OSError, errno.ENOSPC)

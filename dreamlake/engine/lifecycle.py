@@ -13,7 +13,7 @@ from typing import Any
 from dreamlake.engine.ending import Ending
 from dreamlake.engine.forkgate import before_fork, hooked, others_locks
 from dreamlake.engine.options import Options, Remote
-from dreamlake.engine.writer import Writer
+from dreamlake.engine.writer import Writer, plain
 from dreamlake.errors import PointsDroppedError, SessionExistsError
 from dreamlake.notices import log
 
@@ -73,7 +73,13 @@ def open_writer(
         writer, count = _process.writers.get(key, (None, 0))
         if writer is None:
             writer = Writer(folder, workspace, name, options, arm)
-            writer.open(resume, described)
+            try:
+                writer.open(resume, described)
+            except OSError as error:
+                said = plain(error)
+                if said is error:
+                    raise
+                raise said from None
             if key in _process.latest:
                 writer.clock.note(_process.latest[key])
         else:

@@ -198,11 +198,9 @@ class Writer:
         try:
             return self.thread.call(work, timeout, f"the write to {self.folder}")
         except OSError as error:
-            from dreamlake.storage import local
-
-            if not isinstance(error, local.FsyncFailed | local.PartialWriteError):
+            said = plain(error)
+            if said is error:
                 raise
-            said = local.plain(error)
         raise said  # out here: what the caller's own code raised before stays its context
 
     def under_lock(self, work: Callable[[], T], timeout: float | None = None) -> T:
@@ -429,6 +427,13 @@ class Writer:
             self.replica.after_fork_in_child()
         for track in self.tracks.values():
             track.forget()
+
+
+def plain(error: OSError) -> OSError:
+    """An error of the disk as the built-in one, where its own class only tells the thread how to go on."""
+    from dreamlake.storage import local
+
+    return local.plain(error) if isinstance(error, local.FsyncFailed | local.PartialWriteError) else error
 
 
 def _is_of_some_points(error: Exception) -> bool:
