@@ -323,6 +323,24 @@ def test_a_superseded_form_that_is_damaged_is_put_aside(older: tuple[Path, Point
     goes_on(root, points)
 
 
+def test_a_superseded_form_that_is_swept_meanwhile_is_not_told(
+    older: tuple[Path, Points], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, _ = older
+    swept = lib.folder_of(root) / SegmentName(8, 16).filename
+    real = inspecttrack.look_into
+
+    def look_into(store: Any, path: str, *rest: Any) -> Any:
+        if path.endswith(swept.name):
+            swept.unlink()
+        return real(store, path, *rest)
+
+    monkeypatch.setattr(inspecttrack, "look_into", look_into)
+    found = told(LocalStore(root), SESSION)
+    assert not swept.exists()
+    assert not [finding for finding in found if swept.name in str(finding)]
+
+
 @pytest.mark.parametrize("damage", [lib.damage_footer, lambda path: lib.damage_column(path, "text"), os.unlink])
 def test_hot_lines_hold_what_a_roll_had_just_moved(root: Path, points: Points, damage: Callable[[Path], None]) -> None:
     """As a crash between the two steps of a roll leaves it."""

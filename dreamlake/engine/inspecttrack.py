@@ -23,6 +23,8 @@ from dreamlake.storage.store import Store
 
 #: So often a track is looked at before what is found again each time is called damage.
 LOOKS = 3
+#: The place in a segment's file that is damaged where there is no file.
+_MISSING = "its place"
 
 
 @dataclass
@@ -135,7 +137,7 @@ def _seen(store: Store, look: TrackLook, name: SegmentName, size: int) -> Seen:
         seen.info = None if seen.info is None else replace(seen.info, before=())
         return seen
     except FileNotFoundError:
-        return Seen(damage=[SegmentDamage("its place", "the file is missing")])
+        return Seen(damage=[SegmentDamage(_MISSING, "the file is missing")])
     except (CorruptTrackError, OSError) as error:
         return Seen(damage=[SegmentDamage("the whole file", why(store, error))])
 
@@ -173,6 +175,8 @@ def _tell_segments(store: Store, look: TrackLook) -> None:
     counting = set(look.live)
     for name, seen in look.segments.items():
         if name not in counting and seen.damage and name.filename not in _overlapping(look):
+            if seen.damage[0].place == _MISSING:
+                continue  # of a run that is written: what had been replaced was swept since the listing
             path = store.describe(f"{look.folder}/{name.filename}")
             said = f"it is damaged ({seen.damage[0]}), and does not count any more"
             look.tell(path, seen.damage[0].place, said, name.start, name.stop, note=True)
