@@ -36,10 +36,18 @@ class ParametersView:
         ------
         CorruptTrackError
             A parameters.json is damaged.
+        SessionNotFoundError
+            The folder of the open session was removed, or is not mounted any more.
         """
         from dreamlake.engine.hosts import all_parameters
 
-        return all_parameters(self._store, self._folder)
+        found = all_parameters(self._store, self._folder)
+        if not found:
+            self._check_there()
+        return found
+
+    def _check_there(self) -> None:
+        """Called where no parameter is found: in an open session its folder may be gone."""
 
     @forks_wait
     def to_polars(self) -> pl.DataFrame:
@@ -57,25 +65,10 @@ class Parameters(ParametersView):
     ) -> None:
         super().__init__(store, folder)
         self._open_writer = open_writer
-        self._check_there = check_there
+        self._check = check_there
 
-    @forks_wait
-    def get(self) -> dict[str, Any]:
-        """Return all parameters: flat, dotted keys; empty when none were set.
-
-        Where several machines write the session, key by key the value of the one that set parameters last.
-
-        Raises
-        ------
-        CorruptTrackError
-            A parameters.json is damaged.
-        SessionNotFoundError
-            The folder of the open session was removed, or is not mounted any more.
-        """
-        found = super().get()
-        if not found:
-            self._check_there()
-        return found
+    def _check_there(self) -> None:
+        self._check()
 
     @forks_wait
     def set(self, values: Mapping[str, Any] | None = None, /, **more: Any) -> Parameters:
