@@ -688,6 +688,18 @@ def _is_damaged(data: bytes, column: str) -> bool:
     return False
 
 
+def test_a_bare_drop_keeps_no_timestamps_and_points_are_found_by_bounds(trimmed: Trimmed) -> None:
+    trimmed.append(points_of(23))
+    trimmed.drop([A])
+    assert list(trimmed.folder.glob(".ts-*"))
+    trimmed.under_lock(lambda: trimmed.writer.drop([B], bare=True))
+    assert not list(trimmed.folder.glob(".ts-*"))
+    trimmed.append([{"late": 1, "_ts": 4.0}, {"late": 2, "_ts": 16.0}])
+    assert trimmed.writer.wanted() == [A, B]
+    trimmed.settle()
+    assert [point["late"] for point in trimmed.points() if "late" in point] == [1, 2]
+
+
 def test_a_torn_waiting_row_is_cut_and_a_damaged_one_told(trimmed: Trimmed, caplog: pytest.LogCaptureFixture) -> None:
     trimmed.append(points_of(14))
     trimmed.drop()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from crashlib import wait_for
 import dreamlake.storage.local as local
 import dreamlake.storage.lock as lock
 from dreamlake import Lake, Session
+from dreamlake.engine.replica import state
+from dreamlake.engine.replica.ledger import Ledger
 from dreamlake.engine.replica.reserve import RESERVE_BYTES, Reserve
 
 PAGE = 4096
@@ -142,20 +145,51 @@ def test_late_fields_find_their_points_where_no_timestamps_were_kept(tmp_path: P
 
 
 def test_room_is_kept_back_and_given_up_for_a_full_disk_only(tmp_path: Path) -> None:
-    folder = tmp_path / "w" / "s"
-    reserve = Reserve(str(folder))
+    alone: list[bool] = []
     calls: list[bool] = []
 
-    def work(code: int) -> None:
+    def run(work: Callable[[], None]) -> None:
+        alone.append(True)
+        work()
+
+    def fail(code: int) -> None:
         calls.append((tmp_path / ".reserve").exists())
         raise OSError(code, "no")
 
+    reserve = Reserve(str(tmp_path / "w" / "s"), run)
     with pytest.raises(OSError, match="no"):
-        reserve.with_room(lambda: work(errno.ENOSPC))  # nothing is kept: once
+        reserve.with_room(lambda: fail(errno.ENOSPC))  # nothing is kept: once
     reserve.keep()
     assert (tmp_path / ".reserve").stat().st_size == RESERVE_BYTES
     for code in (errno.EIO, errno.ENOSPC, errno.EDQUOT):
         with pytest.raises(OSError, match="no"):
-            reserve.with_room(lambda code=code: work(code))  # type: ignore[misc]
+            reserve.with_room(lambda code=code: fail(code))  # type: ignore[misc]
         assert (tmp_path / ".reserve").exists()
     assert calls == [False, True, True, False, True, False]
+    assert len(alone) == 2
+
+
+def test_less_room_is_kept_where_less_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "os_", SmallDisk(tmp_path, 100_000))
+    Reserve(str(tmp_path / "w" / "s")).keep()
+    assert (tmp_path / ".reserve").stat().st_size == RESERVE_BYTES // 4
+
+
+def test_what_was_sent_is_noted_in_the_room_that_was_kept_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "w" / "s"
+    folder.mkdir(parents=True)
+    reserve = Reserve(str(folder))
+    reserve.keep()
+
+    class Full(SmallDisk):
+        def pwrite(self, fd: int, data: Any, offset: int) -> int:
+            if (tmp_path / ".reserve").exists():
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return os.pwrite(fd, data, offset)
+
+    monkeypatch.setattr(local, "os_", Full(tmp_path, 0))
+    ledger = Ledger(str(folder), state.load(str(folder)), reserve)
+    with ledger:
+        pass
+    ledger.save()
+    assert (folder / ".replica.json").exists()

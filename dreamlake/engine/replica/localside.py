@@ -58,13 +58,22 @@ class LocalSide:
         """Whether the last flush could not write: for want of room, most likely."""
         return self._writer.pressure.is_failing
 
+    def alone(self, work: Callable[[], None]) -> None:
+        """Do `work` while no flush of this process is under way."""
+        self._writer.call(work)
+
     def drop(self, track: str, names: Sequence[SegmentName], reserve: Reserve) -> None:
         """Drop segments of the track in this folder below the session that are on the replica."""
         writer = self._writer.track(layout.track_name(track))
 
         def work() -> None:
             with self._locked():  # no flush comes in between, and takes the room
-                reserve.with_room(lambda: writer.drop(names), lambda: writer.drop(names, bare=True))
+                try:
+                    writer.drop(names)
+                except OSError as error:
+                    if not reserve.helps(error):
+                        raise
+                    reserve.in_room(lambda: writer.drop(names, bare=True))
 
         self._writer.call(work)
 

@@ -82,7 +82,7 @@ class Replicator:
         self.folder = local.folder
         #: Whether segments are dropped locally once they are on the replica.
         self.trims = False
-        self.reserve = Reserve(self.folder)
+        self.reserve = Reserve(self.folder, local.alone)
         self._single_writer = single_writer
         self._fsync = fsync
         self._arm = arm
@@ -449,6 +449,8 @@ class Replicator:
         for track, names in droppable(self.folder, mine, 0 if needs_room else HELD_BACK):
             for place in range(0, len(names), DROPPED_AT_ONCE):
                 self.local.drop(track, names[place : place + DROPPED_AT_ONCE], self.reserve)
+        if self.reserve.is_kept:
+            self.reserve.keep()  # there may be room for it again
 
     def _settle(self) -> None:
         """Fetch the segments that late fields wait for, and have these merged."""
