@@ -278,7 +278,7 @@ class Session:
                 track._detach()
         dropped: PointsDroppedError | None = None
         try:
-            _unless_full(writer, lambda: release_writer(writer, ending, timeout))
+            _unless_full(writer, lambda: release_writer(writer, ending, timeout), timeout)
         except PointsDroppedError as error:
             dropped = error
         except BaseException:
@@ -555,17 +555,19 @@ class Session:
             raise SessionClosedError(f"the session {self.name!r} is closed; open it again: session.open()")
         writer = self._writer
         if writer is not None:
-            _unless_full(writer, writer.flush)
+            _unless_full(writer, writer.flush, timeout)
             if writer.replica is not None:
                 writer.replica.sync(None if timeout is None else min(timeout, LONGEST_WAIT))
 
 
-def _unless_full(writer: Writer, write: Callable[[], None]) -> None:
+def _unless_full(writer: Writer, write: Callable[[], None], timeout: float | None) -> None:
     """Write; where the disk is full, and holds what is on the replica too, once more when that was dropped."""
     try:
         write()
     except OSError as error:
-        if writer.replica is None or isinstance(error, PointsDroppedError) or not writer.replica.make_room(error):
+        timeout = None if timeout is None else min(timeout, LONGEST_WAIT)
+        replica = writer.replica
+        if replica is None or isinstance(error, PointsDroppedError) or not replica.make_room(error, timeout):
             raise
         write()
 

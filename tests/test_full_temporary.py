@@ -66,7 +66,9 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SmallDisk:
     return disk
 
 
-def full(tmp_path: Path, small: SmallDisk, uploaded: int, sync_interval: float) -> tuple[Session, int]:
+def full(
+    tmp_path: Path, small: SmallDisk, uploaded: int, sync_interval: float, fails_first: bool = False
+) -> tuple[Session, int]:
     """A session that has uploaded so many points, and then filled its disk while its replica took nothing."""
     there = tmp_path / "there"
     session = Session(
@@ -86,6 +88,10 @@ def full(tmp_path: Path, small: SmallDisk, uploaded: int, sync_interval: float) 
         session.sync()
         os.rename(there, tmp_path / "away")
     there.write_text("in the place of the folder")
+    if fails_first:  # what was sent is compared in the next pass, then
+        append(20)
+        with pytest.raises(OSError, match="there"):
+            session.sync()
     for _ in range(400):
         append(200)
         try:
@@ -123,9 +129,11 @@ def test_it_recovers_once_the_replica_is_back(
 
 
 @pytest.mark.parametrize("how", ["sync", "close"])
-@pytest.mark.parametrize("uploaded", [0, 900])
-def test_a_sync_and_a_close_make_room_first(tmp_path: Path, small: SmallDisk, how: str, uploaded: int) -> None:
-    session, count = full(tmp_path, small, uploaded, sync_interval=1000.0)
+@pytest.mark.parametrize(("uploaded", "fails_first"), [(0, False), (900, False), (900, True)])
+def test_a_sync_and_a_close_make_room_first(
+    tmp_path: Path, small: SmallDisk, how: str, uploaded: int, fails_first: bool
+) -> None:
+    session, count = full(tmp_path, small, uploaded, 1000.0, fails_first)
     getattr(session, how)()
     assert values(tmp_path) == list(range(count))
     session.close()

@@ -12,7 +12,8 @@ import pytest
 
 from dreamlake import Lake, Session
 from dreamlake.cli import main
-from dreamlake.engine.replica.ownfiles import OwnFiles
+from dreamlake.errors import RemoteConflictError
+from dreamlake.storage.remote import RemoteStore
 
 
 class Store:
@@ -105,12 +106,15 @@ def test_both_sides_are_compared_after_a_pass_that_failed(
         session.track("new").append(i=number)
     session.track("t").flush()
 
-    def refuse(*args: Any) -> None:
-        raise OSError(errno.EIO, "no more today")
+    real = RemoteStore.replace_if
+
+    def replace_if(remote: RemoteStore, path: str, data: bytes, version: str | None) -> str:
+        if "/tracks/" not in path:
+            raise OSError(errno.EIO, "no more today")
+        return real(remote, path, data, version)
 
     with monkeypatch.context() as patch:
-        for name in ("_send_logs", "_send_parameters", "_send_files", "_conclude"):
-            patch.setattr(OwnFiles, name, refuse)
+        patch.setattr(RemoteStore, "replace_if", replace_if)
         with pytest.raises(OSError, match="no more today"):
             session.sync()
     store.bring_back()
@@ -170,3 +174,63 @@ def test_what_an_older_copy_of_the_replica_lacks_is_sent_again(store: Store, tmp
     if how == "the command":
         assert main(["sync", str(tmp_path / "here"), store.url]) == 0
     assert_all_there(store, count)
+
+
+@pytest.mark.parametrize("fails_first", [False, True])
+def test_nothing_is_dropped_where_a_comparison_meets_an_empty_store(
+    store: Store, monkeypatch: pytest.MonkeyPatch, fails_first: bool
+) -> None:
+    """A comparison forgets what is not there, so that nothing misses it in the upload that follows."""
+    session = opened(store, None)
+    append(session, 0, 5)
+    session.sync()
+    append(session, 5, 35)
+    if fails_first:
+        with monkeypatch.context() as patch:
+            patch.setattr("dreamlake.storage.plain.PlainFiles.put_if", _unmounted)
+            patch.setattr("dreamlake.storage.plain.PlainFiles.put_if_unchanged", _unmounted)
+            with pytest.raises(OSError, match="it goes away"):
+                session.sync()
+    store.take_away()
+    session.sync()
+    session.sync()
+    store.bring_back()
+    session.sync()
+    append(session, 35, 40)
+    session.close()
+    assert_all_there(store, 40)
+
+
+def _unmounted(*args: Any) -> str:
+    raise OSError(errno.EIO, "it goes away")
+
+
+def test_a_session_that_is_opened_while_its_replica_is_empty(store: Store, tmp_path: Path) -> None:
+    with opened(store, tmp_path / "here") as session:
+        append(session, 0, 15)
+    store.take_away()
+    session = opened(store, tmp_path / "here")
+    append(session, 15, 22)
+    session.sync()
+    store.bring_back()
+    session.sync()
+    assert_all_there(store, 22)
+    session.close()
+
+
+def test_two_machines_that_begin_one_track_do_not_hide_each_other(store: Store, tmp_path: Path) -> None:
+    """The lines of the one are below the first segment of the other."""
+    one = opened(store, tmp_path / "one")
+    one.sync()
+    two = opened(store, tmp_path / "two")
+    for number in range(3):
+        two.track("t").append(i=f"two {number}", _ts=float(number))
+    two.sync()
+    for number in range(12):
+        one.track("t").append(i=f"one {number}", _ts=float(number))
+    with pytest.raises(RemoteConflictError, match="another machine wrote the track"):
+        one.sync()
+    assert store.values() == ["two 0", "two 1", "two 2"]
+    two.close()
+    with pytest.raises(RemoteConflictError):
+        one.close()

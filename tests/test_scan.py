@@ -20,6 +20,7 @@ from polars.testing import assert_frame_equal
 from dreamlake.engine.scan import Part, lazy_frame
 from dreamlake.errors import CorruptTrackError
 from dreamlake.lake import Lake
+from dreamlake.session import Session
 from dreamlake.view import TrackView
 
 Query = Callable[[pl.LazyFrame], pl.LazyFrame]
@@ -590,3 +591,19 @@ def test_what_points_of_a_run_share_is_not_written_out_for_all_points_at_once(
     monkeypatch.setattr(type(source), "_with_constants", noted)
     assert sum(len(frame) for frame in source(["layers"], pl.col("step") == 3, None, None)) == 3
     assert sum(rows for names, rows in written if "layers" in names) == 3
+
+
+@pytest.mark.parametrize(
+    "names",
+    [["*"], ["^s$", "s"], [""], ["", "column_2"], ["", "column_0", "*", "^.*$"]],
+    ids=str,
+)
+def test_parameters_of_any_name_are_columns(tmp_path: Path, names: list[str]) -> None:
+    """None of them is a pattern, and none is renamed."""
+    with Session("s", "w", tmp_path) as session:
+        session.parameters().set({name: place for place, name in enumerate(names)})
+        session.track("t").append_batch([{"x": 1}, {"x": 2}])
+    frame = Lake(tmp_path).scan("t", parameters=True)
+    for found in (frame.collect(), frame.filter(pl.col("x") > 0).collect()):
+        assert found.columns == ["_workspace", "_session", "_index", "_ts", "x", *names]
+        assert [found[name].to_list() for name in names] == [[place] * 2 for place in range(len(names))]

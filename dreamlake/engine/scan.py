@@ -15,6 +15,7 @@ from dreamlake.engine.piece import joined, tables_of
 from dreamlake.engine.process import side_by_side
 from dreamlake.engine.prune import conditions, may_match
 from dreamlake.engine.shape import INDEX, TS, Shape
+from dreamlake.engine.valuecolumn import frame_of
 from dreamlake.errors import CorruptTrackError
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ class _Source:
         texts = [pl.Series(label, [each[label] for each in said], pl.String) for label in labels]
         #: What is the same in all rows of a part, a row each. To join it in would be left to Polars' streaming engine,
         #: which loses the order of a join where a slice follows and whatever comes behind does not ask for the order.
-        self._runs = pl.DataFrame([*texts, *constants])
+        self._runs = frame_of([*texts, *constants])
         self._constants = dict(self._runs.schema)
         empty = polars_frame(Shape([INDEX, TS, *fields], fields).empty())
         self.schema: dict[str, pl.DataType] = dict.fromkeys(labels, pl.String()) | dict(empty.schema) | self._constants
@@ -137,7 +138,7 @@ class _Source:
                 if not wanted:
                     frame = frame.drop(frame.columns)  # where select([]) would lose the number of rows
                 elif frame.columns != wanted:
-                    frame = frame.select(wanted)
+                    frame = frame[wanted]  # by `select` a name such as "*" would be a pattern
                 yield frame
         if not stretches:
             yield pl.DataFrame(schema={name: self.schema[name] for name in wanted})
@@ -194,7 +195,7 @@ class _Source:
     def _with_constants(self, frame: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
         """The frame with those of the columns `names` that all rows of a run have in common."""
         missing = [name for name in self._constants if name in names and name not in frame.columns]
-        return frame.hstack(self._runs.select(missing)[frame[self._run]]) if missing else frame
+        return frame.hstack(self._runs[missing][frame[self._run]]) if missing else frame
 
 
 def _numbers(window: Sequence[_Stretch], tables: Sequence[pa.Table]) -> pl.Series:

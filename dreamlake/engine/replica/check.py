@@ -47,12 +47,15 @@ class Findings:
         For the folders of tracks in which both sides are ahead of one another: a sentence that says what to do.
     described
         Those of `pull` of which only metadata.json or the hot file is ahead there: segments may have to be sent.
+    lost
+        Whether anything that was there is not any more.
     """
 
     session_there: bool
     pull: tuple[str, ...]
     conflicts: dict[str, str]
     described: tuple[str, ...] = ()
+    lost: bool = False
 
 
 class Verdict(Enum):
@@ -144,7 +147,7 @@ def compare(folder: str, session: str, remote: RemoteStore, state: RemoteState, 
     """
     tracks = tracks_in(tree)
     meet(folder, session, remote, state, tree)
-    _forget(state, tree, tracks)
+    lost = _forget(state, tree, tracks)
     for below in tracks:
         state.track(below)  # not by several threads
     work = [(below, entries) for below, entries in sorted(tracks.items())]
@@ -157,20 +160,31 @@ def compare(folder: str, session: str, remote: RemoteStore, state: RemoteState, 
         pull=tuple(below for below, verdict in found.items() if verdict in (Verdict.THEIRS, *_PARTLY)),
         conflicts={below: verdict for below, verdict in found.items() if isinstance(verdict, str)},
         described=tuple(below for below, verdict in found.items() if verdict in _PARTLY),
+        lost=lost,
     )
 
 
-def _forget(state: RemoteState, tree: Mapping[str, Entry], tracks: Mapping[str, Mapping[str, Entry]]) -> None:
-    """Forget what is not on the replica any more, so that it is sent again."""
+def _forget(state: RemoteState, tree: Mapping[str, Entry], tracks: Mapping[str, Mapping[str, Entry]]) -> bool:
+    """Forget what is not on the replica any more, so that it is sent again; return whether anything is not.
+
+    Segments that a later form has replaced may have been swept by another machine: they do not count.
+    """
+    lost = False
     for below, known in state.tracks.items():
+        counting = live.survey(known.segments)[0]
+        here = set(live.parse_listing(tracks.get(below, {})))
+        lost = lost or (known.hot.version is not None and layout.HOT_FILE not in tracks.get(below, {}))
+        lost = lost or live.end_of(live.survey(here)[0]) < live.end_of(counting)
         if below not in tracks:
             _forget_track(known, {})
             known.conflict = None
     for path, sent in state.files.items():
         own = path in _OWN or path.startswith(f"{layout.LOGS_DIR}/")
         there = hosts_with(tree, path) if own and state.origin is False else [path] if path in tree else []
+        lost = lost or (sent.version is not None and not there)
         # Of what is replaced an older form may be there, as in a bucket that was brought back from a copy.
         _forget_object(sent, any(not own or tree[each].version == sent.version for each in there))
+    return lost
 
 
 def _forget_track(known: TrackState, entries: Mapping[str, Entry]) -> None:

@@ -37,7 +37,9 @@ def _note_if_held(
     local: LocalStore, session: str, remote: RemoteStore, state: RemoteState, path: str, entry: Entry
 ) -> None:
     """Note an object as this machine's where the file here holds all that it does; else it is left to others."""
-    mine = local.get(path)
+    mine = _get(local, path)
+    if mine is None:  # a copy of the folder from before there was one
+        return
     if is_md5_of(entry, mine):
         _note(state.file(path), entry, mine)
         return

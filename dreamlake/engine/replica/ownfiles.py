@@ -128,6 +128,7 @@ class OwnFiles:
                     sent.is_sent(foreign.version, digest(foreign.data))
             self.introduce()
             return
+        self.sender.is_first = True
         with self.sender.ledger:
             self.known.origin = True
 

@@ -229,6 +229,8 @@ class Replicator:
             if found.conflicts and not late:
                 raise RemoteConflictError("; ".join(found.conflicts.values()))
             tracks = found.pull
+            if found.lost:
+                self._distrust()
             lost = pull.is_behind(self.folder, self.session, store, mine, known.machine, tree)
 
         def take() -> None:
@@ -245,7 +247,7 @@ class Replicator:
                     f"{self.place} holds the rest of a first upload that was cut off: finish it where the run is, by "
                     f"`dreamlake sync`, or delete it, and open this session again ({error})"
                 ) from error
-        state.save(self.folder, known)
+        self.reserve.with_room(lambda: state.save(self.folder, known))
         self._compared = True
         if late and last:
             self.local.go_on_above(last[0])
@@ -316,14 +318,13 @@ class Replicator:
         if not outcome.complete:
             raise OSError(errno.EAGAIN, "the upload was ended before all was sent", self.place)
 
-    def make_room(self, error: OSError) -> bool:
+    def make_room(self, error: OSError, timeout: float | None) -> bool:
         """Where the disk is full, make a pass, which drops what is on the replica; return whether it was."""
         if not self.trims or not is_full(error):
             return False
         with suppress(OSError, ValueError):
-            self.thread.call(
-                lambda: self._pass(patient=True, needs_room=True), CLOSE_TIMEOUT, f"the upload to {self.place}"
-            )
+            patience = CLOSE_TIMEOUT if timeout is None else timeout
+            self.thread.call(lambda: self._pass(patient=True, needs_room=True), patience, f"the upload to {self.place}")
         return True
 
     def finish(self, timeout: float | None, last: bool) -> None:
@@ -402,8 +403,7 @@ class Replicator:
         from dreamlake.engine.replica.push import push
 
         with state.hold(self.folder, OPEN_LOCK if patient else 0.0, self._single_writer):
-            distrusted = time.monotonic() < self._distrusted_until
-            if not self._compared or distrusted:
+            if not self._compared or self._is_distrusted():
                 from dreamlake.engine.replica import check
 
                 tree = check.look(self.remote.store(), self.session)
@@ -425,18 +425,25 @@ class Replicator:
             )
             if outcome.lost:
                 self.behind = True
-                self._distrusted_until = time.monotonic() + DISTRUST
+                self._distrust()
                 self._pace.hurry()
-            self._compared = not any(isinstance(error, OSError) for _, error in outcome.failures)
+            failures = [error for _, error in outcome.failures if isinstance(error, OSError)]
+            self._compared = all(error.errno == errno.EILSEQ for error in failures)  # a name here that cannot be there
             if self.trims and not outcome.lost and not self._stop:
                 needs_room = needs_room or self.local.is_failing
-                if needs_room or not distrusted:
+                if needs_room or not self._is_distrusted():
                     # As the disk has it: what could not be saved is not known after this pass.
                     self._trim(state.load(self.folder), needs_room)
         if self.local.waiting() and not outcome.failures and not self._stop:
             self._settle()
             self._pace.hurry()
         return outcome
+
+    def _distrust(self) -> None:
+        self._distrusted_until = time.monotonic() + DISTRUST
+
+    def _is_distrusted(self) -> bool:
+        return time.monotonic() < self._distrusted_until
 
     def _trim(self, known: ReplicaState, needs_room: bool) -> None:
         """Drop what is on the replica: segments, a few at a time, and uploaded files; what is to be merged, too, if it

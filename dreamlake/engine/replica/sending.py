@@ -125,6 +125,8 @@ class Sender:
         self.ledger = ledger
         self.outcome = Outcome()
         self.segments = Room(SEGMENT_BYTES)
+        #: Whether this pass has made the session there, so that nobody else has begun a track of it.
+        self.is_first = False
         self._progress = progress
         self._stop = stop
         self._lock = threading.Lock()

@@ -15,7 +15,7 @@ from dreamlake.engine.replica.looking import Look, Object, TrackHere
 from dreamlake.engine.replica.noting import SMALL, Notes
 from dreamlake.engine.replica.sending import Foreign, Gone, Sender, make_last
 from dreamlake.engine.replica.sides import here, there
-from dreamlake.engine.replica.state import Sent, TrackState
+from dreamlake.engine.replica.state import Sent, TrackState, digest
 from dreamlake.engine.sweep import GRACE
 from dreamlake.errors import CorruptTrackError
 from dreamlake.format import layout, live
@@ -275,6 +275,8 @@ class TrackSender:
         """Send segments one after the other: a reader must never find a later one without those before it."""
         if names and self.known.hot.version is not None:
             self._check_hot()
+        elif names and not self._segments and not self.sender.is_first:
+            self._check_none()
         for name in names:
             self._send_segment(name)
             self._note_sometimes()
@@ -302,6 +304,16 @@ class TrackSender:
             with self._lock, self.sender.ledger:  # one after the other: an older set must not come last
                 self._changed = False
                 self.known.segments = frozenset(self._segments)
+
+    def _check_none(self) -> None:
+        """See that nobody else has begun the track, whose lines the first segment would hide. Raises `Foreign`."""
+        path = f"{self.there}/{layout.HOT_FILE}"
+        try:
+            data, version = self.sender.ask(lambda: self.sender.remote.read(path))
+        except FileNotFoundError:
+            return
+        if data and digest(data) not in self.known.hot.lately:
+            raise Foreign(data, version)
 
     def _check_hot(self) -> None:
         """See that nobody else replaced the hot object, whose lines a new segment would hide. Raises `Foreign`."""
