@@ -234,3 +234,15 @@ def test_two_machines_that_begin_one_track_do_not_hide_each_other(store: Store, 
     two.close()
     with pytest.raises(RemoteConflictError):
         one.close()
+
+
+def test_a_copy_from_before_there_were_parameters_is_opened(store: Store, tmp_path: Path) -> None:
+    with Session("s", "w", tmp_path / "one", segment_points=10) as session:
+        session.track("t").append_batch([{"i": number, "_ts": float(number)} for number in range(5)])
+    shutil.copytree(tmp_path / "one", tmp_path / "copy")
+    with opened(store, tmp_path / "one") as session:
+        session.parameters().set(at=5)
+    with opened(store, tmp_path / "copy") as session:
+        session.sync()
+        assert session.parameters().get() == {"at": 5}
+    assert store.values() == list(range(5))
