@@ -322,7 +322,7 @@ class Replicator:
         """Where the disk is full, make a pass, which drops what is on the replica; return whether it was."""
         if not self.trims or not is_full(error):
             return False
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError):  # the write that follows says whether there is room now
             patience = CLOSE_TIMEOUT if timeout is None else timeout
             self.thread.call(lambda: self._pass(patient=True, needs_room=True), patience, f"the upload to {self.place}")
         return True
