@@ -60,7 +60,7 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SmallDisk:
     folder.mkdir()
     disk = SmallDisk(folder, 3 << 19)
     monkeypatch.setattr("tempfile.tempdir", str(folder))
-    monkeypatch.setattr("dreamlake.engine.replica.replicator.DISTRUST", 0.2)
+    monkeypatch.setattr("dreamlake.engine.replica.comparing.DISTRUST", 0.2)
     monkeypatch.setattr(local, "os_", disk)
     monkeypatch.setattr(lock, "os_", disk)
     return disk

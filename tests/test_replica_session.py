@@ -477,7 +477,7 @@ def test_a_wrong_secret(s3: Place, machine: Callable[[str], Open], caplog: pytes
 def test_a_hang_is_an_error_within_the_timeout(
     proxied: Place, machine: Callable[[str], Open], s3_proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dreamlake.engine.replica.replicator.CONTACT_TIMEOUT", 0.5)
+    monkeypatch.setattr("dreamlake.engine.replica.comparing.CONTACT_TIMEOUT", 0.5)
     s3_proxy.fail(Fault.HANG)
     with pytest.raises(TimeoutError, match="has not answered"):
         machine("a")(proxied).open()

@@ -112,7 +112,7 @@ class Local:
 @pytest.fixture
 def replicator(tmp_path: Path) -> Replicator:
     made = Replicator(Local(tmp_path), "w/s", Remote("memory://nowhere", None, 10.0), lambda: None)  # type: ignore[arg-type]
-    made._compared = True
+    made.comparing.is_done = True
     return made
 
 

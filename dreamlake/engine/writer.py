@@ -89,17 +89,21 @@ class Writer:
 
         there = found = self.run_file.read() is not None
         replica, tree, last = self.replica, None, None
+        rest = False
         if replica is not None and not (found and resume == "never"):
+            from dreamlake.engine.replica.check import holds_session, tracks_in
+
             tree = replica.contact(found)
-            there = found or (tree is not None and replica.holds_session(tree))
-        # The rest of a first upload that was cut off would become the beginning of the new run.
-        if resume == "never" and (there or (replica is not None and tree is not None and replica.holds_tracks(tree))):
+            there = found or holds_session(tree or {})
+            # Of a first upload that was cut off, where tracks come first; it would become the new run's beginning.
+            rest = bool(tracks_in(tree or {}))
+        if resume == "never" and (there or rest):
             raise self._exists()
         if resume == "must" and not there:
             raise SessionNotFoundError(f"{self.folder} holds no session, and resume='must' was asked for")
         make_dirs(self.folder, self.options.fsync)
         if replica is not None and tree is not None:
-            last = replica.take_over(tree, found)
+            last = replica.comparing.take_over(tree, found)
         with self.session_lock.hold(CALLER_LOCK, -inf if last is None else last) as counter:
             self.clock.resume(max(counter.last_ts, -inf if last is None else last))
             stored = self.run_file.read()

@@ -10,14 +10,12 @@ from __future__ import annotations
 import errno
 import os
 import shlex
-import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
-from math import inf
 from typing import TYPE_CHECKING, Any
 
+from dreamlake.engine.replica.comparing import OPEN_LOCK, Comparing
 from dreamlake.engine.replica.pace import Pace
 from dreamlake.engine.replica.reserve import Reserve, is_full
 from dreamlake.engine.thread import Worker
@@ -31,20 +29,12 @@ if TYPE_CHECKING:
     from dreamlake.engine.replica.state import ReplicaState
     from dreamlake.engine.trackwriter import TrackWriter
     from dreamlake.format.layout import SegmentName
-    from dreamlake.storage.remote import RemoteStore
     from dreamlake.storage.store import Entry
 
-#: Seconds until the replica must have answered when a session is opened.
-CONTACT_TIMEOUT = 10.0
-#: Seconds that an open waits for another process that replicates the session just then.
-OPEN_LOCK = 30.0
 #: Seconds that `close` gives the last upload, where it is not told otherwise.
 CLOSE_TIMEOUT = 30.0
 #: Segments that are dropped in one turn of the writer's thread, so that flushes need not wait long.
 DROPPED_AT_ONCE = 8
-#: Seconds for which each pass compares both sides, and drops nothing here, after a replica has lost what it had: a disk
-#: was not mounted, a bucket was empty for a moment. It may be the other one again at any time.
-DISTRUST = 60.0
 #: Passes that one `sync` makes at most: what was merged or rolled meanwhile is sent by the next.
 MAX_PASSES = 5
 
@@ -83,8 +73,8 @@ class Replicator:
         #: Whether segments are dropped locally once they are on the replica.
         self.trims = False
         self.reserve = Reserve(self.folder, local.alone)
+        self.comparing = Comparing(local, session, remote, self.reserve, single_writer=single_writer, fsync=fsync)
         self._single_writer = single_writer
-        self._fsync = fsync
         self._arm = arm
         self._begin_anew()
 
@@ -97,9 +87,6 @@ class Replicator:
         self._hurry = False
         #: Stats of files at their last look, see `push`.
         self._seen: dict[str, Any] = {}
-        #: Whether both sides were compared since the session was opened, and since there was trouble.
-        self._compared = False
-        self._distrusted_until = -inf
         #: Whether anything was written here since the last pass that sent all there was.
         self.behind = True
         self._told: set[str] = set()
@@ -109,8 +96,7 @@ class Replicator:
     @property
     def place(self) -> str:
         """The replica of the session, fit for messages."""
-        store: RemoteStore = self.remote.store()
-        return store.describe(self.session)
+        return self.comparing.place
 
     @property
     def command(self) -> str:
@@ -131,127 +117,13 @@ class Replicator:
         from dreamlake.engine.replica import check, pull, push, state, trim  # noqa: F401
 
         try:
-            return self._look()
+            return self.comparing.look()
         except OSError as error:
             if local_there:
                 self._warn(error)
                 return None
             what = "nothing of this session is here to go on from without its replica"
             raise _with_words(error, what, self.place) from error
-
-    def holds_session(self, tree: dict[str, Entry]) -> bool:
-        """Whether there is a session in what `contact` found."""
-        from dreamlake.engine.replica import check
-
-        return check.holds_session(tree)
-
-    def holds_tracks(self, tree: dict[str, Entry]) -> bool:
-        """Whether there are tracks in what `contact` found; of a first upload they come before the session."""
-        from dreamlake.engine.replica import check
-
-        return bool(check.tracks_in(tree))
-
-    def take_over(self, tree: dict[str, Entry], local_there: bool) -> float | None:
-        """Compare both sides when a session is opened, and take over what the replica is ahead in.
-
-        Parameters
-        ----------
-        tree
-            What `contact` found.
-        local_there
-            Whether there is a local session already.
-
-        Returns
-        -------
-        float | None
-            The timestamp above which automatic ones go on, where something was taken over.
-
-        Raises
-        ------
-        RemoteConflictError
-            Both sides are ahead of one another.
-        """
-        from dreamlake.engine.replica import state
-
-        with state.hold(self.folder, OPEN_LOCK, self._single_writer):
-            return self._compare(tree, local_there, late=False)
-
-    def _look(self) -> dict[str, Entry]:
-        """Look at the replica; in a thread of its own, since a network can hang for longer than anybody waits."""
-        from dreamlake.engine.replica import check
-
-        found: list[Any] = []
-
-        def look() -> None:
-            try:
-                tree = check.look(self.remote.store(), self.session)
-                self._tell_of_conditions()
-                found.append(tree)
-            except Exception as error:
-                found.append(error)
-
-        thread = threading.Thread(target=look, name="dreamlake-contact", daemon=True)
-        thread.start()
-        thread.join(CONTACT_TIMEOUT)
-        if not found:
-            said = f"the replica has not answered within {CONTACT_TIMEOUT:g} s"
-            raise TimeoutError(errno.ETIMEDOUT, said, self.place)
-        if isinstance(found[0], Exception):
-            raise found[0]
-        tree: dict[str, Entry] = found[0]
-        return tree
-
-    def _tell_of_conditions(self) -> None:
-        """Find out whether the filesystem notices other writers for sure; one that takes no files shows now too."""
-        if not self.remote.store().conditional:
-            log().info(
-                "%s has no conditional writes: of two machines that write one track at one moment, one may overwrite "
-                "the other",
-                self.place,
-            )
-
-    def _compare(self, tree: dict[str, Entry], local_there: bool, late: bool) -> float | None:
-        """Find out which side is ahead in what, and take over what the replica is ahead in. The lock is held.
-
-        `late`: the session is open already, so that a conflict stops the upload of its track and raises nothing here.
-        """
-        from dreamlake.engine.replica import check, pull, state
-
-        store = self.remote.store()
-        known = state.load(self.folder)
-        mine = known.remote(store.describe())
-        last: list[float] = []
-        adopts = not local_there and check.holds_session(tree)
-        tracks: tuple[str, ...] = ()
-        lost = False
-        if not adopts:
-            found = check.compare(self.folder, self.session, store, mine, tree)
-            if found.conflicts and not late:
-                raise RemoteConflictError("; ".join(found.conflicts.values()))
-            tracks = found.pull
-            if found.lost:
-                self._distrust()
-            lost = pull.is_behind(self.folder, self.session, store, mine, known.machine, tree)
-
-        def take() -> None:
-            take_some = pull.adopt if adopts else partial(pull.pull, tracks=tracks)
-            last.append(take_some(self.folder, self.session, store, mine, tree, fsync=self._fsync))
-
-        if adopts or tracks or lost:
-            try:
-                (self.local.change if late else self.local.change_now)(take)
-            except CorruptTrackError as error:
-                if check.holds_session(tree):
-                    raise
-                raise RemoteConflictError(
-                    f"{self.place} holds the rest of a first upload that was cut off: finish it where the run is, by "
-                    f"`dreamlake sync`, or delete it, and open this session again ({error})"
-                ) from error
-        self.reserve.with_room(lambda: state.save(self.folder, known))
-        self._compared = True
-        if late and last:
-            self.local.go_on_above(last[0])
-        return last[0] if last else None
 
     def start(self) -> None:
         """See that the thread runs."""
@@ -403,13 +275,10 @@ class Replicator:
         from dreamlake.engine.replica.push import push
 
         with state.hold(self.folder, OPEN_LOCK if patient else 0.0, self._single_writer):
-            if not self._compared or self._is_distrusted():
-                from dreamlake.engine.replica import check
-
-                tree = check.look(self.remote.store(), self.session)
-                self._compare(tree, True, late=True)
+            self.comparing.compare_if_due()
             known = state.load(self.folder)
-            self._compared = False  # what is sent before some trouble may go elsewhere than what comes behind it
+            # What is sent before some trouble may go elsewhere than what comes behind it.
+            self.comparing.is_done = False
             outcome = push(
                 self.folder,
                 self.session,
@@ -425,25 +294,20 @@ class Replicator:
             )
             if outcome.lost:
                 self.behind = True
-                self._distrust()
+                self.comparing.distrust()
                 self._pace.hurry()
             failures = [error for _, error in outcome.failures if isinstance(error, OSError)]
-            self._compared = all(error.errno == errno.EILSEQ for error in failures)  # a name here that cannot be there
+            # EILSEQ: a name here that cannot be there.
+            self.comparing.is_done = all(error.errno == errno.EILSEQ for error in failures)
             if self.trims and not outcome.lost and not self._stop:
                 needs_room = needs_room or self.local.is_failing
-                if needs_room or not self._is_distrusted():
+                if needs_room or not self.comparing.is_distrusted:
                     # As the disk has it: what could not be saved is not known after this pass.
                     self._trim(state.load(self.folder), needs_room)
         if self.local.waiting() and not outcome.failures and not self._stop:
             self._settle()
             self._pace.hurry()
         return outcome
-
-    def _distrust(self) -> None:
-        self._distrusted_until = time.monotonic() + DISTRUST
-
-    def _is_distrusted(self) -> bool:
-        return time.monotonic() < self._distrusted_until
 
     def _trim(self, known: ReplicaState, needs_room: bool) -> None:
         """Drop what is on the replica: segments, a few at a time, and uploaded files; what is to be merged, too, if it
@@ -488,9 +352,7 @@ class Replicator:
 
     def after_fork_in_child(self) -> None:
         """Start anew in a forked child, where the parent's thread is not; the parent goes on replicating."""
-        compared = self._compared
         self._begin_anew()
-        self._compared = compared
 
 
 def _with_words(error: OSError, more: str, place: str) -> OSError:
