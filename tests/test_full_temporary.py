@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,35 @@ def test_a_sync_and_a_close_make_room_first(
     getattr(session, how)()
     assert values(tmp_path) == list(range(count))
     session.close()
+
+
+def test_a_close_waits_for_room_no_longer_than_it_was_told_to(
+    tmp_path: Path, small: SmallDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session, count = full(tmp_path, small, 900, sync_interval=1000.0)
+    replica = session.writer.replica
+    assert replica is not None
+    waits: list[float | None] = []
+    answers = threading.Event()
+    call, make_pass = replica.thread.call, replica._pass
+
+    def note(work: Any, timeout: float | None, *rest: Any) -> Any:
+        waits.append(timeout)
+        return call(work, timeout, *rest)
+
+    def hang(*args: Any, **kwargs: Any) -> Any:
+        answers.wait()
+        return make_pass(*args, **kwargs)
+
+    monkeypatch.setattr(replica.thread, "call", note)
+    monkeypatch.setattr(replica, "_pass", hang)
+    with pytest.raises(OSError, match="still pending") as raised:
+        session.close(timeout=0.3)
+    assert raised.value.errno == errno.ENOSPC
+    assert waits == [0.3]
+    answers.set()
+    session.close()
+    assert values(tmp_path) == list(range(count))
 
 
 def test_late_fields_find_their_points_where_no_timestamps_were_kept(tmp_path: Path, small: SmallDisk) -> None:
