@@ -3,14 +3,15 @@
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from dreamlake import errors
+    from dreamlake.decorator import dreamlake_session
     from dreamlake.lake import Lake
-    from dreamlake.session import Session, dreamlake_session
+    from dreamlake.session import Session
 
 __version__ = "0.1.0"
 __all__ = ["Lake", "Session", "__version__", "dreamlake_session", "errors"]
 
 # Each name and the module that defines it: imported at its first use, so that `import dreamlake` costs next to nothing.
-_HOMES = {"Session": "session", "dreamlake_session": "session", "Lake": "lake", "errors": "errors"}
+_HOMES = {"Session": "session", "dreamlake_session": "decorator", "Lake": "lake", "errors": "errors"}
 
 
 def __getattr__(name: str) -> object:

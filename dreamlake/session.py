@@ -13,12 +13,13 @@ from dreamlake.engine.lifecycle import ending_of, give_temporary_back, open_writ
 from dreamlake.errors import PointsDroppedError, SessionClosedError, SessionNotFoundError, TrackNotFoundError
 from dreamlake.format import layout
 from dreamlake.track import Track
+from dreamlake.tracks import Tracks
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
-    from typing import Any, Literal, Self, TypeVar, Unpack
+    from typing import Any, Literal, Self, Unpack
 
     import altair
     import polars as pl
@@ -31,11 +32,7 @@ if TYPE_CHECKING:
     from dreamlake.storage.store import Store
     from dreamlake.types import PlotOptions
 
-    Function = TypeVar("Function", bound=Callable[..., Any])
-
 RESUME = ("allow", "never", "must")
-#: Flags of the code of generators, coroutines and asynchronous generators.
-RUNS_LATER = 0x20 | 0x80 | 0x200
 
 
 class Session:
@@ -574,66 +571,3 @@ def _unless_full(writer: Writer, write: Callable[[], None], timeout: float | Non
 
 def _names(tracks: str | Sequence[str]) -> list[str]:
     return [tracks] if isinstance(tracks, str) else list(dict.fromkeys(tracks))
-
-
-class Tracks:
-    """The tracks of a session: iterated by name, sorted; ``in``, ``len``, ``list`` and ``flush``."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-
-    @forks_wait
-    def list(self) -> list[str]:
-        """Return the names of all tracks that have a flushed point or metadata, sorted; flushes first."""
-        from dreamlake.engine.catalog import track_names
-
-        self._session.flush()
-        names = track_names(self._session.store(), self._session.folder)
-        if not names:
-            self._session.check_there()
-        return names
-
-    def flush(self) -> None:
-        """Write what is pending of all tracks; see `Session.flush`."""
-        self._session.flush()
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.list())
-
-    def __contains__(self, name: object) -> bool:
-        return name in self.list()
-
-    def __len__(self) -> int:
-        return len(self.list())
-
-    def __repr__(self) -> str:
-        return f"<Tracks of {self._session.workspace}/{self._session.name}>"
-
-
-def dreamlake_session(name: str, workspace: str, **options: Any) -> Callable[[Function], Function]:
-    """Wrap a function so that it runs inside a session, which it gets as its keyword argument ``session``.
-
-    Parameters are those of `Session`. Each call opens the session and closes it, also when the function raises.
-
-    Raises
-    ------
-    TypeError
-        A generator or an ``async`` function: the session would be closed before its body runs.
-    """
-
-    def wrap(function: Function) -> Function:
-        import functools
-
-        if getattr(getattr(function, "__code__", None), "co_flags", 0) & RUNS_LATER:
-            raise TypeError(
-                f"{function.__name__}() runs after the call returned; open a session inside: with Session(…)"
-            )
-
-        @functools.wraps(function)
-        def inside(*args: Any, **kwargs: Any) -> Any:
-            with Session(name, workspace, **options) as session:
-                return function(*args, session=session, **kwargs)
-
-        return inside  # type: ignore[return-value]
-
-    return wrap

@@ -19,8 +19,8 @@ from dreamlake.files import Files, FilesView
 from dreamlake.lake import SessionView, TracksView
 from dreamlake.parameters import Parameters, ParametersView
 from dreamlake.runs import Sessions
-from dreamlake.session import Tracks
 from dreamlake.track import Track
+from dreamlake.tracks import Tracks
 from dreamlake.view import TrackView
 
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

@@ -21,7 +21,7 @@ FLOORS = [
     {"format"},
     {"engine"},
     {"arguments", "parameters", "logs", "files", "analysis"},
-    {"session", "track", "view", "lake", "runs", "pictures"},
+    {"session", "decorator", "tracks", "track", "view", "lake", "runs", "pictures"},
     {"", "cli", "integrations", "demo"},  # "" is the package itself: what it gives out, it imports when asked for
 ]
 
@@ -32,6 +32,7 @@ WRITING = {
     "dreamlake.engine.compactor",
     "dreamlake.engine.outside",
     "dreamlake.engine.replica",
+    "dreamlake.decorator",
     "dreamlake.session",
     "dreamlake.track",
 }

@@ -15,8 +15,8 @@ from dreamlake import Lake, Session, dreamlake_session, errors
 from dreamlake.files import Files, FilesView
 from dreamlake.lake import SessionView, TracksView
 from dreamlake.parameters import Parameters, ParametersView
-from dreamlake.session import Tracks
 from dreamlake.track import Track
+from dreamlake.tracks import Tracks
 from dreamlake.view import TrackView
 
 
