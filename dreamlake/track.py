@@ -102,7 +102,7 @@ class Track(TrackView):
         points
             A list of dicts, a dict of equally long columns, or a Polars, pandas or Arrow frame. ``_ts`` is handled for
             each row as by `append`; ``_ts=-1`` takes the previous row's. In frames null means absent and
-            NaN stays NaN.
+            NaN stays NaN. A snapshot is taken: the same memory may be filled again for the next batch.
 
         Returns
         -------

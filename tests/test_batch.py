@@ -298,6 +298,28 @@ def test_a_batch_on_a_dead_disk_stays_pending(
     assert [point["n"] for point in points_of(track)] == [0, 1, 2, 3]
 
 
+@pytest.mark.parametrize("dead", [False, True], ids=["written", "on a dead disk at first"])
+def test_a_frame_s_memory_may_be_filled_again(session: Session, monkeypatch: pytest.MonkeyPatch, dead: bool) -> None:
+    """The next batch often comes in the same memory; a segment of hot points is made of what is kept of them."""
+    track = session.track("t")
+    data = np.zeros(3)
+
+    def fail(*_: Any) -> int:
+        raise OSError(errno.EIO, "input/output error")
+
+    with monkeypatch.context() as patch:
+        if dead:
+            patch.setattr("dreamlake.storage.local.append_at", fail)
+        for number in range(2):
+            data[:] = number
+            track.append_batch(pl.DataFrame({"n": data}))
+    data[:] = 2
+    track.append_batch(pl.DataFrame({"n": data}))
+    data[:] = 3
+    track.append_batch(pl.DataFrame({"n": data}))
+    assert [point["n"] for point in points_of(track)] == [n for n in range(4) for _ in range(3)]
+
+
 def test_a_batch_does_not_swallow_that_points_were_dropped(session: Session) -> None:
     track = session.track("t")
     with session.writer.lock:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import array
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from typing import Any
@@ -232,6 +232,59 @@ def test_a_numpy_column_is_a_snapshot() -> None:
     losses[:], steps[:], flags[:] = 9, 9, False
     assert rows(frame) == [{"x": 1.0, "y": 1, "z": True}, {"x": 2.0, "y": 2, "z": True}]
     assert frame.ts == array.array("d", [1.0, 2.0])
+
+
+TEXT = b"abcdefgh"
+
+SHARING: dict[str, Callable[[Any, Any], Any]] = {
+    "polars": lambda data, _: pl.DataFrame({"x": data}),
+    "polars, a series": lambda data, _: {"x": pl.Series(data)},
+    "pandas, masked": lambda data, _: pd.DataFrame(
+        {"x": pd.arrays.FloatingArray(data, np.zeros(len(data), bool))}, copy=False
+    ),
+    "pandas": lambda data, _: pd.DataFrame({"x": data}, copy=False),
+    "numpy": lambda data, _: {"x": data},
+    "arrow": lambda data, _: {"x": pa.array(data)},
+    "arrow, batch": lambda data, _: pa.record_batch({"x": pa.array(data)}),
+    "arrow, table": lambda data, _: pa.table({"x": pa.array(data)}),
+    "arrow, a chunk and an empty one": lambda data, _: pa.table(
+        {"x": pa.chunked_array([pa.array(data), pa.array(data[:0])])}
+    ),
+    "arrow, in a struct": lambda data, _: {"x": pa.StructArray.from_arrays([pa.array(data)], ["y"])},
+    "arrow, in lists": lambda data, _: {"x": pa.ListArray.from_arrays(pa.array(range(9), pa.int32()), pa.array(data))},
+    "arrow, in lists of a size": lambda data, _: {"x": pa.FixedSizeListArray.from_arrays(pa.array(data), 1)},
+    "arrow, text": lambda _, text: {"x": text},
+    "arrow, a slice": lambda _, text: {"x": text[1:7]},
+    "arrow, bytes": lambda _, text: {"x": text.view(pa.binary())},
+    "arrow, large text": lambda _, text: {"x": text.cast(pa.large_string())},
+    "arrow, a view of text": lambda _, text: {"x": text.cast(pa.string_view())},
+    "arrow, a dictionary": lambda _, text: {"x": pa.DictionaryArray.from_arrays(pa.array([*range(8)]), text)},
+    "arrow, runs": lambda _, text: {"x": pa.RunEndEncodedArray.from_arrays(pa.array(range(1, 9), pa.int32()), text)},
+}
+
+
+@pytest.mark.parametrize("form", SHARING)
+def test_what_was_given_may_be_filled_again(form: str) -> None:
+    data = np.arange(8.0)
+    text = bytearray(TEXT)
+    places = pa.py_buffer(np.arange(9, dtype="i4"))
+    arrow = pa.Array.from_buffers(pa.string(), 8, [None, places, pa.py_buffer(text)])
+    given_ = SHARING[form](data, arrow)
+    frame = read_columns(given_) if isinstance(given_, dict) else read_frame(given_)
+    before = rows(frame)
+    data[:] = -7.0
+    text[:] = b"\xff" * 8
+    assert rows(frame) == before
+    kept = [leaf for row in before for leaf in _leaves(row["x"])]
+    assert kept in ([*map(float, range(8))], [*"abcdefgh"], [*"bcdefg"], [bytes([byte]) for byte in TEXT])
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    if isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _leaves(item)
+    else:
+        yield value
 
 
 # --------------------------------------------------------------------------------------------- dicts of columns

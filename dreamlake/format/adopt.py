@@ -32,8 +32,13 @@ class _NoTypedForm(Exception):
     """The values can be stored, though not by a change of the Arrow type alone."""
 
 
-def adopt(name: str, column: pa.Array | pa.ChunkedArray) -> tuple[Logical, pa.Array]:
-    """The logical type and the column, null being absent.
+def adopt(name: str, column: pa.Array | pa.ChunkedArray, owned: bool = False) -> tuple[Logical, pa.Array]:
+    """The logical type and the column, null being absent: a snapshot, which shares no memory with what was given.
+
+    Parameters
+    ----------
+    owned
+        Whether nobody else has the memory of the column, so that it need not be copied.
 
     Raises
     ------
@@ -43,7 +48,8 @@ def adopt(name: str, column: pa.Array | pa.ChunkedArray) -> tuple[Logical, pa.Ar
         A value cannot be stored exactly.
     """
     if isinstance(column, pa.ChunkedArray):
-        column = column.combine_chunks()
+        owned = owned or column.num_chunks != 1  # several are copied on the way
+        column = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
         if isinstance(column, pa.ChunkedArray):  # Arrow could not join them
             raise ValueError(f"column {name!r} holds over 2 GiB of text; give the rows in several frames")
     if isinstance(column.type, pa.JsonType):
@@ -55,6 +61,9 @@ def adopt(name: str, column: pa.Array | pa.ChunkedArray) -> tuple[Logical, pa.Ar
         return _by_value(name, column)
     if _is_dictionary(column.type):
         column = column.dictionary_decode() if pa.types.is_dictionary(column.type) else pc.run_end_decode(column)
+    elif not owned:
+        # Whoever gave it may fill the same memory again for the next batch, and a hot point is kept for its segment.
+        column = pa.concat_arrays([column])
     column = _cast(name, column, _widened(name, column.type))
     column.validate(full=True)  # text that is not UTF-8 could be written, and then never be read
     try:

@@ -233,7 +233,7 @@ def _from_numpy(name: str, column: Any) -> tuple[Logical, pa.Array]:
     if kind == "f" and size <= 8:
         return "double", packed(pa.float64(), count, None, column.astype("=f8"))
     if kind == "i" or (kind == "u" and size < 8):
-        return adopt(name, packed(pa.int64(), count, None, column.astype("=i8")))
+        return adopt(name, packed(pa.int64(), count, None, column.astype("=i8")), owned=True)
     if kind == "b":
         return "bool", packed(pa.uint8(), count, None, column.astype("=u1")).cast(pa.bool_())
     if kind == "M":
@@ -248,7 +248,7 @@ def _from_datetime64(name: str, column: Any) -> tuple[Logical, pa.Array]:
     if (ticks.astype(column.dtype) != column)[there].any():  # finer, or so far away that the way there wrapped round
         raise ValueError(f"column {name!r}: {column.dtype} loses digits as microseconds; round it to datetime64[us]")
     valid = None if there.all() else validity([True if value else None for value in there.tolist()])
-    return adopt(name, packed(pa.timestamp("us"), len(column), valid, ticks.astype("=i8")))
+    return adopt(name, packed(pa.timestamp("us"), len(column), valid, ticks.astype("=i8")), owned=True)
 
 
 # -------------------------------------------------------------------------------------------------- timestamps
