@@ -167,7 +167,7 @@ def test_only_what_changed_is_sent(tmp_path: Path, store: Watched) -> None:
 
 
 def test_requests_on_s3(tmp_path: Path, proxied: RemoteStore, s3_proxy: Proxy) -> None:
-    """One for each object, and one look at the hot object before a new segment."""
+    """One for each object, and one look at the track before a new segment."""
     one = Machine(tmp_path / "one", proxied).write(points(0, 25))
     with s3_proxy.counting() as seen:
         complete(send(one))
@@ -180,7 +180,7 @@ def test_requests_on_s3(tmp_path: Path, proxied: RemoteStore, s3_proxy: Proxy) -
     with s3_proxy.counting() as seen:
         complete(send(one))
     assert [(request.kind, request.key.rpartition("/")[2]) for request in seen] == [
-        ("HEAD", "data.jsonl"),
+        ("LIST", ""),
         ("PUT", "000000000020-000000000030.parquet"),
         ("PUT", "data.jsonl"),
         ("PUT", "session.json"),
@@ -1817,3 +1817,86 @@ def test_the_state_is_saved_once_for_many_tracks(
     saves.clear()
     assert complete(send(one)).objects == 60 * 3 + 1
     assert len(saves) <= 3
+
+
+# -- merges of another machine -------------------------------------------------------------------------------------
+
+
+def compacted(machine: Machine) -> Machine:
+    """Merge what can be, as `dreamlake compact` does with a folder that nobody writes to any more."""
+    with machine.session() as session:
+        session.track("loss").compact()
+    return machine
+
+
+def outcome_of(machine: Machine) -> Outcome:
+    return push(str(machine.folder), SESSION, machine.store, state.load(str(machine.folder)))
+
+
+@pytest.fixture
+def hundred(tmp_path: Path, store: Watched) -> tuple[Machine, Machine]:
+    """A machine whose ten segments are on the replica, and one that goes on from there."""
+    one, two = Machine(tmp_path / "one", store), Machine(tmp_path / "two", store)
+    one.write(points(0, 100)).push()
+    two.adopt()
+    return one, two
+
+
+def test_a_late_field_is_not_hidden_by_a_merge_of_another_machine(hundred: tuple[Machine, Machine]) -> None:
+    one, two = hundred
+    compacted(one).push()
+    before = two.remote_rows()
+    two.write([{"late": 1, "_ts": 1095.0}, *points(100, 115)])
+    assert "another machine wrote" in outcome_of(two).conflicts[0]
+    assert two.remote_rows() == before
+    assert two.rows()[95]["late"] == 1
+
+
+def test_a_merge_does_not_hide_a_late_field_of_another_machine(hundred: tuple[Machine, Machine]) -> None:
+    one, two = hundred
+    two.write([{"late": 1, "_ts": 1095.0}]).push()
+    assert "another machine wrote" in outcome_of(compacted(one)).conflicts[0]
+    assert one.remote_rows()[95]["late"] == 1
+
+
+def test_a_merge_that_overlaps_another_machine_s_is_not_sent(hundred: tuple[Machine, Machine]) -> None:
+    one, two = hundred
+    compacted(one).push()
+    two.write(points(100, 190))
+    compacted(two)
+    assert "000000000090-000000000190.parquet" in two.files()
+    assert outcome_of(two).conflicts
+    assert two.remote_rows() == points(0, 100)  # and is no damaged track
+
+
+def test_a_machine_goes_on_beside_a_merge_of_another(hundred: tuple[Machine, Machine]) -> None:
+    one, two = hundred
+    compacted(one).push()
+    two.write(points(100, 125)).push()
+    two.write([{"late": 1, "_ts": 1105.0}, *points(125, 141)]).push()
+    assert two.remote_rows() == two.rows()
+    assert len(two.rows()) == 141
+
+
+def test_a_merge_is_sent_where_another_machine_s_segments_are_in_it(hundred: tuple[Machine, Machine]) -> None:
+    one, _ = hundred
+    three = one.copy(one.root.parent / "three")
+    compacted(one).push()
+    compacted(three).write([{"late": 1, "_ts": 1095.0}]).push()
+    assert three.remote_rows()[95]["late"] == 1
+    assert three.remote_rows() == three.rows()
+    assert "000000000000-000000000100.1.parquet" in three.files()
+
+
+def test_lines_of_another_machine_are_not_hidden_where_there_was_no_hot_object(tmp_path: Path, store: Watched) -> None:
+    one, two = Machine(tmp_path / "one", store), Machine(tmp_path / "two", store)
+    one.write(points(0, 20)).push()
+    store.delete(f"{LOSS}/{layout.HOT_FILE}")  # as where it is empty, and was never written
+    known = state.load(str(one.folder))
+    known.remote(store.describe()).tracks[below("loss")].hot.version = None
+    state.save(str(one.folder), known)
+    two.adopt()
+    two.write([{"i": -1, "_ts": 2000.0}]).push()
+    one.write(points(20, 40))
+    assert outcome_of(one).conflicts
+    assert one.remote_rows()[-1]["i"] == -1

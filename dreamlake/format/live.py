@@ -108,6 +108,11 @@ def covering(live: Sequence[SegmentName], start: int, stop: int) -> tuple[Segmen
     return tuple(live[first:last])
 
 
+def overlap(one: SegmentName, other: SegmentName) -> bool:
+    """Whether two segments hold an index both."""
+    return one.start < other.stop and other.start < one.stop
+
+
 def superseded(names: Iterable[SegmentName], live: Sequence[SegmentName]) -> tuple[SegmentName, ...]:
     """Those of ``names`` that a live segment replaces: what a sweep may delete, once a grace time has passed.
 

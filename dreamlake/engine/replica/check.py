@@ -7,7 +7,7 @@ an upload whose reply was lost, another machine that went on from here, or two t
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from hashlib import md5, sha256
@@ -16,7 +16,7 @@ from operator import eq
 import dreamlake.storage.local as local
 from dreamlake.engine.process import side_by_side
 from dreamlake.engine.replica.meeting import meet
-from dreamlake.engine.replica.sides import Side, There, covers, here, is_md5, is_md5_of, there
+from dreamlake.engine.replica.sides import Side, There, covers, here, holds, is_md5, is_md5_of, there
 from dreamlake.engine.replica.state import RemoteState, Sent, TrackState, digest
 from dreamlake.errors import CorruptTrackError
 from dreamlake.format import layout, live
@@ -317,6 +317,24 @@ class Pair:
         if not damage and self._lacks_only_lines():
             return Verdict.LINES
         return Verdict.CLASH
+
+    def loses_nothing(self) -> bool:
+        """Whether the segments of both may lie in one folder: what counts there holds the points of all the others.
+
+        Raises OSError, and CorruptTrackError where something of either is damaged.
+        """
+        union, damage = live.survey({*self.mine.sizes, *self.theirs.sizes})
+        return (
+            not damage
+            and self._is_held(union, self.theirs, self.mine, self.mine.gone)
+            # What was sent from here, and was replaced here since, is in what replaced it.
+            and self._is_held(union, self.mine, self.theirs, self._sent)
+        )
+
+    def _is_held(self, union: Sequence[SegmentName], over: Side, under: Side, known: Container[SegmentName]) -> bool:
+        """Whether points of one side whose segments count no more among those of both are held by the other."""
+        hidden = [name for name in under.live if name not in union and name not in known]
+        return all(holds(over, under, name.start, name.stop) for name in hidden)
 
     def _lacks_only_lines(self) -> bool:
         """Whether the replica has the segments in older forms only, and a hot file that goes on from the one here.

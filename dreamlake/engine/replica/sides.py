@@ -224,17 +224,41 @@ def covers(
             if sum(min(each.stop, piece.stop) - max(each.start, piece.start) for each in held) < len(piece):
                 return False
             continue  # its points came from the replica, and are the replica's to tell
-        if any(each in over.gone for each in live.covering(over.live, piece.start, piece.stop)):
-            return False  # nobody here knows what it holds
         same = _resembles if not values else _equal_points if name is not None and name in over.sizes else _holds
-        for start in range(piece.start, piece.stop, WINDOW):
-            stop = min(start + WINDOW, piece.stop)
-            if not _all(same, over.snapshot.points(start, stop), under.snapshot.points(start, stop)):
-                return False
+        if not holds(over, under, piece.start, piece.stop, same):
+            return False
     return True
 
 
 Rows = Iterable[tuple[int, dict[str, Any]]]
+
+
+def holds(
+    over: Side,
+    under: Side,
+    start: int,
+    stop: int,
+    same: Callable[[dict[str, Any], dict[str, Any]], bool] | None = None,
+) -> bool:
+    """Whether one side holds the points of the other in a half-open range of indices, which are read.
+
+    Parameters
+    ----------
+    same
+        Whether a point of the one holds that of the other; by default, whether it has all of its fields.
+
+    Raises
+    ------
+    CorruptTrackError
+        Something of either is damaged.
+    """
+    if any(each in over.gone for each in live.covering(over.live, start, stop)):
+        return False  # nobody here knows what it holds
+    for at in range(start, stop, WINDOW):
+        end = min(at + WINDOW, stop)
+        if not _all(same or _holds, over.snapshot.points(at, end), under.snapshot.points(at, end)):
+            return False
+    return True
 
 
 def _all(same: Callable[[dict[str, Any], dict[str, Any]], bool], over: Rows, under: Rows) -> bool:

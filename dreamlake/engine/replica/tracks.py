@@ -22,6 +22,7 @@ from dreamlake.format import layout, live
 from dreamlake.format.layout import SegmentName
 from dreamlake.notices import log
 from dreamlake.storage.localstore import LocalStore
+from dreamlake.storage.store import Entry
 
 #: Looks taken at a track that changes meanwhile: its segments vanish as they are swept or dropped.
 LOOKS = 3
@@ -273,10 +274,8 @@ class TrackSender:
 
     def _send_segments(self, names: list[SegmentName]) -> None:
         """Send segments one after the other: a reader must never find a later one without those before it."""
-        if names and self.known.hot.version is not None:
-            self._check_hot()
-        elif names and not self._segments and not self.sender.is_first:
-            self._check_none()
+        if names and not self.sender.is_first:
+            self._check_beside(names)
         for name in names:
             self._send_segment(name)
             self._note_sometimes()
@@ -305,25 +304,34 @@ class TrackSender:
                 self._changed = False
                 self.known.segments = frozenset(self._segments)
 
-    def _check_none(self) -> None:
-        """See that nobody else has begun the track, whose lines the first segment would hide. Raises `Foreign`."""
-        path = f"{self.there}/{layout.HOT_FILE}"
-        try:
-            data, version = self.sender.ask(lambda: self.sender.remote.read(path))
-        except FileNotFoundError:
-            return
-        if data and digest(data) not in self.known.hot.lately:
-            raise Foreign(data, version)
+    def _check_beside(self, names: list[SegmentName]) -> None:
+        """See that nobody else's lines or segments there are hidden by these, nor these by segments of others.
 
-    def _check_hot(self) -> None:
-        """See that nobody else replaced the hot object, whose lines a new segment would hide. Raises `Foreign`."""
+        A merge of another machine hides what is sent beside it, and leaves the hot object as it was. Raises `Foreign`,
+        `Gone`.
+        """
+        entries = self._listed()
+        self._check_hot(entries.get(layout.HOT_FILE))
+        strange = set(live.parse_listing(entries)) - self._segments - set(names)
+        if any(live.overlap(each, name) for each in strange for name in names) and not self._may_lie_beside(entries):
+            raise Foreign(b"", "")
+
+    def _check_hot(self, there: Entry | None) -> None:
+        """See that nobody else wrote the hot object, whose lines a new segment would hide. Raises `Foreign`, `Gone`."""
         path = f"{self.there}/{layout.HOT_FILE}"
-        try:
-            version = self.sender.ask(lambda: self.sender.remote.stat(path)).version
-        except FileNotFoundError:
-            raise self.sender.gone() from None
-        if version != self.known.hot.version:
-            self.sender.understand(path, self.known.hot, self._believe)
+        known = self.known.hot
+        if known.version is not None:
+            if there is None:
+                raise self.sender.gone()
+            if there.version != known.version:
+                self.sender.understand(path, known, self._believe)
+        elif there is not None:
+            try:
+                data, version = self.sender.ask(lambda: self.sender.remote.read(path))
+            except FileNotFoundError:
+                return
+            if data and digest(data) not in known.lately:
+                raise Foreign(data, version)
 
     def _believe(self, data: bytes, version: str) -> None:
         """Believe that the hot object is ours, unless somebody else has gone on from it: an empty one says little.
@@ -331,15 +339,14 @@ class TrackSender:
         Where it is an older one, segments that were sent since may be missing, too: those of a disk that was mounted in
         another's place meanwhile, or of a bucket that was brought back from a copy. Raises `Foreign`, `Gone`.
         """
-        entries = self.sender.ask(lambda: self.sender.remote.list(self.there))
-        found = live.parse_listing(entry.name for entry in entries)
+        found = live.parse_listing(self._listed())
         if any(name.stop > self._end for name in found):
             raise Foreign(data, version)
         if not self._segments.issubset(found):
             raise self.sender.gone()
 
     def _forget_what_is_gone(self) -> None:
-        names = {entry.name for entry in self.sender.ask(lambda: self.sender.remote.list(self.there))}
+        names = self._listed()
         with self.sender.ledger:
             for filename, sent in ((layout.HOT_FILE, self.known.hot), (layout.METADATA_FILE, self.known.about)):
                 if filename not in names:
@@ -354,12 +361,9 @@ class TrackSender:
 
         So it is when what was sent lately is not known any more: a reply was lost, and the network stayed away.
         """
-        remote, root = self.sender.remote, self._here.local.root
-        entries = {entry.name: entry for entry in self.sender.ask(lambda: remote.list(self.there)) if not entry.is_dir}
+        entries = self._listed()
         try:
-            mine = here(root, self.below)
-            theirs = self.sender.ask(lambda: there(remote, self.there, mine.name, entries, mine.hot))
-            pair = Pair(mine, theirs, self.known)
+            pair = self._pair(entries)
             if pair.verdict() is not Verdict.MINE:
                 return False
         except CorruptTrackError:
@@ -369,6 +373,23 @@ class TrackSender:
         self._segments.clear()
         self._segments.update(self.known.segments)
         return True
+
+    def _listed(self) -> dict[str, Entry]:
+        """What is in the track's folder there, by name."""
+        entries = self.sender.ask(lambda: self.sender.remote.list(self.there))
+        return {entry.name: entry for entry in entries if not entry.is_dir}
+
+    def _may_lie_beside(self, entries: dict[str, Entry]) -> bool:
+        """Whether no point and no field is hidden where the segments of both sides are in one folder."""
+        try:
+            return self._pair(entries).loses_nothing()
+        except CorruptTrackError:
+            return False
+
+    def _pair(self, entries: dict[str, Entry]) -> Pair:
+        mine = here(self._here.local.root, self.below)
+        theirs = self.sender.ask(lambda: there(self.sender.remote, self.there, mine.name, entries, mine.hot))
+        return Pair(mine, theirs, self.known)
 
     def _conflict(self) -> None:
         name = layout.track_name(self.below)
