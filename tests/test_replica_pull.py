@@ -86,6 +86,21 @@ def test_a_session_goes_on_on_an_empty_disk(one: Machine, tmp_path: Path) -> Non
     assert one.check().pull == (below("a/b"), LOSS)
 
 
+def test_segments_are_swept_of_which_a_later_form_is_only_on_the_replica(
+    one: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two = one.copy(tmp_path / "two").write([{"late": 1, "_ts": 1003.0}]).push()
+    one.check()
+    one.pull("loss")
+    one.write(points(45, 46))
+    assert stop(10) in one.files()  # a reader may have listed it
+    assert one.away() == ["000000000000-000000000010.1.parquet"]
+    monkeypatch.setattr("dreamlake.engine.sweep.GRACE", -60.0)
+    one.write(points(46, 47))
+    assert stop(10) not in one.files()
+    assert one.rows() == [*two.rows(), *points(45, 47)]
+
+
 def test_an_adopted_session_costs_the_listing_only_at_its_next_start(
     tmp_path: Path, s3_proxy: Proxy, s3_server: S3Server, s3_url: str
 ) -> None:

@@ -44,8 +44,10 @@ def sweep(folder: str, filenames: Sequence[str], live: Sequence[SegmentName], no
 
 
 def _replaced_before(folder: str, live: Sequence[SegmentName], name: SegmentName, when: float) -> bool:
-    over = rule.covering(live, name.start, name.stop)[0]
+    over = rule.covering(live, name.start, name.stop)[0].filename
+    here = os.path.join(folder, over)
     try:
-        return os.stat(os.path.join(folder, over.filename)).st_mtime < when
+        # One that is only on the replica is noted in that file, which was written no earlier than that.
+        return os.stat(here if os.path.lexists(here) else os.path.join(folder, layout.AWAY_FILE)).st_mtime < when
     except OSError:
         return False
