@@ -208,8 +208,11 @@ class Process:
         """The rows that the writer of this process holds of a track: timestamps, and whether each is automatic."""
         found: list[tuple[float, bool]] = []
         for writer, _ in self.state.writers.values():
-            for block in crashlib.blocks(writer.track(name).pending)[::-1]:
+            pending = writer.track(name).pending
+            for block in crashlib.blocks(pending)[::-1]:
                 rows = block.encode()
+                if block is pending.open:
+                    block.ready = None  # what it was encoded to lacks the rows that are still to come
                 found += [(ts, not explicit) for ts, explicit, _ in (rows.mixed() if rows else block.rows or [])]
         return found
 
