@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
+import time
+import uuid
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
@@ -21,6 +24,7 @@ from values import same, values
 from dreamlake.engine.replica import check, state
 from dreamlake.engine.replica.push import push
 from dreamlake.engine.replica.sides import equal
+from dreamlake.engine.replica.sync import sync_folder
 from dreamlake.format import layout
 from dreamlake.storage.remote import RemoteStore
 
@@ -545,3 +549,24 @@ def _widens(left: Any, right: Any) -> bool:
 def test_what_is_equal(left: Any, right: Any, expected: bool) -> None:
     assert equal(left, right) is expected
     assert equal(right, left) is expected
+
+
+# -- what killed uploads leave -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("by", ["an open", "the command"])
+def test_what_a_killed_upload_left_a_day_ago_is_removed(tmp_path: Path, by: str) -> None:
+    one = Machine(tmp_path / "one", RemoteStore((tmp_path / "there").as_uri())).write(points(0, 25)).push()
+    left = tmp_path / "there" / SESSION / LOSS / f".tmp-123-{uuid.uuid4().hex}"
+    others = [left.with_name(f".tmp-123-{uuid.uuid4().hex}"), left.with_name(".tmp-notes")]
+    for path in (left, *others):
+        path.write_bytes(b"half a segm")
+    for path in (left, others[1]):
+        os.utime(path, (time.time() - 90_000.0,) * 2)
+    if by == "an open":
+        one.session(remote=(tmp_path / "there").as_uri()).open().close()
+    else:
+        assert sync_folder(str(one.folder), SESSION, one.store).complete
+    assert not left.exists()
+    assert all(path.exists() for path in others)
+    assert one.remote_rows() == points(0, 25)

@@ -7,7 +7,9 @@ an upload whose reply was lost, another machine that went on from here, or two t
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum, auto
 from hashlib import md5, sha256
@@ -29,6 +31,10 @@ from dreamlake.storage.store import Entry
 WIDTH = 16
 #: Bytes of a segment that are read at once to be compared.
 CHUNK = 8 << 20
+#: Seconds after which what was written beside an object, and did not become it, is what a killed upload left.
+LEFT_BESIDE = 86_400.0
+#: The name of such a file, see `storage.plain`.
+_BESIDE = re.compile(r"\.tmp-[0-9]+-[0-9a-f]{32}")
 #: Files that the machine which made the session writes under these names, every other below ``hosts/``.
 _OWN = (layout.SESSION_FILE, layout.PARAMETERS_FILE, layout.FILES_METADATA_FILE)
 
@@ -83,6 +89,22 @@ _PARTLY = (Verdict.TOLD, Verdict.LINES)
 def look(remote: RemoteStore, session: str) -> dict[str, Entry]:
     """What the replica of a session holds: its files by their paths below the session; one LIST a 1,000 on S3."""
     return {entry.name: entry for entry in remote.tree(session)}
+
+
+def sweep_beside(remote: RemoteStore, session: str, tree: Mapping[str, Entry], now: float) -> None:
+    """Remove what killed uploads left beside their objects a day ago, on filesystems that show files half written.
+
+    Parameters
+    ----------
+    tree
+        What `look` found.
+    now
+        Seconds since the epoch.
+    """
+    for path, entry in tree.items():
+        if _BESIDE.fullmatch(path.rpartition("/")[2]) and 0 < entry.modified < now - LEFT_BESIDE:
+            with suppress(OSError):  # it is only room
+                remote.delete(f"{session}/{path}")
 
 
 def holds_session(tree: Mapping[str, Entry]) -> bool:

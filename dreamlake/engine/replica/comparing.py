@@ -199,5 +199,6 @@ class Comparing:
                     f"`dreamlake sync`, or delete it, and open this session again ({error})"
                 ) from error
         self.reserve.with_room(lambda: state.save(folder, known))
+        check.sweep_beside(store, self.session, tree, time.time())
         self.is_done = True
         return last[0] if last else None

@@ -79,6 +79,7 @@ def sync_folder(
                 lock.cover(pull.pull(folder, session, remote, mine, tree, found.described))
         ahead = set(found.pull) - set(found.described)
         state.save(folder, known)
+        check.sweep_beside(remote, session, tree, time.time())
 
         def send() -> Outcome:
             return _push_all_but(sorted(ahead), folder, session, remote, known, progress, stop)
