@@ -296,12 +296,13 @@ class TrackView:
             The track has no such field.
         """
         import polars as pl
+        import polars.selectors as cs
 
-        from dreamlake.analysis.columns import column
+        from dreamlake.analysis.columns import column, named
 
         frame = self.scan(errors=errors)
         schema = frame.collect_schema()
-        names = [by] if isinstance(by, str) else list(by)
+        names = [by] if isinstance(by, str) else list(dict.fromkeys(by))
         if not names:
             raise ValueError("by names no field; points repeat each other in a field such as step")
         for name in names:
@@ -309,12 +310,12 @@ class TrackView:
                 column(schema, name, f"the track {self.name!r}")
                 raise ValueError(f"{name!r} is an element of a list; by names whole fields")
         # A point without a step repeats none: its index is unlike all others.
-        alone = pl.when(pl.any_horizontal(pl.col(names).is_null())).then(pl.col("_index"))
+        alone = pl.when(pl.any_horizontal(named(name).is_null() for name in names)).then(pl.col("_index"))
         return (
             frame.with_columns(alone.alias("_alone"))
-            .unique(subset=["_alone", *names], keep="last", maintain_order=True)
+            .unique(subset=cs.by_name("_alone", *names), keep="last", maintain_order=True)
             .drop("_alone")
-            .sort(*names, nulls_last=False, maintain_order=True)
+            .sort(*map(named, names), nulls_last=False, maintain_order=True)
         )
 
     @forks_wait

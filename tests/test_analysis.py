@@ -215,6 +215,20 @@ def test_latest_by_several_fields(session: Session) -> None:
     assert track.latest(by=["epoch", "batch"]).collect()["v"].to_list() == [1, 4, 3]
 
 
+@pytest.mark.parametrize("by", ["^step$", "*"])
+def test_latest_by_a_field_whose_name_polars_takes_for_a_pattern(session: Session, by: str) -> None:
+    track = session.track("t")
+    for step in (0, 1, 2, 1, 2, 3):
+        track.append(**{"^step$": step, "step": 0, "*": step})
+    latest = track.latest(by=by).collect()
+    assert (latest[by].to_list(), latest["_index"].to_list()) == ([0, 1, 2, 3], [0, 3, 4, 5])
+    assert len(track.latest(by=[by, by, "step"]).collect()) == 4
+    alone = session.track("alone")
+    for step in (0, 1, 0):
+        alone.append(**{by: step})
+    assert alone.latest(by=by).collect()["_index"].to_list() == [2, 1]
+
+
 def test_what_latest_refuses(session: Session) -> None:
     track = session.track("t").append(step=1, joints=[1.0])
     with pytest.raises(ValueError, match=r"no field 'stop' in the track 't': did you mean 'step'\?"):
@@ -310,6 +324,22 @@ def test_elements_of_lists_are_fields(session: Session) -> None:
     assert track.downsample(10, "position[-1]")["position[-1]"].max() == 498.0
     with pytest.raises(TypeError, match=r"no field of the track 'pose' holds numbers.*position\[0\] names an element"):
         track.downsample(10)
+
+
+@pytest.mark.parametrize("name", ["^x$", "*"])
+def test_names_that_polars_takes_for_patterns_are_fields(session: Session, name: str) -> None:
+    track = session.track("t")
+    for i in range(60):
+        values = {name: i % 7 + (100.0 if i == 33 else 0), "x": -1.0, "at": float(i)}
+        track.append(**values, **{f"{name}s": [values[name]]})
+    few = track.downsample(20, name)
+    assert few.columns == ["_index", "_ts", name]
+    assert len(few) <= 20
+    assert few[name].max() == 105.0
+    assert track.downsample(100, name)[name].to_list() == track.to_polars()[name].to_list()
+    assert track.downsample(100, "at", x=name)[name].to_list() == sorted(track.to_polars()[name].to_list())
+    of_lists = track.downsample(20, f"{name}s[0]")
+    assert of_lists[f"{name}s[0]"].to_list() == few[name].to_list()
 
 
 def test_downsample_of_what_holds_no_numbers_says_how_to_name_those_inside(session: Session) -> None:

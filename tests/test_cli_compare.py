@@ -55,6 +55,22 @@ def test_the_run_with_the_best_loss_is_one_command(cli: Any, lake: Path) -> None
     ]
 
 
+@pytest.mark.parametrize("name", ["^lr$", "*"])
+def test_names_that_polars_takes_for_patterns(cli: Any, lake_dir: Path, name: str) -> None:
+    for number in range(3):
+        with Session(str(number), "sweep", lake_dir) as session:
+            session.parameters().set({name: number, "lr": -number, "column 1": 9})
+            session.track("t").append(**{name: number, "lr": -1}).append(**{name: number + 10, "lr": -1})
+    rows = ls(cli, lake_dir, "-c", f"t:{name}.max,t:{name}.first,{name}", "-s", name)
+    assert [list(row["columns"].values()) for row in rows] == [[10 + n, n, n] for n in range(3)]
+    assert names(ls(cli, lake_dir, "-w", f'"{name}" > 1')) == ["2"]
+    assert names(ls(cli, lake_dir, "-w", f'"{name}" + lr = 0 AND "{name}" < 1 AND "column 1" = 9')) == ["0"]
+    assert names(ls(cli, lake_dir, "-w", f'"t:{name}.max" > 10', "-s", name)) == ["1", "2"]
+    status, _, err = cli("ls", lake_dir, "-w", '"^l.*$" > 1')
+    assert status == 2
+    assert "no run has a parameter '^l.*$'" in err
+
+
 def test_the_same_from_s3(cli: Any, lake: Path, s3_url: str, s3_server: S3Server) -> None:
     options = ["--storage-options", json.dumps(s3_server.options())]
     assert cli("sync", lake, s3_url, *options)[0] == 0

@@ -62,6 +62,21 @@ def test_a_track_is_drawn_a_panel_a_field(lake: Lake) -> None:
     assert {row["label"] for row in drawn["loss"]} == {"val"}
 
 
+@pytest.mark.parametrize("name", ["^x$", "*"])
+def test_names_that_polars_takes_for_patterns(tmp_path: Path, name: str) -> None:
+    with Session("s", "w", tmp_path) as session:
+        track = session.track("t")
+        for i in range(9):
+            track.append(**{name: float(i), "x": 100.0, "loss": 1.0})
+        rows = panels(track.plot(name))[name]
+        assert [row["value"] for row in rows] == [float(i) for i in range(9)]
+        across = panels(track.plot("loss", x=name, smooth=0.5))["loss"]
+        assert [row["x"] for row in across] == [float(i) for i in range(9)]
+        smooth = panels(track.plot(name, smooth=0.5))[name]
+        assert 6 < max(row["smoothed"] for row in smooth) < 8
+        assert track._repr_html_().count("<svg") == 3
+
+
 def test_a_jump_of_one_point_is_seen(lake: Lake) -> None:
     rows = panels(lake.session("run0", "sweep").track("train").plot("loss", points=100))["loss"]
     assert len(rows) <= 100

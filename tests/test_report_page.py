@@ -96,6 +96,20 @@ def test_what_is_in_the_page(lake: Lake, tmp_path: Path) -> None:
     assert "means" not in panels[2][0]
 
 
+@pytest.mark.parametrize("name", ["^x$", "*"])
+def test_names_that_polars_takes_for_patterns(tmp_path: Path, name: str) -> None:
+    with Session("s", "w", tmp_path / "lake") as session:
+        for i in range(500):
+            session.track("t").append(**{name: i / 2, "x": -1.0})
+    write_report(runs_of(Lake(tmp_path / "lake")), tmp_path / "r.html", points=60)
+    about, panels = parts(tmp_path / "r.html")
+    assert [panel["field"] for panel in about["panels"]] == sorted([name, "x"])
+    (curve,) = panels[sorted([name, "x"]).index(name)]
+    assert curve["nan"] == 0
+    assert curve["value"] == [index / 2 for index in curve["index"]]
+    assert sum(curve["means"]["value"]) / len(curve["means"]["value"]) == pytest.approx(499 / 4)
+
+
 def test_nothing_breaks_out_of_the_page(lake: Lake, tmp_path: Path) -> None:
     write_report(runs_of(lake), tmp_path / "r.html", title=EVIL)
     text = (tmp_path / "r.html").read_text(encoding="utf-8")

@@ -7,6 +7,7 @@ import re
 from typing import TYPE_CHECKING
 
 import polars as pl
+import polars.selectors as cs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -23,6 +24,11 @@ def unknown(what: str, name: str, names: Iterable[str], of: str) -> ValueError:
     return ValueError(f"no {what} {name!r} in {of}: {hint}")
 
 
+def named(name: str) -> pl.Expr:
+    """The column of exactly this name: `pl.col` takes ``*`` and ``^…$`` for patterns, and ``^x$`` for ``x``."""
+    return cs.by_name(name).as_expr()
+
+
 def column(schema: pl.Schema, name: str, of: str) -> pl.Expr:
     """The column of this name, or the element of a column of lists.
 
@@ -36,10 +42,10 @@ def column(schema: pl.Schema, name: str, of: str) -> pl.Expr:
     if not isinstance(name, str):
         raise TypeError(f"a field is named by a text, not by {type(name).__name__}")
     if name in schema:
-        return pl.col(name)
+        return named(name)
     found = ELEMENT.fullmatch(name)
     if found and isinstance(schema.get(found[1]), pl.List):
-        return pl.col(found[1]).list.get(int(found[2]), null_on_oob=True).alias(name)
+        return named(found[1]).list.get(int(found[2]), null_on_oob=True).alias(name)
     raise unknown("field", name, schema, of)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from dreamlake.analysis.columns import column, numbers_inside, numeric_fields
+from dreamlake.analysis.columns import column, named, numbers_inside, numeric_fields
 from dreamlake.engine.shape import INDEX, TS
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def _choose(rows: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
     wanted = [row.min_by(AT).alias("first"), row.max_by(AT).alias("last")]
     for number, name in enumerate(names):
         # NaN is no extreme, and is not left to whatever `min_by` makes of it.
-        value = pl.col(name).fill_nan(None) if rows[name].dtype.is_float() else pl.col(name)
+        value = named(name).fill_nan(None) if rows[name].dtype.is_float() else named(name)
         wanted += [row.min_by(value).alias(f"low {number}"), row.max_by(value).alias(f"high {number}")]
     numbers = rows.with_row_index(ROW).group_by(STRETCH).agg(wanted).drop(STRETCH)
     picked = pl.concat([numbers[name] for name in numbers.columns]).drop_nulls().unique().sort()
@@ -93,4 +93,4 @@ def _choose(rows: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
 
 
 def _in_order(rows: pl.DataFrame, x: str) -> pl.DataFrame:
-    return rows.sort(x, INDEX).drop(AT, STRETCH, strict=False)
+    return rows.sort(named(x), INDEX).drop(AT, STRETCH, strict=False)

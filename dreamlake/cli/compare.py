@@ -185,6 +185,7 @@ def _worked_out(
     """The values of columns that take more than the newest point."""
     import polars as pl
 
+    from dreamlake.analysis.columns import named
     from dreamlake.engine.process import check_polars
     from dreamlake.engine.scan import Part, lazy_frame
 
@@ -196,7 +197,7 @@ def _worked_out(
     wanted = {}
     for column in columns:
         if column.field in schema:
-            reduced = _reducer(pl.col(column.field), column.reducer, kinds.get(column.field))
+            reduced = _reducer(named(column.field), column.reducer, kinds.get(column.field))
             try:
                 empty.select(reduced)
             except pl.exceptions.PolarsError:
@@ -307,12 +308,15 @@ def chosen(rows: Sequence[Row], condition: str) -> list[Row]:
     named: set[str] = set()
     example = "an example: \"lr > 0.01 AND status = 'finished'\""
     try:
-        holds = pl.sql_expr(_quoted(condition, names))
-        named |= set(holds.meta.root_names())
-        missing = [name for name in holds.meta.root_names() if name not in names]
+        text, plain = _without_patterns(_quoted(condition, names), names)
+        holds = pl.sql_expr(text)
+        roots = [plain.get(name, name) for name in holds.meta.root_names()]
+        named |= set(roots)
+        missing = [name for name in roots if name not in names]
         if missing:
             raise Mistake(f"in --where: {_unknown(missing[0], [name for name in names if name not in OWN])}")
-        mask = frame_of(columns).select(holds.alias("")).to_series()
+        again = [of_name.alias(alias) for alias, name in plain.items() for of_name in columns if of_name.name == name]
+        mask = frame_of([*columns, *again]).select(holds.alias("")).to_series()
     except (pl.exceptions.PolarsError, TypeError, ValueError) as error:
         said = str(error).splitlines()[0]
         texts = [c.name for c in columns if c.name in named and c.dtype == pl.String and _is_mixed(of_names[c.name])]
@@ -375,6 +379,24 @@ def _quoted(condition: str, names: Collection[str]) -> str:
     bounded = re.compile(rf"(?<![\w.:/])(?:{pattern})(?![\w:/]|\.\w)")
     parts[::2] = [bounded.sub(lambda match: '"' + match[0].replace('"', '""') + '"', part) for part in parts[::2]]
     return "".join(parts)
+
+
+def _without_patterns(condition: str, names: Collection[str]) -> tuple[str, dict[str, str]]:
+    """A condition in which no name in quotes is one that Polars takes for a pattern, ``*`` or ``^…$``.
+
+    Beside it the names that stand in their place, and what each stands for.
+    """
+    plain: dict[str, str] = {}
+    parts = re.split(r"""('(?:[^']|'')*'|"(?:[^"]|"")*")""", condition)
+    for place, part in enumerate(parts):
+        name = part[1:-1].replace('""', '"')
+        if part[:1] == '"' and (name == "*" or (name[:1] == "^" and name[-1:] == "$")):
+            alias = f"column {place}"
+            while alias in names:
+                alias += "_"
+            plain[alias] = name
+            parts[place] = f'"{alias}"'
+    return "".join(parts), plain
 
 
 def ordered(rows: Sequence[Row], column: Column, *, reverse: bool) -> list[Row]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import polars as pl
 
-from dreamlake.analysis.columns import column, numbers_inside, numeric_fields
+from dreamlake.analysis.columns import column, named, numbers_inside, numeric_fields
 from dreamlake.analysis.thin import thin
 from dreamlake.engine.shape import INDEX, TS
 
@@ -153,12 +153,12 @@ def _curve(
         frame = frame.select(
             *dict.fromkeys([INDEX, TS]), *([] if x in (INDEX, TS) else [column(schema, x, of)]), value.alias(field)
         )
-        average = pl.col(field).cast(pl.Float64).fill_nan(None).ewm_mean(alpha=1 - smooth, ignore_nulls=True)
+        average = named(field).cast(pl.Float64).fill_nan(None).ewm_mean(alpha=1 - smooth, ignore_nulls=True)
         frame = frame.with_columns(average.alias(SMOOTHED)).collect().lazy()
         values.append(SMOOTHED)
     stop = len(track)
     few = thin(frame, 0, stop, max(6, stop) if points is None else points, values, x, of)
-    shown = [pl.col(x).alias("x"), pl.col(field).alias("value")]
+    shown = [named(x).alias("x"), named(field).alias("value")]
     if smooth is not None:
         shown.append(pl.col(SMOOTHED).alias("smoothed"))
     few = few.select(shown)

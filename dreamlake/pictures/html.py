@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import polars as pl
 
-from dreamlake.analysis.columns import numeric_fields
+from dreamlake.analysis.columns import named, numeric_fields
 from dreamlake.engine.process import reading_width, side_by_side
 from dreamlake.errors import DreamlakeError
 from dreamlake.format.point import encode_text
@@ -167,7 +167,7 @@ def _lines(track: TrackView, most: int) -> dict[str, str]:
 
 
 def _drawable(frame: pl.DataFrame, field: str) -> list[tuple[float, float | None]]:
-    value = pl.col(field).cast(pl.Float64)
+    value = named(field).cast(pl.Float64)
     return frame.select("_index", pl.when(value.is_finite() & (value.abs() < 1e300)).then(value)).rows()
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from dreamlake.analysis.columns import numeric_fields
+from dreamlake.analysis.columns import named, numeric_fields
 from dreamlake.analysis.thin import WINDOW, thin
 from dreamlake.engine.process import reading_width, side_by_side
 from dreamlake.engine.shape import INDEX, TS
@@ -163,18 +163,18 @@ def _curves(track: TrackView, run: int, points: int) -> list[dict[str, Any]]:
     stop = len(track)
     if not fields or not stop:
         return []
-    frame = frame.select(INDEX, TS, *fields)
+    frame = frame.select(INDEX, TS, *map(named, fields))
     if stop <= WINDOW:
         frame = frame.collect().lazy()  # once for all fields
     drawn = [name for name in fields if name != STEP] or fields
     start, count = frame.select(pl.col(TS).min(), pl.len()).collect().row(0)
     found = []
     for field in drawn:
-        shown = frame.select(*dict.fromkeys([INDEX, TS, *({STEP} & set(fields)), field]))
+        shown = frame.select(*map(named, dict.fromkeys([INDEX, TS, *({STEP} & set(fields)), field])))
         few = _with_step(thin(shown, 0, stop, points, [field], INDEX, f"the track {track.name!r}"), shown, fields)
         curve = {"run": run, "field": field, "count": count, "start": start, **_lists(few, field, start)}
         if schema[field].is_float():
-            curve["nan"] = shown.select(pl.col(field).is_nan().sum()).collect().item()
+            curve["nan"] = shown.select(named(field).is_nan().sum()).collect().item()
         if count > points:
             curve["means"] = _lists(_means(shown, field, stop), field, start)
         found.append(curve)
@@ -208,7 +208,7 @@ def _lists(frame: pl.DataFrame, field: str, start: float) -> dict[str, list[Any]
 
 def _finite(name: str, kind: pl.DataType | type[pl.Float64]) -> pl.Expr:
     """The values of a column that JSON has a form for, and null in the place of the others."""
-    value = pl.col(name).cast(kind)
+    value = named(name).cast(kind)
     return pl.when(value.is_finite()).then(value).alias(name)
 
 
