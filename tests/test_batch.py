@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -430,3 +431,24 @@ def test_threads_that_write_segments_side_by_side_do_not_mix_their_files(lake_di
             assert session.track("t").to_polars()["x"].to_list() == list(range(40))
     finally:
         threading.settrace(None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("form", ["append", "append beside a text", "dicts", "NumPy's too", "dicts of dicts"])
+def test_long_integers_are_in_the_hot_file_as_every_reader_can_read_them(session: Session, form: str) -> None:
+    values = [2**3000, -(2**3000), 2**2120, 7, 2**1024]
+    track = session.track("t")
+    if form.startswith("append"):
+        for value in values:
+            track.append(x=value, **({"text": "a", "list": [value, -value]} if "text" in form else {}))
+    elif form == "dicts of dicts":
+        track.append_batch([{"x": {"y": [value]}} for value in values])
+    else:
+        track.append_batch([{"x": np.int64(value) if value == 7 and "NumPy" in form else value} for value in values])
+    session.flush()
+    assert session.path is not None
+    (hot,) = Path(session.path).rglob("data.jsonl")
+    for line in hot.read_text().splitlines():
+        assert not re.search(r"[0-9]{639}", re.sub(r'"-?0x[0-9a-f]+"', "", line))
+    assert f'{{"$numberInt":"{hex(2**3000)}"}}' in hot.read_text()
+    got = [point["x"] for point in points_of(track)]
+    assert [x["y"][0] if isinstance(x, dict) else x for x in got] == values

@@ -41,6 +41,7 @@ from dreamlake.format.point import (
     take,
     take_value,
     to_json,
+    within_doubles,
 )
 
 
@@ -599,6 +600,19 @@ def test_integers_of_any_size_are_read_whatever_the_process_allows(digits: int) 
             finally:
                 sys.set_int_max_str_digits(before)
             assert same(decode_text(text), value)
+
+
+def test_lists_of_long_integers_have_them_in_their_own_form() -> None:
+    # Also where they add up to nothing.
+    for column in ([[2**3000, 0.5]], [[1, 2**3000, -(2**3000), 0.5]], [(2**3000,), (-(2**3000),)]):
+        lines = LineEncoder(("x",)).encode(0, [column], [type(column[0])], [1.0] * len(column))
+        assert b"000000" not in lines.replace(hex(2**3000).encode(), b"")
+        assert lines.count(b'"$numberInt"') == sum(abs(item) > 1 for value in column for item in value)
+
+
+def test_integers_within_doubles() -> None:
+    assert within_doubles([]) is within_doubles([2**1023, -1, 2**63]) is within_doubles([2**1023, -(2**1023)]) is True
+    assert within_doubles([2**1024]) is within_doubles([-(2**3000), 2**3000]) is within_doubles([2**1023] * 2) is False
 
 
 def test_msgspec_writes_integers_as_digits() -> None:

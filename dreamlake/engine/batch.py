@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from dreamlake.clock import TICK, check_doubtful, is_inherited
 from dreamlake.engine.forkgate import forks_wait
 from dreamlake.engine.pending import Block
-from dreamlake.engine.rows import BatchRows, ColumnRows, MixedRow, Rows, one_type
+from dreamlake.engine.rows import BatchRows, ColumnRows, MixedRow, Rows, one_type, plain_type
 from dreamlake.format.layout import check_field
 from dreamlake.format.point import MAX_POINT_BYTES, SCALARS, check_ts, take, take_value, types_of
 
@@ -198,7 +198,7 @@ def _columns_of(points: Sequence[Any]) -> _Columns | None:
         if values is None or largest > MAX_POINT_BYTES // 2:
             return None
         taken.append(values)
-        types.append(one_type(values) if values is not column else kinds.pop() if len(kinds) == 1 else None)
+        types.append(plain_type(values, kinds if values is column else types_of(values)))
     return _Columns(len(points), lambda ts, explicit: ColumnRows(names, taken, ts, explicit, types), ts)
 
 

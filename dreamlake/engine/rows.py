@@ -9,7 +9,7 @@ from array import array
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from dreamlake.format.point import SCALARS, types_of
+from dreamlake.format.point import SCALARS, types_of, within_doubles
 
 if TYPE_CHECKING:  # pyarrow takes 190 ms to import; a training script appends before it is there
     from dreamlake.format.schema import Batch
@@ -80,7 +80,7 @@ class ColumnRows(Rows):
     Parameters
     ----------
     types
-        For each field the exact type of all its values, None where there are several.
+        For each field the exact type of all its values, None where there are several, or integers beyond doubles.
     floats
         For each field how many floats each of its lists has where they are *packed*, as the bytes of so many doubles of
         this machine; 0 where the values are what they are. Empty, as given, where none is packed.
@@ -104,7 +104,10 @@ class ColumnRows(Rows):
         self.count = len(ts)
         self.floats: Sequence[int] = floats or (0,) * len(columns)
         if types is None:
-            types = [tuple if length else one_type(column) for column, length in zip(columns, self.floats, strict=True)]
+            types = [
+                tuple if length else plain_type(column, types_of(column))
+                for column, length in zip(columns, self.floats, strict=True)
+            ]
         self.types = types
         self._batch: Batch | None = None
 
@@ -288,3 +291,11 @@ def one_type(column: Sequence[Any]) -> type | None:
     """Return the one exact type of all values of a column, or None when there are several or no values."""
     types = types_of(column)
     return types.pop() if len(types) == 1 else None
+
+
+def plain_type(column: Sequence[Any], types: set[type]) -> type | None:
+    """Return the one type of a column of these types; None, too, for integers that are not within doubles."""
+    if len(types) != 1:
+        return None
+    (kind,) = types
+    return None if kind is int and not within_doubles(column) else kind

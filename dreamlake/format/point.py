@@ -46,6 +46,7 @@ __all__ = [
     "take_value",
     "to_json",
     "types_of",
+    "within_doubles",
 ]
 
 MAX_POINT_BYTES = 1 << 20
@@ -319,14 +320,15 @@ class LineEncoder:
         columns
             For each name the values of all rows, as ``take_value`` returns them.
         types
-            For each column the one exact type of all its values, or None where there are several.
+            For each column the one exact type of all its values, or None where there are several, and for integers
+            that are not `within_doubles`.
         ts
             The timestamps of all rows, finite.
         """
         if any(len(column) != len(ts) for column in columns):
             raise ValueError(f"columns of {sorted({*map(len, columns)})} rows, and {len(ts)} timestamps")
         # How many digits str() may give is a setting of the process. With the usual one msgspec refuses an integer
-        # that other processes could not read, and there is no need to look at each.
+        # whose text would take for ever, and there is no need to look at each of those within doubles.
         look = not 0 < sys.get_int_max_str_digits() <= 4300
         try:
             return self._encode(start, _json_columns(columns, types, look), ts)
@@ -402,11 +404,22 @@ def _is_plain(column: Sequence[Any], kind: type | None, look: bool) -> bool:
         return not look
     if (kind is list or kind is tuple) and not look:
         try:
-            # A sum is finite only of finite numbers; anything else in a list has none.
-            return isfinite(sum(chain.from_iterable(column)))
+            # A sum of doubles is finite only of finite numbers, and integers within them; all else has none.
+            return isfinite(sum(chain.from_iterable(column), 0.0))
         except (TypeError, OverflowError):
             return False
     return kind in TEXT_OR_LESS
+
+
+def within_doubles(integers: Iterable[int]) -> bool:
+    """Whether all integers, and their sum, lie between the least and the greatest double: found out in bulk.
+
+    Such an integer has 309 digits at most, which every process can read.
+    """
+    try:
+        return isfinite(sum(integers, 0.0))
+    except OverflowError:
+        return False
 
 
 # msgspec encodes structs three times as fast as dicts.
