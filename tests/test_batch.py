@@ -452,3 +452,38 @@ def test_long_integers_are_in_the_hot_file_as_every_reader_can_read_them(session
     assert f'{{"$numberInt":"{hex(2**3000)}"}}' in hot.read_text()
     got = [point["x"] for point in points_of(track)]
     assert [x["y"][0] if isinstance(x, dict) else x for x in got] == values
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"x": 1 << 9_000_000},
+        {f"f{number}": 1.5 for number in range(100_000)},
+        {"n" * 200 + str(number): None for number in range(6000)},
+        {"text": "a" * 600_000, "more": "b" * 600_000},
+        {"text": "a" * 1_000_000, "n" * 100_000: 1},
+    ],
+    ids=["an integer", "fields", "names", "texts", "a text and a name"],
+)
+def test_a_point_has_a_largest_size_in_a_batch_too(session: Session, row: dict[str, Any]) -> None:
+    track = session.track("t")
+    (name, value), *_ = row.items()
+    for rows in ([row, row], [row, {**row, name: -value if type(value) is int else 7}], [{**row, name: None}, row]):
+        with pytest.raises(ValueError, match=r"row [01] of the batch: .* more than 1 MB"):
+            track.append_batch(rows)
+    with pytest.raises(ValueError, match="more than 1 MB"):
+        track.append(**row)
+    assert not session.tracks.list()
+
+
+def test_large_points_below_the_largest_size_are_taken(session: Session) -> None:
+    track = session.track("t")
+    rows = [
+        {"x": [1 << 1_500_000, -(1 << 1_500_000)], "y": None},
+        {"x": "a" * 1_000_000, "y": 1 << 1000},
+        {"x": 1 << 3_300_000, "y": 3},
+    ]
+    track.append_batch(rows)
+    for row in rows:
+        track.append_batch([row, row])
+    assert without_ts(points_of(track)) == [*rows, *(row for row in rows for _ in range(2))]

@@ -10,8 +10,18 @@ from dreamlake.clock import TICK, check_doubtful, is_inherited
 from dreamlake.engine.forkgate import forks_wait
 from dreamlake.engine.pending import Block
 from dreamlake.engine.rows import BatchRows, ColumnRows, MixedRow, Rows, one_type, plain_type
-from dreamlake.format.layout import check_field
-from dreamlake.format.point import MAX_POINT_BYTES, SCALARS, check_ts, take, take_value, types_of
+from dreamlake.format.point import (
+    INT_BYTES,
+    MAX_POINT_BYTES,
+    SCALAR_BYTES,
+    SCALARS,
+    check_ts,
+    take,
+    take_name,
+    take_value,
+    types_of,
+    within_doubles,
+)
 
 if TYPE_CHECKING:
     from dreamlake.clock import SessionClock
@@ -184,22 +194,31 @@ def _columns_of(points: Sequence[Any]) -> _Columns | None:
         names = names[:place] + names[place + 1 :]
         if one_type(ts) is not float or not _is_rising(ts) or -1.0 in ts:
             return None
-    for name in names:
-        check_field(name)
+    largest = 2 + sum(take_name(name)[1] for name in names)  # row, in bytes of JSON, at most
     taken: list[Sequence[Any]] = []
     types: list[type | None] = []
-    largest = 0  # row, in bytes of JSON, at most; scalars and names left out
     for name, column in zip(names, columns, strict=True):
         kinds = types_of(column)
-        values: Sequence[Any] | None = column
-        if not kinds <= SCALARS:
+        values: Sequence[Any] | None
+        if kinds <= SCALARS:
+            values, size = column, _most_bytes(column, kinds)
+            types.append(kinds.pop() if len(kinds) == 1 else None)
+        else:
             values, size = _take_column(name, column)
-            largest += size
-        if values is None or largest > MAX_POINT_BYTES // 2:
+            types.append(plain_type(values or ()))
+        largest += size
+        if values is None or largest > MAX_POINT_BYTES:
             return None
         taken.append(values)
-        types.append(plain_type(values, kinds if values is column else types_of(values)))
     return _Columns(len(points), lambda ts, explicit: ColumnRows(names, taken, ts, explicit, types), ts)
+
+
+def _most_bytes(column: Sequence[Any], kinds: set[type]) -> int:
+    """Return the bytes that a scalar of a column takes at most; too many for any point where that asks for a look."""
+    if int not in kinds:
+        return SCALAR_BYTES
+    integers = column if len(kinds) == 1 else [value for value in column if type(value) is int]
+    return INT_BYTES if within_doubles(integers) else MAX_POINT_BYTES
 
 
 def _take_column(name: str, column: Sequence[Any]) -> tuple[Sequence[Any] | None, int]:

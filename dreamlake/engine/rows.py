@@ -105,8 +105,7 @@ class ColumnRows(Rows):
         self.floats: Sequence[int] = floats or (0,) * len(columns)
         if types is None:
             types = [
-                tuple if length else plain_type(column, types_of(column))
-                for column, length in zip(columns, self.floats, strict=True)
+                tuple if length else plain_type(column) for column, length in zip(columns, self.floats, strict=True)
             ]
         self.types = types
         self._batch: Batch | None = None
@@ -293,9 +292,7 @@ def one_type(column: Sequence[Any]) -> type | None:
     return types.pop() if len(types) == 1 else None
 
 
-def plain_type(column: Sequence[Any], types: set[type]) -> type | None:
-    """Return the one type of a column of these types; None, too, for integers that are not within doubles."""
-    if len(types) != 1:
-        return None
-    (kind,) = types
+def plain_type(column: Sequence[Any]) -> type | None:
+    """Return the one exact type of all values of a column; None, too, for integers that are not within doubles."""
+    kind = one_type(column)
     return None if kind is int and not within_doubles(column) else kind

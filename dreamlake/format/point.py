@@ -31,9 +31,11 @@ if TYPE_CHECKING:
     from typing import Any
 
 __all__ = [
+    "INT_BYTES",
     "MAX_DEPTH",
     "MAX_POINT_BYTES",
     "SCALARS",
+    "SCALAR_BYTES",
     "LineEncoder",
     "check_ts",
     "decode_text",
@@ -43,6 +45,7 @@ __all__ = [
     "from_json",
     "line_encoder",
     "take",
+    "take_name",
     "take_value",
     "to_json",
     "types_of",
@@ -53,8 +56,10 @@ MAX_POINT_BYTES = 1 << 20
 """Longest JSON form of a point."""
 
 # Bounds the JSON of a float, a bool, None and an integer of 90 bits, with a comma; in memory they take about as much.
-_SCALAR_BYTES = 32
+SCALAR_BYTES = 32
 _SMALL_BITS = 90
+# Bounds the JSON of an integer within doubles.
+INT_BYTES = 352
 _MAX_ITEMS = MAX_POINT_BYTES // 2  # each item of a list takes two bytes or more
 _MAX_NAMES = 4096
 
@@ -94,7 +99,7 @@ def take(fields: dict[str, Any]) -> tuple[dict[str, Any], int]:
         kind = type(value)
         if kind is float or kind is bool or value is None:
             point[name] = value
-            size += key_size + _SCALAR_BYTES
+            size += key_size + SCALAR_BYTES
         else:
             point[name], more = _take(name, value, 0, room)
             size += key_size + more
@@ -157,6 +162,17 @@ def check_ts(ts: Any) -> float:
     return float(ts)
 
 
+def take_name(given: str) -> tuple[str, int]:
+    """Return the plain form of a field's name, and the bytes that it takes in JSON at most, its colon and comma too.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As ``take``.
+    """
+    return _names.get(given) or _learn_name(given)
+
+
 def _learn_name(given: str) -> tuple[str, int]:
     check_field(given)
     name = str.__str__(given)
@@ -172,7 +188,7 @@ def _take(field: str, value: Any, depth: int, room: list[int]) -> tuple[Any, int
     """Take a value inside ``depth`` lists and dicts; ``room`` holds how many more items the point may have."""
     kind = type(value)
     if kind is float or kind is bool or value is None:
-        return value, _SCALAR_BYTES
+        return value, SCALAR_BYTES
     if kind is int:
         return value, _int_size(value)
     if kind is str:
@@ -192,7 +208,7 @@ def _take_list(field: str, items: list[Any], depth: int, room: list[int]) -> tup
     kinds = set(map(type, items))
     size = 2
     if SCALARS.issuperset(kinds):
-        size += _SCALAR_BYTES * len(items)
+        size += SCALAR_BYTES * len(items)
         if int in kinds:
             size += _large_ints(items, kinds)
         return items, size
@@ -260,14 +276,14 @@ def _refuse_large(point: dict[str, Any]) -> None:
 
 def _int_size(value: int) -> int:
     bits = value.bit_length()
-    return _SCALAR_BYTES if bits <= _SMALL_BITS else _SCALAR_BYTES + bits // 3
+    return SCALAR_BYTES if bits <= _SMALL_BITS else SCALAR_BYTES + bits // 3
 
 
 def _large_ints(items: list[Any], kinds: set[type]) -> int:
-    """What the integers among the scalars ``items`` take beyond ``_SCALAR_BYTES`` each."""
+    """What the integers among the scalars ``items`` take beyond ``SCALAR_BYTES`` each."""
     if kinds <= {int, bool} and max(map(int.bit_length, items)) <= _SMALL_BITS:
         return 0
-    return sum(_int_size(item) - _SCALAR_BYTES for item in items if type(item) is int)
+    return sum(_int_size(item) - SCALAR_BYTES for item in items if type(item) is int)
 
 
 _NO_CONTROLS = dict.fromkeys(range(32))
