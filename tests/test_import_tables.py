@@ -118,6 +118,33 @@ def test_fields_of_several_types_come_back_from_parquet(
     assert pq.read_table(file).schema.equals(Lake(folder / "lake").session("run", "w").track("t").to_arrow().schema)
 
 
+def deep(depth: int, leaf: Any) -> Any:
+    for _ in range(depth):
+        leaf = [leaf]
+    return leaf
+
+
+def test_the_deepest_field_leaves_the_others_as_they_are(cli: Any, tmp_path: Path, lake_dir: Path) -> None:
+    rows = [{"deep": deep(64, math.nan), "x": math.inf, "$odd": b"a", "when": datetime(2026, 1, 2, tzinfo=UTC)}]
+    with Session("run", "w", lake_dir) as session:
+        session.track("t").append_batch(rows)
+    ok(cli("export", lake_dir / "w/run", "t", "-o", tmp_path / "t.jsonl"))
+    ok(cli("import", "jsonl", tmp_path / "t.jsonl", "--path", lake_dir))
+    assert same(without_ts(points(lake_dir, "t", "t")), rows)
+
+
+def test_keys_of_others_that_begin_with_a_dollar_leave_the_rest_as_it_is(
+    cli: Any, tmp_path: Path, lake_dir: Path
+) -> None:
+    file = tmp_path / "t.jsonl"
+    file.write_text(
+        '{"$id": 1, "$$id": 2, "x": {"$numberDouble": "NaN"}, "y": {"$ref": "a", "z": 1}}\n{"$date": "2026-01-02"}\n'
+    )
+    ok(cli("import", "jsonl", file, "--path", lake_dir))
+    expected = [{"$id": 1, "$$id": 2, "x": math.nan, "y": {"$ref": "a", "z": 1}}, {"$date": "2026-01-02"}]
+    assert same(without_ts(points(lake_dir, "t", "t")), expected)
+
+
 def test_text_that_is_no_json_stays_text(cli: Any, tmp_path: Path, lake_dir: Path) -> None:
     """Other tools that edit an exported file may leave its mark where other text is now, or none."""
     with Session("run", "w", lake_dir) as session:

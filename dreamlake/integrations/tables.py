@@ -137,8 +137,6 @@ def rows(file: str, intake: Intake, kind: str | None = None) -> Iterator[tuple[d
 def _json_rows(file: str, intake: Intake) -> Iterator[tuple[dict[str, Any], int]]:
     import json
 
-    from dreamlake.format.extjson import from_json
-
     place = 0
     with open(file, "rb") as stream:
         for number, line in enumerate(stream, 1):
@@ -151,10 +149,21 @@ def _json_rows(file: str, intake: Intake) -> Iterator[tuple[dict[str, Any], int]
                 if not isinstance(row, dict):
                     raise ImportRefused(f"{file}: line {number:,} is no JSON object: {line[:60]!r}")
                 if b'"$' in line:
-                    with suppress(ValueError):  # keys of somebody else that begin with $
-                        row = from_json(row)
+                    row = _from_json(row)
                 yield row, len(line)
             place += len(line)
+
+
+def _from_json(row: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a row, whose values may have the forms of `data.jsonl`; what is none of these is as it is."""
+    from dreamlake.format.extjson import decode_key, from_json
+
+    with suppress(ValueError):  # keys of somebody else that begin with $
+        row = {decode_key(name): value for name, value in row.items()}
+    for name, value in row.items():
+        with suppress(ValueError):  # the same, or nested too deep for any point
+            row[name] = from_json(value)
+    return row
 
 
 # ------------------------------------------------------------------------------------------------ Parquet
