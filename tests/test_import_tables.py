@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +143,48 @@ def test_keys_of_others_that_begin_with_a_dollar_leave_the_rest_as_it_is(
     ok(cli("import", "jsonl", file, "--path", lake_dir))
     expected = [{"$id": 1, "$$id": 2, "x": math.nan, "y": {"$ref": "a", "z": 1}}, {"$date": "2026-01-02"}]
     assert same(without_ts(points(lake_dir, "t", "t")), expected)
+
+
+def test_moments_at_both_ends_of_the_calendar_come_back_from_parquet(cli: Any, tmp_path: Path, lake_dir: Path) -> None:
+    west, east = timezone(timedelta(hours=-5, minutes=-30)), timezone(timedelta(hours=14))
+    rows = [
+        {"west": datetime.max.replace(tzinfo=west), "east": datetime.min.replace(tzinfo=east), "x": 1},
+        {"west": datetime(2026, 1, 2, 3, tzinfo=west), "east": datetime(2026, 1, 2, 3, tzinfo=east), "x": 2},
+    ]
+    with Session("run", "w", lake_dir) as session:
+        session.track("t").append_batch(rows)
+    ok(cli("export", lake_dir / "w/run", "t", "-o", tmp_path / "t.parquet"))
+    assert {pq.read_schema(tmp_path / "t.parquet").field(name).type.tz for name in ("west", "east")} == {"UTC"}
+    ok(cli("import", "parquet", tmp_path / "t.parquet", "--path", lake_dir))
+    back = points(lake_dir, "t", "t")
+    assert [point["x"] for point in back] == [1, 2]
+    for name in ("west", "east"):
+        assert [point[name] - row[name] for point, row in zip(back, rows, strict=True)] == [timedelta(0)] * 2
+
+
+def test_values_of_parquet_that_python_has_no_form_for_are_left_out_and_told(
+    cli: Any, tmp_path: Path, lake_dir: Path
+) -> None:
+    micros = pa.array([253402300800 * 10**6, 10**15, None], pa.int64())
+    table = {
+        "naive": micros.cast(pa.timestamp("us")),
+        "far": pa.array([2**61, 10**15, None], pa.int64()).cast(pa.timestamp("us", "UTC")),
+        "strange": micros.cast(pa.timestamp("us", "+5:30")),
+        "list": pa.array([[micros[0].as_py()], [1], None], pa.list_(pa.int64())).cast(pa.list_(pa.timestamp("us"))),
+        "x": pa.array([1, 2, 3]),
+    }
+    pq.write_table(pa.table(table), tmp_path / "t.parquet")
+    out = ok(cli("import", "parquet", tmp_path / "t.parquet", "--path", lake_dir))
+    assert out.count("that Python has no form for") == 3
+    for name in ("naive", "far", "list"):
+        assert f"values of the column '{name}', of type" in out
+    back = without_ts(points(lake_dir, "t", "t"))
+    moment = datetime(2001, 9, 9, 1, 46, 40)
+    assert [point["x"] for point in back] == [1, 2, 3]
+    assert list(back[0]) == ["strange", "x"]
+    assert back[0]["strange"] - datetime.max.replace(tzinfo=UTC) == timedelta(microseconds=1)
+    assert back[1]["naive"] == moment
+    assert back[1]["far"] == back[1]["strange"] == moment.replace(tzinfo=UTC)
 
 
 def test_text_that_is_no_json_stays_text(cli: Any, tmp_path: Path, lake_dir: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from datetime import datetime, timedelta, timezone
 from functools import partial
 from typing import Any
 
@@ -22,6 +23,7 @@ KINDS = {"csv": (".csv", ".tsv"), "jsonl": (".jsonl", ".ndjson"), "parquet": (".
 WORKSPACE = "imported"
 #: Bytes of a CSV file, and rows of a Parquet file, that are looked at at a time.
 BLOCK, ROWS = 4 << 20, 10_000
+EPOCH, HOUR = datetime(1970, 1, 1), timedelta(hours=1)
 
 
 def runs(kind: str, source: str, *, track: str | None = None, time: str | None = None) -> Iterator[Run]:
@@ -102,8 +104,6 @@ def _fields(row: dict[str, Any]) -> dict[str, Any]:
 
 def _time_of(row: dict[str, Any], time: str | None, file: str) -> float | None:
     """The time of a row in seconds since the epoch; None where it has none."""
-    from datetime import datetime
-
     if time is None:
         value = row.pop("_ts", None)
     elif time in row:
@@ -182,10 +182,53 @@ def _parquet_rows(file: str, intake: Intake) -> Iterator[tuple[dict[str, Any], i
         count = source.metadata.num_rows
         size = sum(source.metadata.row_group(n).total_byte_size for n in range(source.num_row_groups)) // max(1, count)
         for batch in source.iter_batches(max(1, min(ROWS, BLOCK // max(1, size)))):
-            for row in batch.to_pylist():
+            for row in _python_rows(batch, intake):
                 for name in as_json:
                     row[name] = _decoded(row[name])
                 yield {name: value for name, value in row.items() if value is not None}, size
+
+
+def _python_rows(batch: pa.RecordBatch, intake: Intake) -> list[dict[str, Any]]:
+    """The rows as dicts; a value that Python has no form for is None, and told."""
+    with suppress(ValueError, OverflowError):
+        rows: list[dict[str, Any]] = batch.to_pylist()
+        return rows
+    columns = [_python_values(name, batch.column(at), intake) for at, name in enumerate(batch.schema.names)]
+    return [dict(zip(batch.schema.names, values, strict=True)) for values in zip(*columns, strict=True)]
+
+
+def _python_values(name: str, column: pa.Array, intake: Intake) -> list[Any]:
+    with suppress(ValueError, OverflowError):
+        values: list[Any] = column.to_pylist()
+        return values
+    values = []
+    for scalar in column:
+        try:
+            values.append(_python_value(scalar))
+        except (ValueError, OverflowError):
+            values.append(None)
+            intake.leave_out(f"values of the column {name!r}, of type {column.type}, that Python has no form for")
+    return values
+
+
+def _python_value(scalar: pa.Scalar[Any]) -> Any:
+    """The value; where its zone is none of Python's, or leads out of the years 1 to 9999, the same moment in another.
+
+    A moment in UTC may be beyond these years, and be in them where it was appended.
+    """
+    import pyarrow as pa
+
+    try:
+        return scalar.as_py()
+    except (ValueError, OverflowError):
+        if not pa.types.is_timestamp(scalar.type) or scalar.type.tz is None:
+            raise
+    moment = timedelta(microseconds=scalar.cast(pa.timestamp("us", "UTC")).value)
+    first, last = datetime.min - EPOCH, datetime.max - EPOCH
+    over = moment - min(max(moment, first), last)
+    hours = -(over // HOUR) if over < timedelta(0) else -over // HOUR
+    zone = timezone(hours * HOUR)
+    return (EPOCH + (moment + hours * HOUR)).replace(tzinfo=zone)
 
 
 def _is_json(field: pa.Field) -> bool:
