@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
@@ -436,6 +437,83 @@ def test_timestamps_that_cannot_be_kept_are_refused(data: pa.Array) -> None:
         read_frame(pa.table({"x": data}))
     with pytest.raises(ValueError, match="column 'x'"):
         read_columns({"x": np.array(["2026-01-01T00:00:00.000000001"], dtype="M8[ns]")})
+
+
+@pytest.mark.parametrize(
+    "values", [["a", None, "b"], [[1], None, [2, 3]], [{"a": 1}, None, {"a": 2}], [1.5, None, 2.5]]
+)
+@pytest.mark.parametrize("by_dictionary", [False, True])
+def test_runs_of_any_values_are_written_out(values: list[Any], by_dictionary: bool) -> None:
+    data = pa.array(values)
+    if by_dictionary:
+        data = pa.DictionaryArray.from_arrays(pa.array([0, None, 1]), data.take(pa.array([0, 2])))
+    runs = pa.RunEndEncodedArray.from_arrays(pa.array([2, 5, 6], pa.int16()), data)
+    expected = [
+        ... if value is None else value for value in values for _ in range({0: 2, 1: 3, 2: 1}[values.index(value)])
+    ]
+    assert column(read_columns({"x": runs})) == expected
+    for start in range(6):
+        for stop in range(start + 1, 7):
+            assert column(read_columns({"x": runs[start:stop]})) == expected[start:stop]
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (pd.Index(pd.arrays.SparseArray([0, 0, 1])), [0, 0, 1]),
+        (pd.Series(pd.Categorical([1, "a", None])), [1, "a", ...]),
+        (pd.CategoricalIndex([1, "a", None, 2.5]), [1, "a", ..., 2.5]),
+        (
+            pd.Series(pd.to_datetime([0, None])).dt.tz_localize(timezone(timedelta(hours=5, seconds=15))),
+            [datetime(1970, 1, 1, tzinfo=timezone(timedelta(hours=5, seconds=15))), ...],
+        ),
+        (pl.Series([[1, 2**100], None, []], dtype=pl.List(pl.Int128)), [[1, 2**100], ..., []]),
+        (pl.Series([[1, 2], [3, None]], dtype=pl.Array(pl.Int128, 2)), [[1, 2], [3, None]]),
+        (pl.Series([{"a": 1}, {"a": 2**100}], dtype=pl.Struct({"a": pl.UInt128})), [{"a": 1}, {"a": 2**100}]),
+        (pl.Series([[{"a": 7}]], dtype=pl.List(pl.Struct({"a": pl.Int128, "b": pl.Null}))), [[{"a": 7, "b": None}]]),
+    ],
+    ids=lambda case: str(getattr(case, "dtype", "")),
+)  # fmt: skip
+def test_what_has_no_arrow_form_is_taken_by_its_values(data: Any, expected: list[Any]) -> None:
+    frame = read_columns({"x": data})
+    assert same_column(column(frame), expected)
+
+
+@pytest.mark.parametrize("zone", ["utc", "+5:30", "+05:30:15", "Nowhere/At_all"])
+@pytest.mark.parametrize("inside", [False, True])
+def test_zones_that_nobody_knows_are_refused_by_name(zone: str, inside: bool) -> None:
+    kind = pa.timestamp("us", zone)
+    data = pa.array([[0]]).cast(pa.list_(kind)) if inside else pa.array([0]).cast(kind)
+    with pytest.raises(ValueError, match=f"column 'x' has the type .*{re.escape(zone)}.*; cast it to UTC"):
+        read_columns({"x": data})
+
+
+def test_moments_that_are_outside_of_the_calendar_in_their_zone_are_refused() -> None:
+    ticks = (datetime.min - datetime(1970, 1, 1)) // timedelta(microseconds=1)
+    data = pa.array([ticks]).cast(pa.timestamp("us", "America/New_York"))
+    with pytest.raises(ValueError, match=r"'x': a value of type .*New_York.* outside of the years 1 to 9999 there"):
+        read_columns({"x": data})
+    assert column(read_columns({"x": data.cast(pa.timestamp("us", "UTC"))})) == [datetime.min.replace(tzinfo=UTC)]
+
+
+def test_times_beside_integers_of_128_bits_are_not_cut() -> None:
+    data = pl.Series([{"a": 1, "t": datetime(2026, 1, 1)}], dtype=pl.Struct({"a": pl.Int128, "t": pl.Datetime("ns")}))
+    with pytest.raises(TypeError, match=r"column 'x' has the type Struct.*; cast its times to microseconds"):
+        read_columns({"x": data})
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"$oid":"a"}', "holds JSON that stands for no value here: unknown .* one more"),
+        ('{"$date":7}', "holds JSON that stands for no value here: damaged .* one more"),
+        ("[" * 65 + "]" * 65, "holds JSON that stands for no value here: nested more than 64 deep$"),
+        ('{"$oid', "holds text that is no JSON"),
+    ],
+)
+def test_json_that_cannot_be_read_is_told_from_what_is_none(text: str, said: str) -> None:
+    with pytest.raises(ValueError, match=f"column 'x' {said}"):
+        read_columns({"x": pa.array([text], pa.json_())})
 
 
 def test_names_are_checked() -> None:

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dreamlake.format.columns import build_column, int_type
+from dreamlake.format.extjson import decoder
 from dreamlake.format.logical import Logical, is_struct, timestamp, to_arrow, too_wide, zone_offset
 from dreamlake.format.point import decode_text, take_value
 
@@ -53,14 +54,11 @@ def adopt(name: str, column: pa.Array | pa.ChunkedArray, owned: bool = False) ->
         if isinstance(column, pa.ChunkedArray):  # Arrow could not join them
             raise ValueError(f"column {name!r} holds over 2 GiB of text; give the rows in several frames")
     if isinstance(column.type, pa.JsonType):
-        try:
-            return build_column([None if text is None else decode_text(text) for text in column.storage.to_pylist()])
-        except ValueError as error:
-            raise ValueError(f"column {name!r} holds text that is no JSON: {error}") from error
+        return build_column([None if text is None else _decoded(name, text) for text in column.storage.to_pylist()])
     if _holds_views(column.type):
         return _by_value(name, column)
     if _is_dictionary(column.type):
-        column = column.dictionary_decode() if pa.types.is_dictionary(column.type) else pc.run_end_decode(column)
+        column = _written_out(column)
     elif not owned:
         # Whoever gave it may fill the same memory again for the next batch, and a hot point is kept for its segment.
         column = pa.concat_arrays([column])
@@ -74,7 +72,50 @@ def adopt(name: str, column: pa.Array | pa.ChunkedArray, owned: bool = False) ->
 
 
 def _by_value(name: str, column: pa.Array) -> tuple[Logical, pa.Array]:
-    return build_column([take_value(name, value)[0] for value in column.to_pylist()])
+    try:
+        values = column.to_pylist()
+    except OverflowError as error:
+        raise ValueError(
+            f"column {name!r}: a value of type {column.type} is outside of the years 1 to 9999 there; cast it to UTC"
+        ) from error
+    except pa.ArrowInvalid as error:
+        raise ValueError(
+            f"column {name!r} has the type {column.type}, whose zone is none that Python knows; cast it to UTC, to an "
+            "offset such as +05:30, or to a zone of the module zoneinfo"
+        ) from error
+    return build_column([take_value(name, value)[0] for value in values])
+
+
+def _decoded(name: str, text: str) -> Any:
+    """What the text of an arrow.json column says."""
+    try:
+        return decode_text(text)
+    except ValueError as error:
+        try:
+            decoder().decode(text)
+        except ValueError:
+            raise ValueError(f"column {name!r} holds text that is no JSON: {error}") from error
+        hint = "; keys that begin with $ have one more $ in such text: or give dicts and lists" if "$" in text else ""
+        raise ValueError(f"column {name!r} holds JSON that stands for no value here: {error}{hint}") from error
+
+
+def _written_out(column: pa.Array) -> pa.Array:
+    """The values of a column that is encoded by a dictionary, by the ends of runs, or by one within the other."""
+    while _is_dictionary(column.type):
+        if pa.types.is_dictionary(column.type):
+            column = column.dictionary_decode()
+            continue
+        # By their places, since Arrow decodes runs of few types only.
+        ends, values = column.run_ends, column.values
+        places = pa.RunEndEncodedArray.from_buffers(
+            pa.run_end_encoded(ends.type, pa.int64()),
+            len(column),
+            [None],
+            offset=column.offset,
+            children=[ends, pa.array(range(len(values)), pa.int64())],
+        )
+        column = values.take(pc.run_end_decode(places))
+    return column
 
 
 def has_numbers(logical: Logical) -> bool:

@@ -189,19 +189,32 @@ def _taken(name: str, column: Any) -> list[Any]:
 
 
 def _from_polars(name: str, column: Any) -> tuple[Logical, pa.Array]:
-    kind = str(column.dtype)
-    if kind in ("Object", "Int128", "UInt128"):  # no Arrow form that PyArrow reads
+    leaves = set(map(str, _leaves(column.dtype)))
+    if not leaves.isdisjoint(("Object", "Int128", "UInt128")):  # no Arrow form that PyArrow reads
+        if any("'ns'" in leaf for leaf in leaves):
+            raise TypeError(f"column {name!r} has the type {column.dtype}; cast its times to microseconds")
         return build_column(_taken(name, column.to_list()))
     return adopt(name, column.alias("").to_arrow())  # Polars panics on the way when there is a NUL in the name
+
+
+def _leaves(dtype: Any) -> list[Any]:
+    """The types within a type of Polars that are no list, array or struct."""
+    inner = [field.dtype for field in getattr(dtype, "fields", ())] or [getattr(dtype, "inner", None)]
+    return [dtype] if inner == [None] else [leaf for each in inner for leaf in _leaves(each)]
 
 
 def _from_pandas(name: str, column: Any) -> tuple[Logical, pa.Array]:
     dtype = column.dtype
     if type(dtype).__name__ == "SparseDtype":
-        column = column.sparse.to_dense()
+        column = sys.modules["pandas"].Series(column.array.to_dense())
         dtype = column.dtype
     if not _is(dtype, "numpy", "dtype"):
-        return adopt(name, pa.array(column.array))  # pandas' own types know their Arrow form
+        try:
+            data = pa.array(column.array)  # pandas' own types know their Arrow form
+        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):  # several types, an odd offset
+            pairs = zip(column.tolist(), column.isna().tolist(), strict=True)
+            return build_column(_taken(name, [None if missing else value for value, missing in pairs]))
+        return adopt(name, data)
     if dtype.kind == "O":
         return build_column(_taken(name, _without_missing(column.tolist())))
     return _from_numpy(name, column.to_numpy())
