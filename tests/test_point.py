@@ -168,6 +168,8 @@ class Pose(NamedTuple):
         (np.array([[1, 2], [3, 4]], dtype=np.int16), [[1, 2], [3, 4]]),
         (np.array([0.5, np.nan], dtype=np.float32), [0.5, math.nan]),
         (np.array([1.5], dtype=np.longdouble), [1.5]),
+        (np.array([[5e-324, np.nan], [-np.inf, -0.0]], dtype=np.longdouble), [[5e-324, math.nan], [-math.inf, -0.0]]),
+        (np.ma.array([1.5, np.longdouble("0.1")], mask=[False, True], dtype=np.longdouble), [1.5, None]),
         (np.array([1.0, 2.0], dtype=">f8"), [1.0, 2.0]),
         (np.array([True, False]), [True, False]),
         (np.array(["a", "b"]), ["a", "b"]),
@@ -199,6 +201,17 @@ def test_values_of_other_kinds_become_plain(given_value: Any, expected: Any) -> 
     taken, size = take_value("x", given_value)
     assert same(taken, expected)
     assert len(encode_text(taken)) <= size
+
+
+@pytest.mark.skipif(np.dtype(np.longdouble).itemsize == 8, reason="a longdouble is a double here")
+@pytest.mark.parametrize("text", ["0.1", "1e400", "-1e-400", "9007199254740993"])
+def test_a_longdouble_that_is_no_double_is_refused(text: str) -> None:
+    value = np.longdouble(text)
+    for given_value in (value, np.array(value), np.array([1.5, np.nan, value]), [value]):
+        with pytest.raises(
+            ValueError, match=r"field 'x': float\d+ loses digits as a double; store np.float64\(value\)"
+        ):
+            take_value("x", given_value)
 
 
 def test_the_fold_and_the_name_of_a_zone_are_not_kept() -> None:

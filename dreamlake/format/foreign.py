@@ -122,7 +122,7 @@ def _from_numpy(field: str, value: Any, numpy: Any) -> Any:
         raise too_large(field)
     if kind in "biufUSTO":
         if kind == "f" and value.dtype.itemsize > 8:  # tolist() leaves a longdouble as it is
-            value = value.astype(numpy.float64)
+            value = _doubles(field, value, numpy)
         return value.tolist()
     if kind == "M":
         return _from_datetime64(field, numpy.asarray(value), numpy)
@@ -130,6 +130,17 @@ def _from_numpy(field: str, value: Any, numpy: Any) -> Any:
         raise refusal(field, value)
     what = "times" if kind == "m" else "complex numbers"
     raise TypeError(f"field {field!r}: an array of {value.dtype} cannot be stored; turn its {what} into floats first")
+
+
+def _doubles(field: str, value: Any, numpy: Any) -> Any:
+    """The numbers of a longdouble, or of an array of them, as doubles."""
+    with numpy.errstate(over="ignore"):
+        doubles = value.astype(numpy.float64)
+    if ((doubles.astype(value.dtype) != value) & (value == value)).any():  # NaN, which is unequal to itself, is exact
+        raise ValueError(
+            f"field {field!r}: {value.dtype} loses digits as a double; store np.float64(value) to round it, or its text"
+        )
+    return doubles
 
 
 def _from_datetime64(field: str, array: Any, numpy: Any) -> Any:
