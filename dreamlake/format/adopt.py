@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dreamlake.format.columns import build_column, int_type
+from dreamlake.format.columns import build_column, counting, int_type
 from dreamlake.format.extjson import decoder
 from dreamlake.format.logical import Logical, is_struct, timestamp, to_arrow, too_wide, zone_offset
 from dreamlake.format.point import decode_text, take_value
@@ -112,7 +112,7 @@ def _written_out(column: pa.Array) -> pa.Array:
             len(column),
             [None],
             offset=column.offset,
-            children=[ends, pa.array(range(len(values)), pa.int64())],
+            children=[ends, counting(0, len(values))],
         )
         column = values.take(pc.run_end_decode(places))
     return column
