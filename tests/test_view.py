@@ -419,7 +419,7 @@ def test_a_frame_of_a_run_with_the_same_times_is_refused_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read_before: bool
 ) -> None:
     """A replay, a simulation, an import again: nothing but the files themselves tells one from the other."""
-    monkeypatch.setattr("dreamlake.engine.snapshot.YOUNG", 0.0)
+    monkeypatch.setattr("dreamlake.engine.samerun.YOUNG", 0.0)
 
     def make(run: int) -> None:
         shutil.rmtree(tmp_path / "lake", ignore_errors=True)

@@ -73,10 +73,14 @@ class Piece:
         ------
         FileNotFoundError, CorruptTrackError
             Its segment is gone, or its footer is damaged.
+        DreamlakeError
+            The run was made anew since.
         """
         assert self.segment is not None
         found, at = [], self.segment.start
-        for rows, low, high in self.snapshot.files.group_bounds(self.segment):
+        groups = self.snapshot.files.group_bounds(self.segment)
+        self.snapshot.check(self.segment)  # or those of another run would say that it holds nothing of what is sought
+        for rows, low, high in groups:
             start, stop = max(self.start, at), min(self.stop, at + rows)
             at += rows
             if start < stop:

@@ -7,7 +7,7 @@ from threading import Lock
 
 from dreamlake.engine.process import reading_width, side_by_side
 from dreamlake.errors import CorruptTrackError, PointsNotHereError
-from dreamlake.format.layout import AWAY_FILE, REPLICA_FILE, track_dir
+from dreamlake.format.layout import AWAY_FILE, REPLICA_FILE, SESSION_FILE, track_dir
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -102,8 +102,7 @@ class SegmentFiles:
         """
         oldest = None
         if live:
-            ask = getattr(self.store, "identity", None)
-            which = self._versions.get(live[0].filename) if ask is None else ask(self._path(live[0]))
+            which = self.which(live[0]) if self._tells_which else self._versions.get(live[0].filename)
             oldest = None if which is None else (live[0], which)
         if self._oldest is not None and oldest is not None and self._oldest != oldest:
             with self._lock:
@@ -114,14 +113,33 @@ class SegmentFiles:
 
     @property
     def oldest(self) -> tuple[SegmentName, object] | None:
-        """The oldest live segment at the last look, and which file it was; None where that is not known."""
-        return self._oldest
+        """The oldest live segment at the last look, and which file it was, for `which`; None where that cannot tell."""
+        return self._oldest if self._tells_which else None
 
-    def is_another(self, oldest: tuple[SegmentName, object]) -> bool:
-        """Whether another file has the name of what was the `oldest`; asked without a request, so of a local disk."""
+    def which(self, name: SegmentName) -> object | None:
+        """Which file has the name of this segment, None where none has; asked without a request, so of a local disk."""
         ask = getattr(self.store, "identity", None)
-        which = None if ask is None else ask(self._path(oldest[0]))
-        return which is not None and which != oldest[1]
+        return None if ask is None else ask(self._path(name))
+
+    def run_began(self) -> float:
+        """When the run of the track was made, in seconds since the epoch; -inf where its session.json does not say."""
+        from dreamlake.engine.catalog import read_object
+        from dreamlake.engine.hosts import moment
+
+        try:
+            about = read_object(self.store, f"{self._session}{SESSION_FILE}", may_be_empty=True)
+        except (OSError, CorruptTrackError):
+            about = None
+        return moment((about or {}).get("createdAt"))
+
+    @property
+    def _tells_which(self) -> bool:
+        return hasattr(self.store, "identity")
+
+    @property
+    def _session(self) -> str:
+        """The folder of the session, with the slash behind it."""
+        return self.folder.removesuffix(track_dir(self.track))
 
     def away(self, listing: Collection[str]) -> Mapping[SegmentName, Away]:
         """What is said to be only on the replica, in the folder with this listing; some of it may be here all the same.
@@ -166,7 +184,7 @@ class SegmentFiles:
         while last + 1 < len(live) and live[last + 1] in gone:
             last += 1
         try:
-            data = self.store.get(self.folder.removesuffix(track_dir(self.track)) + REPLICA_FILE)
+            data = self.store.get(f"{self._session}{REPLICA_FILE}")
         except OSError:
             data = b""
         return PointsNotHereError(self.store.describe(self.folder), live[first].start, live[last].stop, replicas(data))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from time import monotonic
 
 from dreamlake.engine.arriving import of_each
 from dreamlake.engine.piece import Piece, one_table, tables_of
 from dreamlake.engine.process import reading_width, side_by_side
+from dreamlake.engine.samerun import SameRun
 from dreamlake.engine.segments import WHOLE_BYTES
 from dreamlake.engine.shape import INDEX, TS, Shape
 from dreamlake.errors import CorruptTrackError, DreamlakeError, PointsNotHereError
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
 #: A segment that vanishes is looked for again this often: in a replacement, and in what replaced that meanwhile.
 MAX_RELISTS = 5
-#: Seconds for which a snapshot is too young for its run to have been removed and made anew.
-YOUNG = 0.05
 
 
 class Snapshot:
@@ -84,8 +82,7 @@ class Snapshot:
         #: The segments of the track.
         self.files = files
         self._sizes = sizes
-        self._oldest = files.oldest
-        self._taken = monotonic()
+        self._run = SameRun(files)
 
     # ---------------------------------------------------------------------------------------------- what it holds
 
@@ -329,38 +326,53 @@ class Snapshot:
         todo: list[Piece] = [piece]
         read: list[tuple[Piece, pa.Table, TrackSchema]] = []
         relists = 0
-        if self._oldest is not None and monotonic() - self._taken > YOUNG and self.files.is_another(self._oldest):
-            raise self._made_anew(self._oldest[0])
+        self._run.check_there()
         while todo:
             part = todo.pop(0)
             assert part.segment is not None
+            replaced = part.segment != piece.segment
+            wanted = [TS, *(name for name in columns if name != TS)] if replaced and columns is not None else columns
             try:
                 size = self._sizes.get(part.segment)
-                table, schema = self.files.read(part.segment, size, columns, part.start, part.stop)
+                table, schema = self.files.read(part.segment, size, wanted, part.start, part.stop)
             except FileNotFoundError as error:
                 relists += 1
                 todo = [*self._replacements(part, relists, error), *todo]
             except CorruptTrackError as error:
                 self._skip_or_raise(error)
             else:
-                self._check_bounds(part.segment)
+                if replaced:
+                    self._check_replacement(part, table)
+                else:
+                    self._run.check_bounds(part.segment, self._said_of(part.segment))
                 read.append((part, table, schema))
         return read
 
-    def _check_bounds(self, name: SegmentName) -> None:
-        """Refuse a segment of a run that was made anew since, where no store says that it is another file."""
-        said = None if self._found is None else self._found[1].get(name)
-        if said is None:
-            return
-        info = self.files.info(name, self._sizes.get(name))
-        if (info.ts_min, info.ts_max) != said:
-            raise self._made_anew(name)
+    def check(self, name: SegmentName) -> None:
+        """Refuse a segment of the snapshot, whose footer was read, where it is one of a run that was made anew since.
 
-    def _made_anew(self, name: SegmentName) -> DreamlakeError:
-        return DreamlakeError(
-            f"{self.files.place(name)} holds other points than when this snapshot was taken: the run was made anew "
-            "since; scan it anew"
-        )
+        Raises
+        ------
+        DreamlakeError
+            It is.
+        """
+        self._run.check_there()
+        self._run.check_bounds(name, self._said_of(name))
+
+    def _said_of(self, name: SegmentName) -> tuple[float, float] | None:
+        """The ``_ts`` bounds of one of the segments, where the snapshot was described."""
+        return None if self._found is None else self._found[1].get(name)
+
+    def _check_replacement(self, part: Piece, table: pa.Table) -> None:
+        """Refuse a segment that has the place of vanished ones, and these rows of it, where it is another run's."""
+        name = part.segment
+        assert name is not None
+        before = {each: self._said_of(each) for each in covering(self.live, name.start, name.stop)}
+        hot = [point["_ts"] for point in self.hot.points[: bisect_left(self.hot.indices, name.stop)]]
+        # Where damage is skipped, hot points may be missing.
+        self._run.check_form(name, before, hot, is_all=name.stop <= self.total and not self.skip)
+        (of,) = covering(self.live, part.start, part.stop)
+        self._run.check_rows(name, table, self._said_of(of), is_all=len(part) == of.stop - of.start)
 
     def _replacements(self, gone: Piece, relists: int, error: FileNotFoundError) -> Iterable[Piece]:
         """Pieces of the segments that now hold the rows of a segment that has vanished."""
@@ -377,6 +389,8 @@ class Snapshot:
                 if piece.segment in away:
                     self._skip_or_raise(self.files.not_here(away, live, piece.segment))
             return [piece for piece in now if piece.segment not in away]
+        if self._run.is_younger():
+            raise self._run.made_anew(gone.segment)
         lost = CorruptTrackError(
             self.files.place(gone.segment), "its place", gone.segment.start, gone.segment.stop, "the file is missing"
         )
