@@ -87,7 +87,8 @@ class PointsDroppedError(DreamlakeError, OSError):
 class PointsNotHereError(DreamlakeError, OSError):
     """Points that only the replica holds were asked of this machine, by a reader that does not know the replica.
 
-    Nothing is damaged or lost. A session with ``remote=`` reads such points from its replica by itself.
+    Nothing is damaged or lost. A session with ``remote=`` reads such points from its replica by itself; there this is
+    raised where the replica has not got them now: it is not mounted, say, or another one in its place.
 
     Parameters
     ----------
@@ -97,21 +98,32 @@ class PointsNotHereError(DreamlakeError, OSError):
         The half-open range of indices that is not here.
     replicas
         The roots of the lake elsewhere that this machine knows of, without user-info and query of a URL.
+    missing
+        The file that should hold them on the replica, where that was asked and has not got it.
     """
 
-    def __init__(self, path: str, start: int, stop: int, replicas: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, path: str, start: int, stop: int, replicas: tuple[str, ...] = (), missing: str | None = None
+    ) -> None:
         self.path = path
         self.start = start
         self.stop = stop
         self.replicas = replicas
+        self.missing = missing
+        if missing is not None:
+            super().__init__(
+                f"{path}: the points {start} to {stop} (exclusive) are on the replica only, and now it has neither "
+                f"{missing} nor another segment with them"
+            )
+            return
         lakes = " or ".join(f"Lake({url!r})" for url in replicas) or "Lake(<its remote>)"
         super().__init__(
             f"{path}: the points {start} to {stop} (exclusive) were never fetched here, or dropped here after their "
             f"upload; the replica alone holds them: read them there, as {lakes}"
         )
 
-    def __reduce__(self) -> tuple[type[PointsNotHereError], tuple[str, int, int, tuple[str, ...]]]:
-        return type(self), (self.path, self.start, self.stop, self.replicas)
+    def __reduce__(self) -> tuple[type[PointsNotHereError], tuple[str, int, int, tuple[str, ...], str | None]]:
+        return type(self), (self.path, self.start, self.stop, self.replicas, self.missing)
 
 
 class CorruptTrackError(DreamlakeError, ValueError):

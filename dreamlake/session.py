@@ -372,7 +372,12 @@ class Session:
             return there
         from dreamlake.engine.overlay import OverlayStore
 
-        return OverlayStore(LocalStore(self._root), remote.store)
+        return OverlayStore(LocalStore(self._root), remote.store, self._note_vanished)
+
+    def _note_vanished(self) -> None:
+        writer = self._writer
+        if writer is not None and writer.replica is not None:
+            writer.replica.vanished()
 
     # -- parameters, files and log ------------------------------------------------------------------------------
 

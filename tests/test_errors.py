@@ -32,7 +32,7 @@ EXAMPLES = [
     errors.TrackNotFoundError("no track 'loss' in this session"),
     errors.StoredFileNotFoundError("no file '/x' in this session"),
     errors.PointsDroppedError("12 points were dropped", 12),
-    errors.PointsNotHereError("lake/w/s/tracks/t", 0, 7, ("s3://bucket/lake",)),
+    errors.PointsNotHereError("lake/w/s/tracks/t", 0, 7, ("s3://bucket/lake",), "s3://bucket/lake/w/s/tracks/t/0-7"),
     errors.CorruptTrackError("a/b.parquet", "footer", 0, 10, "bad checksum"),
     errors.CorruptFileError("files/f-0/x", "its bytes", detail="its SHA-256 is another"),
     errors.LockTimeoutError("locked for 5 s"),

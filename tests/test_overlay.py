@@ -16,7 +16,7 @@ from dreamlake import Lake
 from dreamlake.engine import away
 from dreamlake.engine.overlay import OverlayStore
 from dreamlake.engine.reader import TrackReader
-from dreamlake.errors import CorruptTrackError
+from dreamlake.errors import CorruptTrackError, PointsNotHereError
 from dreamlake.format import layout
 from dreamlake.format.layout import SegmentName
 from dreamlake.lake import SessionView
@@ -285,10 +285,41 @@ def test_a_segment_that_the_replica_lost_or_damaged_is_told_with_its_url(trimmed
     assert (caught.value.start, caught.value.stop) == (0, 7)
     assert len(view(trimmed).read(0, None, errors="skip")["data"]) == 16
     trimmed.there.store.delete(path)
-    with pytest.raises(CorruptTrackError, match=r"memory://.*the file is missing"):
+    with pytest.raises(PointsNotHereError, match=r"memory://.*000000000000-000000000007.parquet") as missing:
         view(trimmed).read(0, 3)
+    assert (missing.value.start, missing.value.stop) == (0, 7)
+    assert len(view(trimmed).read(0, None, errors="skip")["data"]) == 16
     trimmed.there.store.put(path, data)
     assert len(view(trimmed).read(0, 3)["data"]) == 3
+
+
+def test_what_the_replica_has_in_the_place_of_a_segment_is_read(trimmed: Trimmed) -> None:
+    """Another machine has given it a late field there."""
+    trimmed.append(points_of(23))
+    trimmed.drop([A, B])
+    told: list[str] = []
+    store = OverlayStore(LocalStore(trimmed.root), lambda: trimmed.there, lambda: told.append("vanished"))
+    track = view(trimmed, store)
+    held = track.scan()
+    expected = track.to_polars()
+    assert not told
+    trimmed.session.track(TRACK).append(late=1, _ts=2.0)
+    trimmed.session.track(TRACK).flush()
+    trimmed.settle()
+    later = SegmentName(0, 7, 1).filename
+    trimmed.there.store.put(f"{BELOW}/{later}", (trimmed.folder / later).read_bytes())
+    (trimmed.folder / later).unlink()
+    trimmed.there.store.delete(f"{BELOW}/{A.filename}")
+    assert track.read(0, 2)["data"][1]["data"] == {"n": 1, "late": 1, "_ts": 2.0}
+    assert told
+    assert held.collect().equals(expected)
+    assert store.size(f"{BELOW}/{later}") == len(store.get(f"{BELOW}/{later}"))
+    assert store.describe(f"{BELOW}/{later}").startswith("memory://")
+    trimmed.there.asked.clear()
+    told.clear()
+    assert len(track.read(7, 9)["data"]) == 9
+    assert not told
+    assert trimmed.there.asked == [f"get {B.filename}"]
 
 
 def test_a_record_that_is_damaged_is_told_and_a_new_one_is_noticed(trimmed: Trimmed) -> None:

@@ -32,19 +32,26 @@ class OverlayStore:
         The lake's root on this machine.
     remote
         Gives the lake's root with the replica; called when it is needed.
+    vanished
+        Called when a segment that is away is not on the replica any more, where another machine has merged it, say.
     """
 
     is_local = True
     #: Whether segments that are only on the replica are listed, and read from there.
     reads_away = True
 
-    def __init__(self, local: LocalStore, remote: Callable[[], Store]) -> None:
+    def __init__(
+        self, local: LocalStore, remote: Callable[[], Store], vanished: Callable[[], None] = lambda: None
+    ) -> None:
         self.local = local
         self.root = local.root
         self._remote = remote
+        self._vanished = vanished
         self._was_there = os.path.isdir(self.root)
         # By folder: the stat of the file that says what is away, and what it says.
         self._known: dict[str, tuple[tuple[int, ...], Mapping[SegmentName, Away]]] = {}
+        # By path the bytes of segments which were found on the replica when one that is away was not there any more.
+        self._found: dict[str, int] = {}
 
     def __repr__(self) -> str:
         return f"OverlayStore({self.root!r})"
@@ -61,7 +68,7 @@ class OverlayStore:
     def describe(self, path: str = "") -> str:
         """The path of a file on this machine, or the URL of a segment that is away."""
         here = self.local.describe(path)
-        if self._record(path) is not None and not os.path.lexists(here):
+        if self._nbytes(path) is not None and not os.path.lexists(here):
             return self._remote().describe(path)
         return here
 
@@ -84,6 +91,16 @@ class OverlayStore:
             return [entry.name for entry in self._remote().list(path) if not entry.is_dir]
         return sorted({*here, *(name.filename for name in away)}) if away else here
 
+    def names_there(self, path: str) -> builtins.list[str]:
+        """The names of the segments that the replica has in one folder now, which are read there from now on.
+
+        For a reader that has not found a segment which is away: this says what the replica has in its place.
+        """
+        self._vanished()
+        found = {entry.name: entry.size for entry in self._remote().list(path) if parse_segment(entry.name) is not None}
+        self._found |= {f"{path}/{name}" if path else name: size for name, size in found.items()}
+        return sorted(found)
+
     def walk(self, path: str = "") -> builtins.list[str]:
         """The paths of all files on this machine in ``path`` and the folders below, sorted."""
         return self.local.walk(path)
@@ -93,7 +110,7 @@ class OverlayStore:
         try:
             return self.local.get(path, start, stop)
         except FileNotFoundError:
-            if self._record(path) is None and not self._is_gone():
+            if self._nbytes(path) is None and not self._is_gone():
                 raise
         return self._remote().get(path, start, stop)
 
@@ -102,9 +119,9 @@ class OverlayStore:
         try:
             return self.local.size(path)
         except FileNotFoundError:
-            away = self._record(path)
-            if away is not None:
-                return away.nbytes
+            nbytes = self._nbytes(path)
+            if nbytes is not None:
+                return nbytes
             if not self._is_gone():
                 raise
         return self._remote().size(path)
@@ -125,10 +142,12 @@ class OverlayStore:
         """Whether there is no local side any more: a temporary one goes once all is on the replica."""
         return self._was_there and not os.path.isdir(self.root)
 
-    def _record(self, path: str) -> Away | None:
+    def _nbytes(self, path: str) -> int | None:
+        """The bytes of a segment that is read from the replica where it is not here; None where it is none."""
         folder, _, filename = path.rpartition("/")
         name = parse_segment(filename)
-        return None if name is None else self._away(folder).get(name)
+        away = None if name is None else self._away(folder).get(name)
+        return self._found.get(path) if away is None else away.nbytes
 
     def _away(self, folder: str) -> Mapping[SegmentName, Away]:
         """What is away of one folder: a look at one file, which is read again when it has changed."""

@@ -95,6 +95,11 @@ class SegmentFiles:
         self._versions = {entry.name: entry.version for entry in files if entry.version}
         return {entry.name: entry.size for entry in files}
 
+    def listing_there(self) -> Sequence[str] | None:
+        """The segments that the replica has now; None where the store does not read those from there that are away."""
+        ask = getattr(self.store, "names_there", None)
+        return None if ask is None else ask(self.folder)
+
     def notice(self, live: Sequence[SegmentName]) -> None:
         """Forget what is known of the segments where a run that was made anew has others of the same names.
 
@@ -162,7 +167,7 @@ class SegmentFiles:
             return {}
 
     def not_here(
-        self, names: Iterable[SegmentName], live: Sequence[SegmentName], at: SegmentName
+        self, names: Iterable[SegmentName], live: Sequence[SegmentName], at: SegmentName, missing: str | None = None
     ) -> PointsNotHereError:
         """The error for points of a segment that is only on the replica.
 
@@ -174,6 +179,8 @@ class SegmentFiles:
             All live segments, in order.
         at
             The one of `names` that was asked for; its neighbours that are not here either are told with it.
+        missing
+            Where it should be on the replica, if that has not got it.
         """
         from dreamlake.engine.away import replicas
 
@@ -187,7 +194,8 @@ class SegmentFiles:
             data = self.store.get(f"{self._session}{REPLICA_FILE}")
         except OSError:
             data = b""
-        return PointsNotHereError(self.store.describe(self.folder), live[first].start, live[last].stop, replicas(data))
+        span = live[first].start, live[last].stop
+        return PointsNotHereError(self.store.describe(self.folder), *span, replicas(data), missing)
 
     def size(self, name: SegmentName) -> int:
         """The bytes of segment `name`; raises FileNotFoundError when it is gone."""

@@ -376,15 +376,23 @@ class Snapshot:
 
     def _replacements(self, gone: Piece, relists: int, error: FileNotFoundError) -> Iterable[Piece]:
         """Pieces of the segments that now hold the rows of a segment that has vanished."""
+        assert gone.segment is not None
         listing = self.files.listing()
-        live, _ = survey({*parse_listing(listing), *self.files.away(listing)})
+        names = {*parse_listing(listing), *self.files.away(listing)}
+        live, _ = survey(names)
+        there = self.files.listing_there() if gone.segment in live else None
+        if there is not None:  # it is away, and another machine has merged it meanwhile
+            live, _ = survey(names.union(parse_listing(there)))
+            if gone.segment in live:
+                place = self.files.place(gone.segment)
+                self._skip_or_raise(self.files.not_here([gone.segment], live, gone.segment, place))
+                return ()
         now = [
             Piece(self, name, max(gone.start, name.start), min(gone.stop, name.stop))
             for name in covering(live, gone.start, gone.stop)
         ]
-        assert gone.segment is not None
         if relists <= MAX_RELISTS and sum(map(len, now)) == len(gone):
-            away = [name for name in live if name.filename not in listing]
+            away = [] if there else [name for name in live if name.filename not in listing]
             for piece in now:
                 if piece.segment in away:
                     self._skip_or_raise(self.files.not_here(away, live, piece.segment))

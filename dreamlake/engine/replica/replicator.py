@@ -19,7 +19,7 @@ from dreamlake.engine.replica.comparing import OPEN_LOCK, Comparing
 from dreamlake.engine.replica.pace import Pace
 from dreamlake.engine.replica.reserve import Reserve, is_full
 from dreamlake.engine.thread import Worker
-from dreamlake.errors import CorruptTrackError, LockTimeoutError, RemoteConflictError
+from dreamlake.errors import CorruptTrackError, LockTimeoutError, PointsNotHereError, RemoteConflictError
 from dreamlake.notices import log
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from dreamlake.engine.replica.state import ReplicaState
     from dreamlake.engine.trackwriter import TrackWriter
     from dreamlake.format.layout import SegmentName
+    from dreamlake.storage.remote import RemoteStore
     from dreamlake.storage.store import Entry
 
 #: Seconds that `close` gives the last upload, where it is not told otherwise.
@@ -89,6 +90,8 @@ class Replicator:
         self._seen: dict[str, Any] = {}
         #: Whether anything was written here since the last pass that sent all there was.
         self.behind = True
+        #: Whether a segment that is away was not on the replica any more: another machine has merged it.
+        self._vanished = False
         self._told: set[str] = set()
         self._warned = False
         self.progress: Progress | None = None
@@ -139,6 +142,11 @@ class Replicator:
             self._hurry = True
             self.thread.post(self._woken)
 
+    def vanished(self) -> None:
+        """Note that a segment that is away is not on the replica any more; what it has instead is taken over soon."""
+        self._vanished = True
+        self.changed(rolled=True)
+
     def _woken(self) -> None:
         self._hurry = False
         self._pace.hurry()
@@ -156,6 +164,8 @@ class Replicator:
             Another machine wrote one of the tracks; all else was sent.
         CorruptTrackError
             A local track is damaged; all else was sent.
+        PointsNotHereError
+            Late fields wait for points that are neither here nor on the replica any more; all else was sent.
         """
         from dreamlake.engine.replica.progress import Progress, watch
 
@@ -164,16 +174,22 @@ class Replicator:
             self.thread.call(
                 self._sync, timeout, f"the upload to {self.place}", lambda request, left: watch(request, left, progress)
             )
-        except RemoteConflictError:
+        except (RemoteConflictError, PointsNotHereError):
             raise
         except OSError as error:
             what = f"all is safe in {self.folder}, and is uploaded by `{self.command}`"
             raise _with_words(error, what, self.place) from error
 
     def _sync(self) -> None:
-        for _ in range(MAX_PASSES):
+        for number in range(1, MAX_PASSES + 1):
             self.behind = False
-            outcome = self._pass(patient=True)
+            try:
+                outcome = self._pass(patient=True)
+            except PointsNotHereError:
+                if number == MAX_PASSES:
+                    raise
+                self.behind = True
+                continue  # lines that were written meanwhile kept what another machine has merged from coming here
             if not outcome.complete:
                 self.behind = True
             self._raise(outcome)
@@ -232,7 +248,7 @@ class Replicator:
     def settle(self, timeout: float | None = None) -> None:
         """Fetch the segments that late fields wait for, and merge these, before a read. Raises OSError."""
         if self.local.waiting():
-            self.thread.call(self._settle, timeout, f"the fetch from {self.place}")
+            self.thread.call(self._settle_or_pass, timeout, f"the fetch from {self.place}")
 
     # -- on the thread -----------------------------------------------------------------------------------------------
 
@@ -299,13 +315,25 @@ class Replicator:
             failures = [error for _, error in outcome.failures if isinstance(error, OSError)]
             # EILSEQ: a name here that cannot be there.
             self.comparing.is_done = all(error.errno == errno.EILSEQ for error in failures)
+            if self._vanished and not failures and not outcome.lost:
+                self.comparing.take_merged()
+                self._vanished = False
             if self.trims and not outcome.lost and not self._stop:
                 needs_room = needs_room or self.local.is_failing
                 if needs_room or not self.comparing.is_distrusted:
                     # As the disk has it: what could not be saved is not known after this pass.
                     self._trim(state.load(self.folder), needs_room)
         if self.local.waiting() and not outcome.failures and not self._stop:
-            self._settle()
+            try:
+                self._settle()
+            except PointsNotHereError:
+                with state.hold(self.folder, OPEN_LOCK if patient else 0.0, self._single_writer):
+                    self.comparing.take_merged()
+                try:
+                    self._settle()
+                except PointsNotHereError:
+                    if not outcome.conflicts:  # what is here of such a track stays as it is, and is told otherwise
+                        raise
             self._pace.hurry()
         return outcome
 
@@ -323,14 +351,31 @@ class Replicator:
         if self.reserve.is_kept:
             self.reserve.keep()  # there may be room for it again
 
+    def _settle_or_pass(self) -> None:
+        """As `_settle`; what another machine has merged comes here first, once all was sent."""
+        try:
+            self._settle()
+        except PointsNotHereError:
+            with suppress(RemoteConflictError):  # of another track, perhaps
+                self._sync()
+            self._settle()
+
     def _settle(self) -> None:
-        """Fetch the segments that late fields wait for, and have these merged."""
+        """Fetch the segments that late fields wait for, and have these merged.
+
+        Raises
+        ------
+        PointsNotHereError
+            One is not on the replica any more.
+        """
         from dreamlake.engine.sorting import FieldsDoNotFit
 
         errors: list[Exception] = []
         for track in self.local.waiting():
             try:
                 self._settle_track(track)
+            except PointsNotHereError as error:
+                errors.insert(0, error)
             except (CorruptTrackError, FieldsDoNotFit) as error:
                 errors.append(error)
             self.behind = True
@@ -340,11 +385,19 @@ class Replicator:
     def _settle_track(self, track: TrackWriter) -> None:
         from dreamlake.engine.late import settle_all
 
-        store = self.remote.store()
+        store: RemoteStore = self.remote.store()
         below = os.path.relpath(track.folder, self.folder).replace(os.sep, "/")
 
+        def fetch(name: SegmentName) -> bytes:
+            path = f"{self.session}/{below}/{name.filename}"
+            try:
+                return store.get(path)
+            except FileNotFoundError as error:
+                span = name.start, name.stop
+                raise PointsNotHereError(track.folder, *span, (store.describe(),), store.describe(path)) from error
+
         def merge(names: list[SegmentName]) -> None:
-            self.local.settle(track, {name: store.get(f"{self.session}/{below}/{name.filename}") for name in names})
+            self.local.settle(track, {name: fetch(name) for name in names})
 
         settle_all(track.wanted, merge)
 
