@@ -1900,3 +1900,38 @@ def test_lines_of_another_machine_are_not_hidden_where_there_was_no_hot_object(t
     one.write(points(20, 40))
     assert outcome_of(one).conflicts
     assert one.remote_rows()[-1]["i"] == -1
+
+
+@pytest.mark.parametrize("count", [5, 25, 100], ids=["lines", "segments and lines", "segments"])
+@pytest.mark.parametrize("swept", [False, True])
+def test_a_machine_with_unsent_points_takes_a_merge_of_another_over(
+    hundred: tuple[Machine, Machine], count: int, swept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = hundred
+    two.write(points(100, 112)).push()
+    two.write(points(112, 112 + count))
+    compacted(one)
+    if swept:
+        monkeypatch.setattr(tracks, "GRACE", -1.0)
+    outcome_of(one)  # the hot object is the other's, so it is compared
+    merged = "000000000000-000000000100.parquet"
+    two.store.create(f"{LOSS}/{merged}", (one.folder / below("loss") / merged).read_bytes())
+    if swept:
+        for start in range(0, 100, 10):
+            two.store.delete(f"{LOSS}/{start:012}-{start + 10:012}.parquet")
+    found = two.check()
+    assert (found.pull, found.described, found.conflicts) == ((below("loss"),), (below("loss"),), {})
+    two.pull("loss")
+    assert two.rows() == points(0, 112 + count)
+    assert merged in {*two.files(), *two.away()}
+    two.push()
+    assert two.remote_rows() == points(0, 112 + count)
+    assert not two.check().pull
+
+
+def test_a_merge_of_another_machine_without_a_field_of_here_is_not_taken_over(hundred: tuple[Machine, Machine]) -> None:
+    one, two = hundred
+    compacted(one).push()
+    two.write([{"late": 1, "_ts": 1095.0}, *points(100, 105)])
+    assert two.check().conflicts
+    assert two.rows()[95]["late"] == 1

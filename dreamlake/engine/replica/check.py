@@ -52,7 +52,8 @@ class Findings:
     conflicts
         For the folders of tracks in which both sides are ahead of one another: a sentence that says what to do.
     described
-        Those of `pull` of which only metadata.json or the hot file is ahead there: segments may have to be sent.
+        Those of `pull` of which only metadata.json, the hot file or the segments are ahead there: the rest may have to
+        be sent.
     lost
         Whether anything that was there is not any more.
     """
@@ -75,12 +76,14 @@ class Verdict(Enum):
     """This one, but the track was described elsewhere."""
     LINES = auto()
     """This one with the hot file of the replica: all that is here, and lines that are not here any more."""
+    SEGMENTS = auto()
+    """This one with the segments of the replica: another machine has merged them, and points were added here."""
     CLASH = auto()
     """Neither."""
 
 
 #: Something of the replica is taken over, and points of this side may have to be sent all the same.
-_PARTLY = (Verdict.TOLD, Verdict.LINES)
+_PARTLY = (Verdict.TOLD, Verdict.LINES, Verdict.SEGMENTS)
 
 
 # ------------------------------------------------------------------------------------------------ a session
@@ -338,6 +341,8 @@ class Pair:
             return Verdict.THEIRS
         if not damage and self._lacks_only_lines():
             return Verdict.LINES
+        if not damage and self._lacks_only_segments():
+            return Verdict.SEGMENTS
         return Verdict.CLASH
 
     def loses_nothing(self) -> bool:
@@ -369,6 +374,18 @@ class Pair:
             and live.end_of(self.mine.live) == live.end_of(self.theirs.live)
             and self.theirs.hot.startswith(self.mine.hot)
             and covers(self.mine, self.theirs, self.alike, values=not self._is_ours(), lines=False)
+        )
+
+    def _lacks_only_segments(self) -> bool:
+        """Whether the replica's segments hold all that those here do as far as they reach, and what follows is here.
+
+        Another machine leaves that which merges, or gives late fields to, what this one goes on from.
+        """
+        end = live.end_of(self.theirs.live)
+        return (
+            live.end_of(self.mine.live) >= end
+            and covers(self.theirs, self.mine, self.alike, lines=False, stop=end)
+            and holds(self.mine, self.theirs, end, self.theirs.snapshot.total)
         )
 
     def _is_ours(self) -> bool:

@@ -148,47 +148,23 @@ class Comparing:
         with state.hold(self.local.folder, OPEN_LOCK, self._single_writer):
             return self._compare(tree, local_there, late=False)
 
-    def compare_if_due(self) -> None:
+    def compare_if_due(self, anew: bool = False) -> None:
         """Compare where there was no time yet, or reason to do it again; the lock is held, the session open.
 
         A conflict stops the upload of its track and raises nothing here.
+
+        Parameters
+        ----------
+        anew
+            Whether there is another reason: segments that are away are not on the replica any more, say.
         """
-        if not self.is_done or self.is_distrusted:
+        if anew or not self.is_done or self.is_distrusted:
             from dreamlake.engine.replica import check
 
             tree = check.look(self.remote.store(), self.session)
             last = self._compare(tree, True, late=True)
             if last is not None:
                 self.local.go_on_above(last)
-
-    def take_merged(self) -> None:
-        """Take over tracks of which another machine has merged segments that were away, once all here was sent.
-
-        The lock is held, the session open. What is written here meanwhile makes both sides differ, which is no
-        conflict: such a track stays as it is.
-        """
-        from dreamlake.engine.replica import check, pull, state
-
-        store, folder = self.remote.store(), self.local.folder
-        tree = check.look(store, self.session)
-        known = state.load(folder)
-        mine = known.remote(store.describe())
-        last: list[float] = []
-
-        def take() -> None:
-            before = {below: track.conflict for below, track in mine.tracks.items()}
-            found = check.compare(folder, self.session, store, mine, tree)
-            for below, track in mine.tracks.items():
-                track.conflict = before.get(below)
-            if found.lost:
-                self.distrust()
-            if found.pull:
-                last.append(pull.pull(folder, self.session, store, mine, tree, tracks=found.pull, fsync=self._fsync))
-
-        self.local.change(take)
-        self.reserve.with_room(lambda: state.save(folder, known))
-        if last:
-            self.local.go_on_above(last[0])
 
     def _compare(self, tree: dict[str, Entry], local_there: bool, late: bool) -> float | None:
         """Find out which side is ahead in what, and take over what the replica is ahead in. The lock is held.

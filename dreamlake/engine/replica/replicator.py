@@ -181,15 +181,9 @@ class Replicator:
             raise _with_words(error, what, self.place) from error
 
     def _sync(self) -> None:
-        for number in range(1, MAX_PASSES + 1):
+        for _ in range(MAX_PASSES):
             self.behind = False
-            try:
-                outcome = self._pass(patient=True)
-            except PointsNotHereError:
-                if number == MAX_PASSES:
-                    raise
-                self.behind = True
-                continue  # lines that were written meanwhile kept what another machine has merged from coming here
+            outcome = self._pass(patient=True)
             if not outcome.complete:
                 self.behind = True
             self._raise(outcome)
@@ -291,7 +285,8 @@ class Replicator:
         from dreamlake.engine.replica.push import push
 
         with state.hold(self.folder, OPEN_LOCK if patient else 0.0, self._single_writer):
-            self.comparing.compare_if_due()
+            self.comparing.compare_if_due(anew=self._vanished)
+            self._vanished = False
             known = state.load(self.folder)
             # What is sent before some trouble may go elsewhere than what comes behind it.
             self.comparing.is_done = False
@@ -315,9 +310,6 @@ class Replicator:
             failures = [error for _, error in outcome.failures if isinstance(error, OSError)]
             # EILSEQ: a name here that cannot be there.
             self.comparing.is_done = all(error.errno == errno.EILSEQ for error in failures)
-            if self._vanished and not failures and not outcome.lost:
-                self.comparing.take_merged()
-                self._vanished = False
             if self.trims and not outcome.lost and not self._stop:
                 needs_room = needs_room or self.local.is_failing
                 if needs_room or not self.comparing.is_distrusted:
@@ -328,7 +320,7 @@ class Replicator:
                 self._settle()
             except PointsNotHereError:
                 with state.hold(self.folder, OPEN_LOCK if patient else 0.0, self._single_writer):
-                    self.comparing.take_merged()
+                    self.comparing.compare_if_due(anew=True)
                 try:
                     self._settle()
                 except PointsNotHereError:

@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from hashlib import md5
+from math import inf
 from typing import Any
 
 from dreamlake.engine import away
@@ -192,7 +193,13 @@ def is_md5(entry: Entry, digest: str) -> bool:
 
 
 def covers(
-    over: Side, under: Side, alike: Callable[[SegmentName], bool], *, values: bool = True, lines: bool = True
+    over: Side,
+    under: Side,
+    alike: Callable[[SegmentName], bool],
+    *,
+    values: bool = True,
+    lines: bool = True,
+    stop: float = inf,
 ) -> bool:
     """Whether one side holds every point of the other, with its fields.
 
@@ -204,13 +211,15 @@ def covers(
         Whether the fields must be equal; else their names and the timestamps suffice.
     lines
         Whether the points of the hot file are looked at too.
+    stop
+        Only pieces are looked at that begin before this index.
 
     Raises
     ------
     CorruptTrackError
         Something of either is damaged.
     """
-    pieces = under.snapshot.pieces()
+    pieces = [piece for piece in under.snapshot.pieces() if piece.start < stop]
     if under.hot and over.hot.startswith(under.hot) and live.end_of(under.live) >= live.end_of(over.live):
         lines = False  # what follows was written after it
     if not lines:

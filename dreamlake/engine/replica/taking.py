@@ -87,8 +87,8 @@ class Taking:
         self.known.conflict = None
         self._take_about()
         last = -inf
-        if verdict is Verdict.THEIRS:
-            last = self._take_points(pair)
+        if verdict in (Verdict.THEIRS, Verdict.SEGMENTS):
+            last = self._take_points(pair, hot=verdict is Verdict.THEIRS)
         elif verdict is Verdict.LINES:
             last = self._take_lines(pair.theirs)
         if os.path.isdir(self.path):
@@ -143,8 +143,8 @@ class Taking:
 
     # -- points ----------------------------------------------------------------------------------------------------
 
-    def _take_points(self, pair: Pair) -> float:
-        """Take over hot file and last segment, and note which segments stay away.
+    def _take_points(self, pair: Pair, hot: bool) -> float:
+        """Take over last segment and `hot` file, and note which segments stay away.
 
         1. The last segment is written beside.
         2. What is going to be away is noted. Segments that are here, or were away, count as well for now.
@@ -169,7 +169,10 @@ class Taking:
             stamps += [record.bounds.ts_max for record in final.values()]
             noted = self._place(last, None if last in kept else data, {**noted, **final}, noted)
             kept.add(last)
-        self._write(os.path.join(self.path, layout.HOT_FILE), theirs.hot, fsync=True)
+        if hot:
+            self._write(os.path.join(self.path, layout.HOT_FILE), theirs.hot, fsync=True)
+        else:  # what follows the replica's segments is only here
+            kept.update(name for name in mine.sizes if name.start >= live.end_of(theirs.live))
         self._remove(mine, theirs, kept)
         self._note_away(final, noted)
         away.sweep_stamps(self.path, os.listdir(self.path), final)
