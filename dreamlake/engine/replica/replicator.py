@@ -316,16 +316,7 @@ class Replicator:
                     # As the disk has it: what could not be saved is not known after this pass.
                     self._trim(state.load(self.folder), needs_room)
         if self.local.waiting() and not outcome.failures and not self._stop:
-            try:
-                self._settle()
-            except PointsNotHereError:
-                with state.hold(self.folder, OPEN_LOCK if patient else 0.0, self._single_writer):
-                    self.comparing.compare_if_due(anew=True)
-                try:
-                    self._settle()
-                except PointsNotHereError:
-                    if not outcome.conflicts:  # what is here of such a track stays as it is, and is told otherwise
-                        raise
+            self._settle_merged(outcome, patient)
             self._pace.hurry()
         return outcome
 
@@ -342,6 +333,21 @@ class Replicator:
                 self.local.drop(track, names[place : place + DROPPED_AT_ONCE], self.reserve)
         if self.reserve.is_kept:
             self.reserve.keep()  # there may be room for it again
+
+    def _settle_merged(self, outcome: Outcome, patient: bool) -> None:
+        """As `_settle`; where what is to be fetched has gone from the replica, both sides are compared anew first."""
+        from dreamlake.engine.replica import state
+
+        with suppress(PointsNotHereError):
+            self._settle()
+            return
+        with state.hold(self.folder, OPEN_LOCK if patient else 0.0, self._single_writer):
+            self.comparing.compare_if_due(anew=True)
+        try:
+            self._settle()
+        except PointsNotHereError:
+            if not outcome.conflicts:  # what is here of such a track stays as it is, and is told otherwise
+                raise
 
     def _settle_or_pass(self) -> None:
         """As `_settle`; what another machine has merged comes here first, once all was sent."""
