@@ -652,6 +652,28 @@ def test_segments_are_wanted_some_at_a_time(trimmed: Trimmed, monkeypatch: pytes
     assert len(trimmed.writer.wanted()) == 1, "one at least, however large"
 
 
+def test_a_segment_is_fetched_again_for_a_row_that_first_waited_for_others(
+    trimmed: Trimmed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One row wants it at once, and is not in it; the other first has to know that no earlier one has its timestamp."""
+    rows = [{"n": n, "_ts": float(n * 11 % 35)} for n in range(35)]  # five segments, the bounds of which hold 10.5
+    last = (200.0, 10.5, 201.0, 202.0, 203.0, 204.0, 205.0)
+    trimmed.append([*rows, *({"n": n, "_ts": ts} for n, ts in enumerate(last, 35)), *points_of(7, start=300)])
+    trimmed.drop()
+    trimmed.forget_stamps()
+    monkeypatch.setattr(late, "MOST_WANTED", 3)
+    trimmed.append([{"new": 1, "_ts": 200.5}, {"late": 2, "_ts": 10.5}])
+
+    def merge(names: list[SegmentName]) -> None:
+        data = {name: trimmed.there.get(f"{awaylib.BELOW}/{name.filename}") for name in names}
+        trimmed.under_lock(partial(trimmed.writer.settle, data))
+
+    late.settle_all(trimmed.writer.wanted, merge)
+    assert not (trimmed.folder / layout.LATE_FILE).exists()
+    assert trimmed.points()[36]["late"] == 2
+    assert trimmed.points()[49:] == [{"new": 1, "_ts": 200.5}]
+
+
 def test_fetched_bytes_that_are_damaged_are_told_and_the_rest_is_merged(trimmed: Trimmed) -> None:
     trimmed.append(points_of(23))
     trimmed.drop()

@@ -139,7 +139,7 @@ def waits(folder: str) -> bool:
 def wanted(folder: str, but: Collection[SegmentName] = ()) -> list[SegmentName]:
     """The away segments that the waiting rows of the track in `folder` need next, some at a time; on any thread.
 
-    Those of `but` were tried, and are left out. Raises CorruptTrackError when what waits, or what is away, cannot be
+    Those of `but` are left out: they were tried in vain. Raises CorruptTrackError when what waits, or what is away, cannot be
     read.
     """
     path = os.path.join(folder, layout.LATE_FILE)
@@ -183,7 +183,7 @@ def _some(found: Mapping[SegmentName, int]) -> list[SegmentName]:
 def settle_all(
     wanted: Callable[[Collection[SegmentName]], list[SegmentName]], merge: Callable[[list[SegmentName]], None]
 ) -> None:
-    """Have all waiting rows of a track merged: a few segments at a time, each once.
+    """Have all waiting rows of a track merged: a few segments at a time, those that cannot be merged once.
 
     Parameters
     ----------
@@ -198,15 +198,20 @@ def settle_all(
         What it raised first. Rows for such segments wait on, those for all others are merged.
     """
     error: CorruptTrackError | FieldsDoNotFit | None = None
-    tried: list[SegmentName] = []
-    names = wanted(tried)
+    stuck: list[SegmentName] = []
+    before: list[SegmentName] = []
+    names = wanted(stuck)
     while True:
         try:
             merge(names)
         except (CorruptTrackError, FieldsDoNotFit) as failed:
             error = error or failed
-        tried += names
-        names = wanted(tried)
+            stuck += names
+        else:
+            if names == before:  # a row goes on waiting for one of those that are left out
+                stuck += names
+        # One that was merged may be wanted once more: by a row that first waited for the timestamps of others.
+        before, names = names, wanted(stuck)
         if not names:
             break
     if error is not None:
