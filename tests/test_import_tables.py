@@ -241,7 +241,7 @@ def test_csv_files_of_several_kinds(cli: Any, tmp_path: Path, lake_dir: Path) ->
 
 
 def test_rows_of_the_wrong_length_are_counted(cli: Any, tmp_path: Path, lake_dir: Path) -> None:
-    (tmp_path / "a.csv").write_text("a,b\n1,2\n3\n4,5,6\n7,8\n9")
+    (tmp_path / "a.csv").write_text("a,b\n1,2\n3\n4,5,6\n7,8\n9\n")
     out = ok(cli("import", "csv", tmp_path / "a.csv", "--path", lake_dir))
     assert "3 rows with too many or too few cells" in out
     assert "1 cells in place of 2: 3" in out
@@ -413,6 +413,61 @@ def test_a_torn_last_line_is_left_until_it_is_whole(cli: Any, tmp_path: Path, la
     ok(cli("import", "jsonl", file, "--path", lake_dir))
     first, second = points(lake_dir, "a", "a")
     assert (first["x"], math.isnan(second["x"]), second["y"]) == (1, True, [1, 2])
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_a_csv_row_without_its_line_end_is_left_until_it_has_one(
+    mark: str, cli: Any, tmp_path: Path, lake_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cut at each byte, as a killed writer leaves it; and then it goes on. Also where blocks end in any place."""
+    from dreamlake.integrations import tables
+
+    whole = f'{mark}step,text\n10,"a ""b""\r\nc,"\r\n20,é5" d\n30,"\n"\n40,\n'.encode()
+    rows = [{"step": 10, "text": 'a "b"\r\nc,'}, {"step": 20, "text": 'é5" d'}, {"step": 30, "text": "\n"}]
+    rows += [{"step": 40}]
+    file = tmp_path / "a.csv"
+    ends = [whole.index(end) + len(end) for end in (b'c,"\r', b"d\n", b'"\n"\n', b"40,\n")]
+    for stop in range(len(mark.encode()) + len("step,text"), len(whole) + 1):
+        for block in (1, 2, 5):
+            with monkeypatch.context() as patch:
+                file.write_bytes(whole[:stop])
+                patch.setattr(tables, "BLOCK", block)
+                end, _ = tables._end_of_rows(str(file), ",")
+            assert end == max([0, *(at for at in (whole.index(b"\n") + 1, *ends, ends[0] + 1) if at <= stop)]), stop
+        status, out, _ = cli("import", "csv", file, "--path", lake_dir, "--name", f"{stop}")
+        there = sum(end <= stop for end in ends)
+        if there:
+            assert without_ts(points(lake_dir, f"{stop}", "a")) == rows[:there]
+        left = f"{stop - end:,} bytes from byte {end:,} on are left out"
+        assert status == 0 or whole[:stop].endswith((b"\r", b"\n"))
+        assert (left in out or status == 1) == (stop > end)
+        file.write_bytes(whole)
+        ok(cli("import", "csv", file, "--path", lake_dir, "--name", f"{stop}"))
+        assert without_ts(points(lake_dir, f"{stop}", "a")) == rows
+
+
+def test_a_csv_row_without_its_line_end_is_told(cli: Any, tmp_path: Path, lake_dir: Path) -> None:
+    file = tmp_path / "a.csv"
+    file.write_text("step,loss\n0,0.5\n1,0.2")
+    out = ok(cli("import", "csv", file, "--path", lake_dir))
+    assert "the last row has no line end (yet): add one if it is whole; 5 bytes from byte 16 on are left out" in out
+    file.write_text("step,loss\n0,0.5\n1,0.25\n2,0.125\n")
+    assert "2 new" in ok(cli("import", "csv", file, "--path", lake_dir))
+    assert [row["loss"] for row in points(lake_dir, "a", "a")] == [0.5, 0.25, 0.125]
+    file.write_text('step,loss\n0,0.5\n1,0.25\n2,0.125\n3,"0\n4,0\n')
+    status, _, err = cli("import", "csv", file, "--path", lake_dir)
+    assert (status, "a.csv is damaged: 9 bytes from byte 31 on are left out" in err) == (1, True)
+
+
+def test_fields_that_came_to_a_point_since_are_told(cli: Any, tmp_path: Path, lake_dir: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_text('{"x": 1}\n{"x": 2}\n')
+    ok(cli("import", "jsonl", file, "--path", lake_dir))
+    file.write_text(json.dumps({"x": 1}) + "\n" + json.dumps({"x": 2, "y": 3, "z": None, "long": "a" * 2**21}) + "\n")
+    out = ok(cli("import", "jsonl", file, "--path", lake_dir))
+    assert "point 1 in" in out
+    assert "has fields now that it had not when it was imported: 'y'; points that are here stay as they are" in out
+    assert without_ts(points(lake_dir, "a", "a")) == [{"x": 1}, {"x": 2}]
 
 
 def test_a_damaged_line_ends_the_file(cli: Any, tmp_path: Path, lake_dir: Path) -> None:

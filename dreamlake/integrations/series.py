@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from dreamlake.engine.batch import append_batch
@@ -62,7 +63,7 @@ class Series:
                 self.have, self._newest = place + stop - start, stop - 1
 
     def check_same(self, ts: float | None, fields: dict[str, Any]) -> None:
-        """Refuse a source whose point at the place of the newest one that is stored is another."""
+        """Refuse a source whose point at the place of the newest one that is stored is another; tell of new fields."""
         stored = self._view.read(self._newest, 1)["data"][0]["data"]
         stored_ts = stored.pop("_ts")
         if (ts is not None and ts != stored_ts) or not all(alike(fields.get(name), stored[name]) for name in stored):
@@ -70,6 +71,14 @@ class Series:
                 f"point {self.have - 1:,} of {self.name!r} in {self.part or self._told.source} is not the one that was "
                 f"imported into {self._told.run}: the source was replaced, or something else wrote to the session; "
                 "import it under another --name"
+            )
+        more = [name for name, value in fields.items() if name not in stored and value is not None]
+        added = self._fitting({name: fields[name] for name in more}, Counter())
+        if added:
+            self._told.notes.append(
+                f"{self.name}: point {self.have - 1:,} in {self.part or self._told.source} has fields now that it had "
+                f"not when it was imported: {', '.join(map(repr, added))}; points that are here stay as they are, so "
+                "import it under another --name to have them"
             )
 
     def stored_keys(self) -> list[Key]:
@@ -117,15 +126,15 @@ class Series:
         try:
             result = append_batch(writer, track, rows, merge=False)
         except (TypeError, ValueError):
-            result = append_batch(writer, track, [self._fitting(row) for row in rows], merge=False)
+            result = append_batch(writer, track, [self._fitting(row, self._told.left_out) for row in rows], merge=False)
         if result["startIndex"] is None:
             self._session.flush()
             raise OSError(f"the points of {self.name!r} could not be written; import again")
         if (result["startIndex"], result["endIndex"]) != (self.total, self.total + len(rows)):
             raise ImportRefused(f"something else writes to {self.name!r} of {self._told.run} meanwhile; import again")
 
-    def _fitting(self, row: dict[str, Any]) -> dict[str, Any]:
-        """The point without the fields that no point may hold; the point itself keeps its place."""
+    def _fitting(self, row: dict[str, Any], left_out: Counter[str]) -> dict[str, Any]:
+        """The point without the fields that no point may hold, which are counted; the point itself keeps its place."""
         from dreamlake.format.point import take, take_value
 
         kept: dict[str, Any] = {}
@@ -135,7 +144,7 @@ class Series:
                 sizes[name] = take_value(name, value)[1]
                 kept[name] = value
             except (TypeError, ValueError):
-                self._told.left_out["values too large for a point"] += 1
+                left_out["values too large for a point"] += 1
         while True:
             try:
                 take({name: value for name, value in kept.items() if name != "_ts"})
@@ -143,7 +152,7 @@ class Series:
             except ValueError:
                 largest = max((name for name in kept if name != "_ts"), key=lambda name: sizes[name])
                 del kept[largest]
-                self._told.left_out["values too large for a point"] += 1
+                left_out["values too large for a point"] += 1
 
 
 def key_of(ts: float, step: int, value: float) -> Key:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from functools import partial
-from typing import Any
+from typing import Any, BinaryIO
 
 from dreamlake.integrations.intake import Intake
 from dreamlake.integrations.names import field_name, track_name
@@ -262,12 +262,15 @@ TRUTH = r"^(true|false|True|False|TRUE|FALSE)$"
 def _csv_rows(file: str, intake: Intake) -> Iterator[tuple[dict[str, Any], int]]:
     """The rows, each column of the narrowest type that all of its values have; an empty cell is an absent field.
 
-    The file is read twice: once to see the types, which a guess from its beginning would get wrong.
+    The file is read three times: to see where its last whole row ends, to see the types, which a guess from its
+    beginning would get wrong, and for the values. What is appended meanwhile is left for the next import.
     """
-    makers = _types(file)
+    separator, names = _header(file)
+    stop, quoted = _end_of_rows(file, separator)
+    makers = _types(file, separator, names, stop)
     wrong: list[Any] = []
     taken = 0
-    for batch in _batches(file, wrong):
+    for batch in _batches(file, separator, names, stop, wrong):
         names = batch.schema.names
         size = batch.nbytes // max(1, batch.num_rows)
         taken += batch.num_rows
@@ -284,9 +287,58 @@ def _csv_rows(file: str, intake: Intake) -> Iterator[tuple[dict[str, Any], int]]
             intake.note(f"{file}: {example}")
         else:
             intake.damaged(f"{file}: none of its {len(wrong):,} rows could be imported: {example}")
+    _tell_rest(intake, file, stop, quoted)
 
 
-def _types(file: str) -> dict[str, Callable[[str | None], Any]]:
+def _tell_rest(intake: Intake, file: str, stop: int, quoted: bool) -> None:
+    """Say what a file has behind its last whole row, if anything."""
+    with open(file, "rb") as stream:
+        size = stream.seek(0, os.SEEK_END)
+        if size <= stop:
+            return
+        stream.seek(-1, os.SEEK_END)
+        whole_line = stream.read(1) in b"\r\n"
+    if not quoted:
+        what = "the last row has no line end (yet): add one if it is whole"
+    else:
+        what = "the last row has a quote that is not closed (yet)"
+    tell_torn(intake, file, Torn(stop, damaged=quoted and whole_line), what)
+
+
+def _end_of_rows(file: str, separator: str) -> tuple[int, bool]:
+    """Where the last row ends that has its line end, in bytes, and whether a quote is open at the end of the file.
+
+    A row without one may be cut anywhere, and look whole: ``2,0.1`` may become ``2,0.1234``.
+    """
+    opens = frozenset(b"\r\n" + separator.encode())
+    stop = start = 0
+    quoted = False
+    before, closed = ord("\n"), -1  # the byte before a block, and the place of the quote that closed the last text
+    with open(file, "rb") as stream:
+        if stream.read(3) != b"\xef\xbb\xbf":
+            stream.seek(0)
+        start = stream.tell()
+        while block := stream.read(BLOCK):
+            at = 0
+            while True:
+                quote = block.find(b'"', at)
+                if not quoted:
+                    until = len(block) if quote < 0 else quote
+                    last = max(block.rfind(b"\n", at, until), block.rfind(b"\r", at, until))
+                    stop = stop if last < 0 else start + last + 1
+                if quote < 0:
+                    break
+                # Of two quotes, which stand for one, the second opens again what the first has closed.
+                if quoted:
+                    quoted, closed = False, start + quote
+                elif closed == start + quote - 1 or (block[quote - 1] if quote else before) in opens:
+                    quoted = True
+                at = quote + 1
+            start, before = start + len(block), block[-1]
+    return stop, quoted
+
+
+def _types(file: str, separator: str, columns: list[str], stop: int) -> dict[str, Callable[[str | None], Any]]:
     import pyarrow.compute as pc
 
     tests: dict[Callable[[str | None], Any], Callable[[Any], Any]] = {
@@ -298,7 +350,7 @@ def _types(file: str) -> dict[str, Callable[[str | None], Any]]:
         _truth: lambda texts: pc.all(pc.match_substring_regex(texts, TRUTH)),
     }
     left: dict[str, list[Any]] = {}
-    for batch in _batches(file, []):
+    for batch in _batches(file, separator, columns, stop, []):
         for name, column in zip(batch.schema.names, batch.columns, strict=True):
             texts = column.drop_null()
             maybe = left.setdefault(name, list(tests))
@@ -323,35 +375,55 @@ def _text(text: str | None) -> str | None:
     return text
 
 
-def _batches(file: str, wrong: list[Any]) -> Iterator[Any]:
-    """A CSV file in batches of columns of text."""
+class _Beginning:
+    """The first `left` bytes of a file, as a file."""
+
+    closed = False
+
+    def __init__(self, stream: BinaryIO, left: int) -> None:
+        self._stream = stream
+        self._left = left
+
+    def read(self, size: int) -> bytes:
+        data = self._stream.read(min(size, self._left))
+        self._left -= len(data)
+        return data
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def _batches(file: str, separator: str, names: list[str], stop: int, wrong: list[Any]) -> Iterator[Any]:
+    """The first `stop` bytes of a CSV file in batches of columns of text; none where there are no bytes."""
     import pyarrow as pa
     from pyarrow import csv
 
-    separator, names = _header(file)
     double = sorted({name for name in names if names.count(name) > 1})
     if double:
         raise ImportRefused(f"{file} has several columns {double[0]!r}; rename all but one")
+    if not stop:  # the row of names is not whole
+        return
 
     def skip(row: Any) -> str:
         wrong.append(row)
         return "skip"
 
     try:
-        reader = csv.open_csv(
-            file,
-            read_options=csv.ReadOptions(block_size=BLOCK, use_threads=False),
-            parse_options=csv.ParseOptions(delimiter=separator, newlines_in_values=True, invalid_row_handler=skip),
-            convert_options=csv.ConvertOptions(
-                column_types=dict.fromkeys(names, pa.string()),
-                null_values=[""],
-                strings_can_be_null=True,
-                quoted_strings_can_be_null=False,
-            ),
-        )
-        if reader.schema.names != names:  # they would get types by a guess
-            raise ImportRefused(f"{file} has names of columns that cannot be read as CSV; rename {names[:9]}")
-        yield from reader
+        with open(file, "rb") as stream:
+            reader = csv.open_csv(
+                _Beginning(stream, stop),
+                read_options=csv.ReadOptions(block_size=BLOCK, use_threads=False),
+                parse_options=csv.ParseOptions(delimiter=separator, newlines_in_values=True, invalid_row_handler=skip),
+                convert_options=csv.ConvertOptions(
+                    column_types=dict.fromkeys(names, pa.string()),
+                    null_values=[""],
+                    strings_can_be_null=True,
+                    quoted_strings_can_be_null=False,
+                ),
+            )
+            if reader.schema.names != names:  # they would get types by a guess
+                raise ImportRefused(f"{file} has names of columns that cannot be read as CSV; rename {names[:9]}")
+            yield from reader
     except (pa.ArrowInvalid, UnicodeDecodeError) as error:
         raise ImportRefused(f"{file} cannot be read as CSV: {error}") from error
 

@@ -26,10 +26,10 @@ class Torn(Exception):
         super().__init__(place, damaged)
 
 
-def tell_torn(intake: Intake, file: str, torn: Torn) -> None:
-    """Say how much of a file is left out."""
+def tell_torn(intake: Intake, file: str, torn: Torn, what: str = "the last record is not all there (yet)") -> None:
+    """Say how much of a file is left out, and `what` it ends in where it is not damaged."""
     left = f"{max(os.path.getsize(file) - torn.place, 0):,} bytes from byte {torn.place:,} on are left out"
     if torn.damaged:
         intake.damaged(f"{file} is damaged: {left}")
     else:
-        intake.note(f"{file}: the last record is not all there (yet); {left}")
+        intake.note(f"{file}: {what}; {left}")
