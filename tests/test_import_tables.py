@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import math
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, time, timedelta, timezone
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -490,12 +491,51 @@ def test_a_value_too_large_for_a_point_leaves_the_point(cli: Any, tmp_path: Path
     ]
     rows[2]["more"] = [1.23456789012345] * 40_000
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert "2 values too large for a point" in ok(cli("import", "jsonl", tmp_path / "a.jsonl", "--path", lake_dir))
+    out = ok(cli("import", "jsonl", tmp_path / "a.jsonl", "--path", lake_dir))
+    assert out.count("(would make a point larger than 1 MB)") == 2
+    assert "1 values of 'text' (would" in out
     got = points(lake_dir, "a", "a")
     assert [row["x"] for row in got] == [0, 1, 2, 3]
     assert "text" not in got[1]
     assert ("list" in got[2]) != ("more" in got[2])
     assert "nothing new" in ok(cli("import", "jsonl", tmp_path / "a.jsonl", "--path", lake_dir))
+
+
+def test_columns_that_cannot_be_stored_are_told_by_name_and_type(cli: Any, tmp_path: Path, lake_dir: Path) -> None:
+    nanos = pa.array([1_700_000_000_123_456_789, 1_700_000_000_123_456_000, None], pa.timestamp("ns"))
+    table = {
+        "step": [0, 1, 2],
+        "day": [date(2026, 1, 2)] * 3,
+        "price": [Decimal("1.25"), None, Decimal("2.5")],
+        "took": [timedelta(seconds=3)] * 3,
+        "clock": [time(1, 2, 3)] * 3,
+        "at": nanos,
+        "note": ["a longer text that matters"] * 3,
+    }
+    pq.write_table(pa.table(table), tmp_path / "t.parquet")
+    out = ok(cli("import", "parquet", tmp_path / "t.parquet", "--path", lake_dir))
+    assert "3 values of 'day' (a value of type datetime.date cannot be stored; store " in out
+    assert "2 values of 'price' (a value of type decimal.Decimal cannot be stored; store float(value), or" in out
+    assert "3 values of 'took' (a value of type datetime.timedelta cannot be stored; store " in out
+    assert "3 values of 'clock' (a value of type datetime.time cannot be stored; store " in out
+    assert out.count("nanoseconds, which would be lost") == 1
+    assert "larger than" not in out
+    rows = without_ts(points(lake_dir, "t", "t"))
+    assert [row.pop("at", None) for row in rows] == [None, datetime(2023, 11, 14, 22, 13, 20, 123456), None]
+    assert rows == [{"step": step, "note": "a longer text that matters"} for step in range(3)]
+
+
+def test_only_the_value_that_cannot_be_stored_is_left_out(cli: Any, tmp_path: Path, lake_dir: Path) -> None:
+    lines = ['{"\\ud800": "x", "loss": 1, "notes": "a longer text"}', '{"loss": 2, "notes": "\\ud800", "deep": %s}']
+    (tmp_path / "a.jsonl").write_text("\n".join(lines) % ("[" * 70 + "]" * 70) + "\n")
+    out = ok(cli("import", "jsonl", tmp_path / "a.jsonl", "--path", lake_dir))
+    assert "1 values of 'notes' (a string holds a lone surrogate, which has no UTF-8 form)" in out
+    assert "1 values of 'deep' (lists and dicts are nested more than 64 deep" in out
+    assert without_ts(points(lake_dir, "a", "a")) == [{"?": "x", "loss": 1, "notes": "a longer text"}, {"loss": 2}]
+    (tmp_path / "b.jsonl").write_text("".join(f'{{"x": {n}, "f{n}": "\\ud800"}}\n' for n in range(100)))
+    out = ok(cli("import", "jsonl", tmp_path / "b.jsonl", "--path", lake_dir))
+    assert (out.count("lone surrogate"), "80 values of other fields of 'b' that cannot be stored" in out) == (20, True)
+    assert len(points(lake_dir, "b", "b")) == 100
 
 
 def test_files_of_one_name_are_not_mixed(cli: Any, tmp_path: Path, lake_dir: Path) -> None:

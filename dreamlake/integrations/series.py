@@ -14,6 +14,9 @@ from dreamlake.session import Session
 #: What `add_missing` compares of a point: time, step and value, with a text for NaN, which is unequal to itself.
 Key = tuple[float, int, float | str]
 
+#: Fields of which it is said why their values are left out; a file may have any number of keys.
+MOST_REASONS = 20
+
 
 class Series:
     """See the module.
@@ -46,6 +49,7 @@ class Series:
         #: From this index on, points are of this part, from this place in it on.
         self._origins = [(int(start), str(part), int(place)) for start, part, place in mark.get("parts", [])]
         self._newest = -1
+        self._reasons: dict[str, str] = {}
         if self.total and not self._origins and not force:
             raise ImportRefused(
                 f"the track {name!r} of {told.run} has {self.total:,} points that no import has brought; "
@@ -135,24 +139,39 @@ class Series:
 
     def _fitting(self, row: dict[str, Any], left_out: Counter[str]) -> dict[str, Any]:
         """The point without the fields that no point may hold, which are counted; the point itself keeps its place."""
-        from dreamlake.format.point import take, take_value
+        from dreamlake.format.foreign import too_large
+        from dreamlake.format.point import take, take_name, take_value
 
         kept: dict[str, Any] = {}
         sizes: dict[str, int] = {}
         for name, value in row.items():
             try:
+                if name != "_ts":
+                    take_name(name)
                 sizes[name] = take_value(name, value)[1]
                 kept[name] = value
-            except (TypeError, ValueError):
-                left_out["values too large for a point"] += 1
+            except (TypeError, ValueError) as error:
+                left_out[self._reason(name, error)] += 1
         while True:
             try:
                 take({name: value for name, value in kept.items() if name != "_ts"})
                 return kept
-            except ValueError:
+            except ValueError:  # only their sum is too much
                 largest = max((name for name in kept if name != "_ts"), key=lambda name: sizes[name])
                 del kept[largest]
-                left_out["values too large for a point"] += 1
+                left_out[self._reason(largest, too_large(largest))] += 1
+
+    def _reason(self, name: str, error: Exception) -> str:
+        """What is said of the values of a field that cannot be stored: why the first of them cannot."""
+        from dreamlake.format.foreign import too_large
+
+        if str(error) == str(too_large(name)):
+            why = "would make a point larger than 1 MB"
+        else:
+            why = str(error).removeprefix(f"field {name!r}: ")
+        if name not in self._reasons and len(self._reasons) >= MOST_REASONS:
+            return f"values of other fields of {self.name!r} that cannot be stored"
+        return f"values of {name!r} ({self._reasons.setdefault(name, why)})"
 
 
 def key_of(ts: float, step: int, value: float) -> Key:

@@ -99,7 +99,7 @@ def _pour(intake: Intake, kind: str, files: dict[str, str], time: str | None) ->
 
 
 def _fields(row: dict[str, Any]) -> dict[str, Any]:
-    return {field_name(key) if key[:1] == "_" else key: value for key, value in row.items()}
+    return {field_name(key): value for key, value in row.items()}
 
 
 def _time_of(row: dict[str, Any], time: str | None, file: str) -> float | None:
@@ -207,8 +207,15 @@ def _python_values(name: str, column: pa.Array, intake: Intake) -> list[Any]:
             values.append(_python_value(scalar))
         except (ValueError, OverflowError):
             values.append(None)
-            intake.leave_out(f"values of the column {name!r}, of type {column.type}, that Python has no form for")
+            why = "have nanoseconds, which would be lost: round them to microseconds"
+            if not _has_nanoseconds(scalar):
+                why = "Python has no form for: cast them, to text for instance"
+            intake.leave_out(f"values of the column {name!r}, of type {column.type}, that {why}")
     return values
+
+
+def _has_nanoseconds(scalar: pa.Scalar[Any]) -> bool:
+    return getattr(scalar.type, "unit", "") == "ns" and scalar.value % 1000 != 0
 
 
 def _python_value(scalar: pa.Scalar[Any]) -> Any:
