@@ -405,6 +405,54 @@ def test_a_column_that_becomes_text_later_does_not_matter(cli: Any, tmp_path: Pa
     assert [row["x"] for row in points(lake_dir, "a", "a")] == [1, 2, "three"]
 
 
+def test_other_forms_of_a_value_are_the_same_where_its_column_becomes_text(
+    cli: Any, tmp_path: Path, lake_dir: Path
+) -> None:
+    """A text is compared by what it says, since the newest point was stored as a number or a truth value."""
+    file = tmp_path / "a.csv"
+    head, row = "whole,number,nothing,flag,large,code\n", "-0,0.250,NAN,TRUE,9007199254740993,7\n"
+    file.write_text(head + row)
+    ok(cli("import", "csv", file, "--path", lake_dir))
+    file.write_text(head + row + ",".join(["text"] * 6) + "\n")
+    assert "1 new" in ok(cli("import", "csv", file, "--path", lake_dir))
+    first = without_ts(points(lake_dir, "a", "a"))[0]
+    expected = {"whole": 0, "number": 0.25, "nothing": math.nan, "flag": True, "large": 2**53 + 1, "code": 7}
+    assert same(first, expected)
+    for other in ("1,0.250,NAN,TRUE", "0,0.251,NAN,TRUE", "0,0.250,0,TRUE", "0,0.250,NAN,False", "0,text,NAN,TRUE"):
+        file.write_text(head + row)
+        ok(cli("import", "csv", file, "--path", lake_dir / other))
+        file.write_text(head + f"{other},9007199254740993,7\n" + ",".join(["text"] * 6) + "\n")
+        status, _, err = cli("import", "csv", file, "--path", lake_dir / other)
+        assert (status, "was replaced" in err) == (2, True), other
+
+
+@pytest.mark.parametrize(("more", "refused"), [("2,0.5,x\n", False), ("", True)])
+def test_a_csv_file_that_changes_while_it_is_read(
+    more: str, refused: bool, cli: Any, tmp_path: Path, lake_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows that come meanwhile, of other types even, are for the next import; a file that is another one is refused."""
+    from dreamlake.integrations import tables
+
+    file = tmp_path / "a.csv"
+    file.write_text("step,loss,n\n1,2,3\n")
+    types = tables._types
+
+    def change(*args: Any) -> Any:
+        found = types(*args)
+        file.write_text(file.read_text() + more if more else "step,loss,n\n1,x,3\n")
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tables, "_types", change)
+        status, out, err = cli("import", "csv", file, "--path", lake_dir)
+    if refused:
+        assert (status, "was changed while it was read" in err) == (2, True)
+    else:
+        assert (status, out) == (0, "imported/a: 1 point in 1 track, all new\n")
+        assert "1 new" in ok(cli("import", "csv", file, "--path", lake_dir))
+        assert [row["n"] for row in points(lake_dir, "a", "a")] == [3, "x"]
+
+
 def test_a_torn_last_line_is_left_until_it_is_whole(cli: Any, tmp_path: Path, lake_dir: Path) -> None:
     file = tmp_path / "a.jsonl"
     file.write_text('{"x": 1}\n{"x": NaN, "y": [1, 2')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
 from typing import Any
 
 from dreamlake.engine.batch import append_batch
@@ -70,7 +71,8 @@ class Series:
         """Refuse a source whose point at the place of the newest one that is stored is another; tell of new fields."""
         stored = self._view.read(self._newest, 1)["data"][0]["data"]
         stored_ts = stored.pop("_ts")
-        if (ts is not None and ts != stored_ts) or not all(alike(fields.get(name), stored[name]) for name in stored):
+        same = all(alike(fields.get(name), stored[name]) or _says(fields.get(name), stored[name]) for name in stored)
+        if (ts is not None and ts != stored_ts) or not same:
             raise ImportRefused(
                 f"point {self.have - 1:,} of {self.name!r} in {self.part or self._told.source} is not the one that was "
                 f"imported into {self._told.run}: the source was replaced, or something else wrote to the session; "
@@ -186,3 +188,15 @@ def alike(one: Any, other: Any) -> bool:
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(alike(one[key], other[key]) for key in one)
     return bool(one == other) or str(one) == str(other)
+
+
+def _says(text: Any, value: Any) -> bool:
+    """Whether a text is another form of this value, as 0.250 is of 0.25: a column of CSV may become one of texts."""
+    if not isinstance(text, str):
+        return False
+    if isinstance(value, bool):
+        return text.lower() == str(value).lower()
+    if isinstance(value, (int, float)):
+        with suppress(ValueError):
+            return alike(type(value)(text), value)
+    return False

@@ -273,7 +273,7 @@ def _csv_rows(file: str, intake: Intake) -> Iterator[tuple[dict[str, Any], int]]
     beginning would get wrong, and for the values. What is appended meanwhile is left for the next import.
     """
     separator, names = _header(file)
-    stop, quoted = _end_of_rows(file, separator)
+    stop, rest = _end_of_rows(file, separator)
     makers = _types(file, separator, names, stop)
     wrong: list[Any] = []
     taken = 0
@@ -281,10 +281,13 @@ def _csv_rows(file: str, intake: Intake) -> Iterator[tuple[dict[str, Any], int]]
         names = batch.schema.names
         size = batch.nbytes // max(1, batch.num_rows)
         taken += batch.num_rows
-        columns = [
-            [makers[name](text) for text in column.to_pylist()]
-            for name, column in zip(names, batch.columns, strict=True)
-        ]
+        try:
+            columns = [
+                [makers[name](text) for text in column.to_pylist()]
+                for name, column in zip(names, batch.columns, strict=True)
+            ]
+        except ValueError as error:
+            raise ImportRefused(f"{file} was changed while it was read ({error}); import again") from error
         for values in zip(*columns, strict=True):
             yield {name: value for name, value in zip(names, values, strict=True) if value is not None}, size
     if wrong:
@@ -294,26 +297,13 @@ def _csv_rows(file: str, intake: Intake) -> Iterator[tuple[dict[str, Any], int]]
             intake.note(f"{file}: {example}")
         else:
             intake.damaged(f"{file}: none of its {len(wrong):,} rows could be imported: {example}")
-    _tell_rest(intake, file, stop, quoted)
+    if rest is not None:
+        what, damaged = rest
+        tell_torn(intake, file, Torn(stop, damaged), what)
 
 
-def _tell_rest(intake: Intake, file: str, stop: int, quoted: bool) -> None:
-    """Say what a file has behind its last whole row, if anything."""
-    with open(file, "rb") as stream:
-        size = stream.seek(0, os.SEEK_END)
-        if size <= stop:
-            return
-        stream.seek(-1, os.SEEK_END)
-        whole_line = stream.read(1) in b"\r\n"
-    if not quoted:
-        what = "the last row has no line end (yet): add one if it is whole"
-    else:
-        what = "the last row has a quote that is not closed (yet)"
-    tell_torn(intake, file, Torn(stop, damaged=quoted and whole_line), what)
-
-
-def _end_of_rows(file: str, separator: str) -> tuple[int, bool]:
-    """Where the last row ends that has its line end, in bytes, and whether a quote is open at the end of the file.
+def _end_of_rows(file: str, separator: str) -> tuple[int, tuple[str, bool] | None]:
+    """Where the last row ends that has its line end, in bytes; and what is behind it, if anything, and if it is damage.
 
     A row without one may be cut anywhere, and look whole: ``2,0.1`` may become ``2,0.1234``.
     """
@@ -342,7 +332,11 @@ def _end_of_rows(file: str, separator: str) -> tuple[int, bool]:
                     quoted = True
                 at = quote + 1
             start, before = start + len(block), block[-1]
-    return stop, quoted
+    if stop == start:
+        return stop, None
+    if quoted:
+        return stop, ("the last row has a quote that is not closed (yet)", before in b"\r\n")
+    return stop, ("the last row has no line end (yet): add one if it is whole", False)
 
 
 def _types(file: str, separator: str, columns: list[str], stop: int) -> dict[str, Callable[[str | None], Any]]:
