@@ -229,6 +229,26 @@ def test_columns_of_a_csv_file_have_the_type_of_all_their_values(cli: Any, tmp_p
     assert "nothing new" in ok(cli("import", "csv", file, "--path", lake_dir))
 
 
+def test_numbers_of_a_csv_file_that_no_double_holds(cli: Any, tmp_path: Path, lake_dir: Path) -> None:
+    """Whole ones stay whole beside others, as an exported track had them; what is beyond doubles stays text."""
+    rows = [{"n": 2**53 + 1, "_ts": 1.0}, {"n": 0.5, "_ts": 2.0}, {"n": 1 - 2**63, "_ts": 3.0}]
+    with Session("run", "w", lake_dir) as session:
+        session.track("t").append_batch(rows)
+    ok(cli("export", "w/run", "t", "-o", tmp_path / "t.csv", "--path", lake_dir))
+    ok(cli("import", "csv", tmp_path / "t.csv", "--path", lake_dir))
+    assert all(map(same, points(lake_dir, "t", "t"), rows))
+    cells = ["0.5", "1e400", "-1e400", "inf", "-Infinity", "1e-400", "9" * 400, "9" * 700, "+9007199254740993", "1e22"]
+    cells += ["9" * 700 + ".5", "9007199254740992", "9007199254740993.", "NaN"]
+    (tmp_path / "a.csv").write_text("".join(f"{cell}\n" for cell in ["x", *cells]))
+    (tmp_path / "b.csv").write_text("".join(f"{cell}\n" for cell in ["x", "9" * 400, "9" * 5000]))
+    ok(cli("import", "csv", tmp_path, "--path", lake_dir, "--name", "odd"))
+    expected: list[Any] = [0.5, "1e400", "-1e400", math.inf, -math.inf, 0.0, 10**400 - 1, "9" * 700, 2**53 + 1, 1e22]
+    expected += ["9" * 700 + ".5", 2.0**53, 2.0**53, math.nan]
+    assert same([point["x"] for point in points(lake_dir, "odd", "a")], expected)
+    assert [point["x"] for point in points(lake_dir, "odd", "b")] == [10**400 - 1, "9" * 5000]
+    assert "nothing new" in ok(cli("import", "csv", tmp_path, "--path", lake_dir, "--name", "odd"))
+
+
 def test_csv_files_of_several_kinds(cli: Any, tmp_path: Path, lake_dir: Path) -> None:
     """A mark of its encoding, semicolons, tabs, quotes with lines in them, an empty text beside an absent one."""
     (tmp_path / "bom.csv").write_text('\ufeffstep,"a b"\r\n1,"x\ny"\r\n2,""\r\n3,\r\n', encoding="utf-8", newline="")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -260,6 +261,8 @@ def _decoded(value: Any) -> Any:
 # ------------------------------------------------------------------------------------------------ CSV
 
 SEPARATORS = ",;\t"
+#: Digits of a whole number that every process can read, however few its limit for that may be.
+MOST_DIGITS = 640
 WHOLE = r"^-?(0|[1-9][0-9]*)$"
 NUMBER = r"^([+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|[+-]?(nan|NaN|NAN|inf|Inf|INF|Infinity|infinity))$"
 LEADING_ZERO = r"^[+-]?0[0-9]"
@@ -343,7 +346,9 @@ def _types(file: str, separator: str, columns: list[str], stop: int) -> dict[str
     import pyarrow.compute as pc
 
     tests: dict[Callable[[str | None], Any], Callable[[Any], Any]] = {
-        _whole: lambda texts: pc.all(pc.match_substring_regex(texts, WHOLE)),
+        _whole: lambda texts: pc.and_(
+            pc.all(pc.match_substring_regex(texts, WHOLE)), pc.less_equal(pc.max(pc.binary_length(texts)), MOST_DIGITS)
+        ),
         _number: lambda texts: pc.and_(
             pc.all(pc.match_substring_regex(texts, NUMBER)),
             pc.invert(pc.any(pc.match_substring_regex(texts, LEADING_ZERO))),
@@ -364,8 +369,18 @@ def _whole(text: str | None) -> int | None:
     return None if text is None else int(text)
 
 
-def _number(text: str | None) -> float | None:
-    return None if text is None else float(text)
+def _number(text: str | None) -> float | int | str | None:
+    """A double; a whole number that is none stays whole, and a number beyond all doubles stays text."""
+    if text is None:
+        return None
+    value = float(text)
+    if abs(value) < 2**53:
+        return value
+    if text[-1] in "nNfFyY":  # nan, inf, infinity
+        return value
+    if text.lstrip("+-").isdigit() and len(text) <= MOST_DIGITS:
+        return value if value == int(text) else int(text)
+    return text if math.isinf(value) else value
 
 
 def _truth(text: str | None) -> bool | None:
