@@ -370,6 +370,38 @@ def test_times_come_from_a_column(cli: Any, tmp_path: Path, lake_dir: Path) -> N
         assert (status, "time" in err) == (2, True)
 
 
+def test_times_that_are_not_finite_are_told(cli: Any, tmp_path: Path, lake_dir: Path) -> None:
+    """The points are kept, at the time of the import; and they are found again."""
+    file = tmp_path / "a.jsonl"
+    times = ("5", "NaN", "-Infinity", "1" + "0" * 400)
+    file.write_text("".join(f'{{"_ts": {ts}, "x": {x}}}\n' for x, ts in enumerate(times, 1)))
+    before = datetime.now(UTC).timestamp()
+    out = ok(cli("import", "jsonl", file, "--path", lake_dir))
+    assert "left out: 3 times that are not finite; these points have the time of the import\n" in out
+    first, *others = points(lake_dir, "a", "a")
+    assert (first["_ts"], [row["x"] for row in others]) == (5.0, [2, 3, 4])
+    assert all(row["_ts"] >= before for row in others)
+    assert "nothing new" in ok(cli("import", "jsonl", file, "--path", lake_dir))
+
+
+def test_times_without_a_zone_are_utc_on_every_machine(cli: Any, tmp_path: Path, lake_dir: Path) -> None:
+    moment = datetime(2026, 7, 2, 3, 4, 5)
+    (tmp_path / "a.csv").write_text(f"at,x\n{moment},1\n{moment}+02:00,2\n")
+    for unit in ("ms", "us", "ns"):
+        pq.write_table(pa.table({"at": pa.array([moment], pa.timestamp(unit))}), tmp_path / f"{unit}.parquet")
+    code = """
+    import sys
+    from dreamlake.cli import main
+    for kind in ("csv", "parquet"):
+        assert main(["import", kind, sys.argv[1], "--path", sys.argv[2], "--name", kind, "--time", "at"]) == 0
+    """
+    for zone in ("America/New_York", "Asia/Tokyo"):
+        run_python(code, tmp_path, lake_dir, TZ=zone)
+    seconds = moment.replace(tzinfo=UTC).timestamp()
+    assert [row["_ts"] for row in points(lake_dir, "csv", "a")] == [seconds, seconds - 7200]
+    assert [points(lake_dir, "parquet", unit)[0]["_ts"] for unit in ("ms", "us", "ns")] == [seconds] * 3
+
+
 def test_reserved_names_get_another(cli: Any, tmp_path: Path, lake_dir: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"_step": 1, "_index": 5, "": 2, "__x": 3, "_ts": 4}\n')
     ok(cli("import", "jsonl", tmp_path / "a.jsonl", "--path", lake_dir))

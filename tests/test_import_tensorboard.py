@@ -107,6 +107,17 @@ def test_points_of_one_time_stay_several(tmp_path: Path, lake_dir: Path) -> None
     assert len(stored(lake_dir, "logs", "t")) == 21_007
 
 
+def test_wall_times_that_are_not_finite_are_told(tmp_path: Path, lake_dir: Path) -> None:
+    write(tmp_path / "logs", {"t": [(7.0, 0, 1.0), (math.inf, 1, 2.0), (math.nan, 2, 3.0)]})
+    before = time.time()
+    told = take(tmp_path / "logs", lake_dir)[0]
+    assert told.left_out == {"times that are not finite; these points have the time of the import": 2}
+    first, *others = stored(lake_dir, "logs", "t")
+    assert (first, [other[1:] for other in others]) == ((7.0, 0, 1.0), [(1, 2.0), (2, 3.0)])
+    assert all(other[0] >= before for other in others)
+    assert take(tmp_path / "logs", lake_dir)[0].points == 0
+
+
 def test_what_pytorch_and_keras_write(tmp_path: Path, lake_dir: Path) -> None:
     """Histograms, text, hyperparameters, tensors; images, sounds and graphs are counted."""
     import numpy as np

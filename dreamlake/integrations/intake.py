@@ -67,7 +67,7 @@ class Intake:
         ----------
         ts
             Its time in the source. It is kept as it is: several points of one time stay several. None where the source
-            knows none: it is that of the import then.
+            knows none: it is that of the import then, as where it is not finite, which is told.
         tag
             What the source calls the track, where that is no name of one.
         weight
@@ -77,7 +77,10 @@ class Intake:
         if series.part != self._part:
             series.enter(self._part)
         series.seen += 1
-        ts = None if ts is None else self._time(ts)
+        if ts is not None and not math.isfinite(ts):
+            self.leave_out("times that are not finite; these points have the time of the import")
+            ts = None
+        ts = None if ts is None else _own_time(ts)
         if series.seen > series.have:
             self._put(series, ts, fields, weight)
         elif series.seen == series.have:
@@ -88,7 +91,7 @@ class Intake:
         series = self._series(track, tag)
         series.enter(self._part)
         stored = series.stored_keys()
-        keys = [key_of(self._time(ts), step, value) for ts, step, value in points]
+        keys = [key_of(_own_time(ts), step, value) for ts, step, value in points]
         missing: Iterable[int]
         if keys[: len(stored)] == stored:
             missing = range(len(stored), len(points))
@@ -104,7 +107,7 @@ class Intake:
         for at in missing:
             series.seen += 1
             ts, step, value = points[at]
-            self._put(series, self._time(ts), {"step": step, "value": value}, 1)
+            self._put(series, _own_time(ts), {"step": step, "value": value}, 1)
 
     def parameters(self, values: dict[str, Any]) -> None:
         """Take parameters; later ones win."""
@@ -127,11 +130,6 @@ class Intake:
         self.told.damage.append(text)
 
     # -- points ----------------------------------------------------------------------------------------------------
-
-    def _time(self, ts: float) -> float:
-        if not math.isfinite(ts):
-            return 0.0
-        return ts if ts != -1.0 else math.nextafter(ts, 0.0)  # -1 asks for the time of another point
 
     def _put(self, series: Series, ts: float | None, fields: dict[str, Any], weight: int) -> None:
         if ts is not None:
@@ -342,6 +340,10 @@ def _update(session: Session, **changes: Any) -> None:
     writer = session.writer
     taken: dict[str, Any] = take_value("metadata", changes)[0]
     writer.under_lock(lambda: writer.run_file.update(**taken))
+
+
+def _own_time(ts: float) -> float:
+    return ts if ts != -1.0 else math.nextafter(ts, 0.0)  # -1 asks for the time of another point
 
 
 def _take(counts: Counter[Any], key: Any) -> bool:

@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta, timezone
 from functools import partial
 from typing import Any, BinaryIO
 
@@ -104,7 +104,7 @@ def _fields(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _time_of(row: dict[str, Any], time: str | None, file: str) -> float | None:
-    """The time of a row in seconds since the epoch; None where it has none."""
+    """The time of a row in seconds since the epoch, one without a zone taken as UTC; None where it has none."""
     if time is None:
         value = row.pop("_ts", None)
     elif time in row:
@@ -119,10 +119,14 @@ def _time_of(row: dict[str, Any], time: str | None, file: str) -> float | None:
         except ValueError:
             raise ImportRefused(f"{file}: {value!r} is no time: seconds since the epoch, or ISO 8601") from None
     if isinstance(value, datetime):
-        return value.timestamp()
+        # Not the zone of this machine: on another one, the file would be called replaced.
+        return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ImportRefused(f"{file}: {value!r} is no time: seconds since the epoch, or ISO 8601")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
 
 
 def rows(file: str, intake: Intake, kind: str | None = None) -> Iterator[tuple[dict[str, Any], int]]:
