@@ -408,6 +408,23 @@ def test_reserved_names_get_another(cli: Any, tmp_path: Path, lake_dir: Path) ->
     assert points(lake_dir, "a", "a") == [{"step_": 1, "": 2, "x_": 3, "_ts": 4.0}]
 
 
+def test_columns_that_would_be_one_field_stay_two(cli: Any, tmp_path: Path, lake_dir: Path) -> None:
+    """A column has one field in all rows, also in those that lack the other column."""
+    (tmp_path / "a.csv").write_text("_x,x_,__x,loss\n1,2,3,0.5\n4,,5,0.25\n,6,,\n")
+    lines = ['{"_x": 1}', '{"x_": 2, "_x": 3}', '{"x_": 4}', '{"\\ud800": 5, "?": 6}']
+    (tmp_path / "b.jsonl").write_text("".join(line + "\n" for line in lines))
+    out = ok(cli("import", "csv", tmp_path / "a.csv", "--path", lake_dir))
+    assert "the column '_x' is the field 'x__'; 'x_' is another column" in out
+    assert "the column '__x' is the field 'x___'; 'x_' is another column" in out
+    rows = [{"x__": 1, "x_": 2, "x___": 3, "loss": 0.5}, {"x__": 4, "x___": 5, "loss": 0.25}, {"x_": 6}]
+    assert without_ts(points(lake_dir, "a", "a")) == rows
+    assert "the column 'x_' is the field 'x__'" in ok(cli("import", "jsonl", tmp_path / "b.jsonl", "--path", lake_dir))
+    rows = [{"x_": 1}, {"x__": 2, "x_": 3}, {"x__": 4}, {"?_": 5, "?": 6}]
+    assert without_ts(points(lake_dir, "b", "b")) == rows
+    for kind, name in (("csv", "a.csv"), ("jsonl", "b.jsonl")):
+        assert "nothing new" in ok(cli("import", kind, tmp_path / name, "--path", lake_dir))
+
+
 @given(st.text(max_size=300), st.text(max_size=300))
 def test_names_stay_apart(one: str, other: str) -> None:
     from dreamlake.format.layout import check_field, check_name

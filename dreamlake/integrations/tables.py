@@ -93,14 +93,36 @@ def _pour(intake: Intake, kind: str, files: dict[str, str], time: str | None) ->
     for track, file in files.items():
         intake.part(os.path.realpath(file))
         name = track_name(track)
+        fields = _Fields(file, intake)
         for row, size in rows(file, intake, kind):
             row.pop("_index", None)
             ts = _time_of(row, time, file)
-            intake.add(name, ts, _fields(row), tag=track, weight=1 + size // 64)
+            intake.add(name, ts, fields.of(row), tag=track, weight=1 + size // 64)
 
 
-def _fields(row: dict[str, Any]) -> dict[str, Any]:
-    return {field_name(key): value for key, value in row.items()}
+class _Fields:
+    """The fields of a file's columns: the same one for a column in all rows, and no two columns in one."""
+
+    def __init__(self, file: str, intake: Intake) -> None:
+        self._file = file
+        self._intake = intake
+        self._names: dict[str, str] = {}
+        self._taken: set[str] = set()
+
+    def of(self, row: dict[str, Any]) -> dict[str, Any]:
+        new = [key for key in row if key not in self._names]
+        for key in sorted(new, key=lambda key: field_name(key) != key):  # first those that keep their name
+            self._learn(key)
+        return {self._names[key]: value for key, value in row.items()}
+
+    def _learn(self, key: str) -> None:
+        name = wanted = field_name(key)
+        while name in self._taken:
+            name += "_"
+        if name != wanted:
+            self._intake.note(f"{self._file}: the column {key!r} is the field {name!r}; {wanted!r} is another column")
+        self._names[key] = name
+        self._taken.add(name)
 
 
 def _time_of(row: dict[str, Any], time: str | None, file: str) -> float | None:
