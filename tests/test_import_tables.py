@@ -500,11 +500,11 @@ def test_a_csv_file_that_changes_while_it_is_read(
     more: str, refused: bool, cli: Any, tmp_path: Path, lake_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rows that come meanwhile, of other types even, are for the next import; a file that is another one is refused."""
-    from dreamlake.integrations import tables
+    from dreamlake.integrations import csvfile
 
     file = tmp_path / "a.csv"
     file.write_text("step,loss,n\n1,2,3\n")
-    types = tables._types
+    types = csvfile._types
 
     def change(*args: Any) -> Any:
         found = types(*args)
@@ -512,7 +512,7 @@ def test_a_csv_file_that_changes_while_it_is_read(
         return found
 
     with monkeypatch.context() as patch:
-        patch.setattr(tables, "_types", change)
+        patch.setattr(csvfile, "_types", change)
         status, out, err = cli("import", "csv", file, "--path", lake_dir)
     if refused:
         assert (status, "was changed while it was read" in err) == (2, True)
@@ -538,7 +538,7 @@ def test_a_csv_row_without_its_line_end_is_left_until_it_has_one(
     mark: str, cli: Any, tmp_path: Path, lake_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Cut at each byte, as a killed writer leaves it; and then it goes on. Also where blocks end in any place."""
-    from dreamlake.integrations import tables
+    from dreamlake.integrations import csvfile
 
     whole = f'{mark}step,text\n10,"a ""b""\r\nc,"\r\n20,é5" d\n30,"\n"\n40,\n'.encode()
     rows = [{"step": 10, "text": 'a "b"\r\nc,'}, {"step": 20, "text": 'é5" d'}, {"step": 30, "text": "\n"}]
@@ -549,8 +549,8 @@ def test_a_csv_row_without_its_line_end_is_left_until_it_has_one(
         for block in (1, 2, 5):
             with monkeypatch.context() as patch:
                 file.write_bytes(whole[:stop])
-                patch.setattr(tables, "BLOCK", block)
-                end, _ = tables._end_of_rows(str(file), ",")
+                patch.setattr(csvfile, "BLOCK", block)
+                end, _ = csvfile._end_of_rows(str(file), ",")
             assert end == max([0, *(at for at in (whole.index(b"\n") + 1, *ends, ends[0] + 1) if at <= stop)]), stop
         status, out, _ = cli("import", "csv", file, "--path", lake_dir, "--name", f"{stop}")
         there = sum(end <= stop for end in ends)
