@@ -218,8 +218,8 @@ class Files(FilesView):
             A name that cannot be stored, metadata that cannot, a source without a name; a pipe or a device.
         OSError
             There is no such file (FileNotFoundError), or it is a folder (IsADirectoryError); it cannot be read, or was
-            changed meanwhile; the disk is full or fails. Nothing is stored then, and a file that was to be replaced is
-            there as before.
+            changed meanwhile; a source that does not block has no data now (BlockingIOError); the disk is full or
+            fails. Nothing is stored then, and a file that was to be replaced is there as before.
         SessionClosedError
             The session is closed.
         """
@@ -317,7 +317,9 @@ def _opened(file: Any) -> AbstractContextManager[tuple[BinaryIO, str | None]]:
         return nullcontext((io.BytesIO(file), None))
     if isinstance(file, str | os.PathLike):
         return _open_path(file)
-    if isinstance(file, io.TextIOBase) or not hasattr(file, "read"):
+    # By its encoding, too: a wrapper of a text file (SpooledTemporaryFile) is none of these classes.
+    is_text = isinstance(file, io.TextIOBase) or isinstance(getattr(file, "encoding", None), str)
+    if is_text or not hasattr(file, "read"):
         raise TypeError(
             "a file is given as a path, as bytes, or as a file object that is open in binary (mode 'rb'), "
             f"not as {type(file).__name__}"

@@ -261,6 +261,29 @@ def test_file_objects_are_read_from_where_they_stand(folder: Folder, tmp_path: P
     }
 
 
+@pytest.mark.parametrize("kind", ["raw", "buffered", "read"])
+def test_a_source_that_has_no_data_yet_has_not_ended(folder: Folder, kind: str) -> None:
+    class OnlyRead:
+        def __init__(self, raw: io.FileIO) -> None:
+            self.read = raw.read
+
+    folder.files.upload(b"before", filename="x")
+    there = folder.on_disk()
+    read, write = os.pipe()
+    os.set_blocking(read, False)
+    with open(write, "wb", buffering=0) as end, open(read, "rb", buffering=-1 if kind == "buffered" else 0) as source:
+        end.write(b"half of it")
+        given: Any = OnlyRead(source) if kind == "read" else source  # type: ignore[arg-type]
+        with pytest.raises(BlockingIOError, match="no data now"):
+            folder.files.upload(given, filename="x")
+        assert folder.held() == {"/x": b"before"}
+        assert folder.on_disk() == there
+        end.write(b"the rest")
+        end.close()
+        folder.files.upload(given, filename="x")
+    assert folder.held() == {"/x": b"the rest"}
+
+
 def test_sources_that_are_none(folder: Folder, tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe")
@@ -286,6 +309,8 @@ def test_sources_that_are_none(folder: Folder, tmp_path: Path) -> None:
             folder.files.upload(source)
     with (tmp_path / "target").open() as text, pytest.raises(TypeError, match="binary"):
         folder.files.upload(text)  # type: ignore[arg-type]
+    with tempfile.SpooledTemporaryFile(mode="w+") as spooled, pytest.raises(TypeError, match="binary"):
+        folder.files.upload(spooled, filename="x")  # type: ignore[arg-type]
 
     class Texts:
         def read(self, size: int) -> str:

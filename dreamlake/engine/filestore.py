@@ -23,7 +23,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import dreamlake.storage.local as local
 from dreamlake.engine.fileread import CHUNK, all_records, find, read_records
@@ -35,6 +35,8 @@ from dreamlake.storage.localstore import LocalStore
 if TYPE_CHECKING:
     from dreamlake.engine.writer import Writer
     from dreamlake.types import FileRecord
+
+Got = TypeVar("Got")
 
 #: Seconds that leftovers stay: another process may be writing them.
 GRACE = 3600.0
@@ -316,10 +318,18 @@ class Intake:
         readinto: Callable[[Any], int | None] | None = getattr(self.source, "readinto", None)
         if readinto is not None:
             buffer = memoryview(bytearray(CHUNK))
-            while count := readinto(buffer):
+            while count := self._there(readinto(buffer)):
                 yield buffer[:count]
             return
-        while data := self.source.read(CHUNK):
+        while data := self._there(self.source.read(CHUNK)):
             if not isinstance(data, bytes | bytearray | memoryview):
                 raise TypeError(f"a file object gives bytes, not {type(data).__name__}: open it in binary, mode 'rb'")
             yield memoryview(data).cast("B")
+
+    @staticmethod
+    def _there(got: Got | None) -> Got:
+        """What a read gave; with None a source that does not block says that more may come, which is not its end."""
+        if got is None:
+            said = "the source has no data now, and its end is not reached, so nothing was stored; open it blocking"
+            raise BlockingIOError(errno.EAGAIN, said)
+        return got
