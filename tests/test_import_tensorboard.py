@@ -574,3 +574,20 @@ def test_tracks_become_an_event_file(cli: Any, tmp_path: Path, lake_dir: Path) -
     assert cli("export", "w/run", "-o", out, "--format", "tensorboard", "--path", lake_dir)[0] == 2
     assert cli("export", "w/run", "-o", out, "--format", "tensorboard", "--path", lake_dir, "--force")[0] == 0
     assert cli("export", "w/run", "-o", "-", "--format", "tensorboard", "--path", lake_dir)[0] == 2
+
+
+def test_fields_that_would_be_one_tag_are_refused(cli: Any, tmp_path: Path, lake_dir: Path) -> None:
+    with Session("run", "w", lake_dir) as session:
+        session.track("train").append(loss=1.0, value=7.0)
+        session.track("train/loss").append(value=2.0)
+        session.track("train/lr").append(value=3.0)
+    out = tmp_path / "events"
+    options = ("--format", "tensorboard", "--path", lake_dir)
+    status, said, err = cli("export", "w/run", "-o", out, *options)
+    assert (status, said) == (2, "")
+    assert "the field 'value' of the track 'train/loss' and 'loss' of 'train' would both be the tag 'train/loss'" in err
+    assert not list(out.iterdir())
+    assert cli("export", "w/run", "train", "train/lr", "-o", out, *options)[0] == 0
+    judge = EventAccumulator(str(out), size_guidance={"tensors": 0})
+    judge.Reload()
+    assert sorted(judge.Tags()["tensors"]) == ["train", "train/loss", "train/lr"]

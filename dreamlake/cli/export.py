@@ -167,7 +167,7 @@ def _export_events(view: SessionView, names: list[str], folder: str, start: int,
     """Write the numbers of tracks as one event file of TensorBoard."""
     from datetime import datetime
 
-    from dreamlake.integrations.events import EventFile
+    from dreamlake.integrations.events import EventFile, SameTag
     from dreamlake.view import _range
 
     if folder == STDOUT or "://" in folder or os.path.isfile(os.path.expanduser(folder)):
@@ -189,6 +189,8 @@ def _export_events(view: SessionView, names: list[str], folder: str, start: int,
                     shown.advance(end - begin)
     except ImportError as error:
         raise OSError(str(error)) from None
+    except SameTag as error:
+        raise Mistake(str(error)) from None
     tracks = "1 track" if len(names) == 1 else f"{len(names):,} tracks"
     say(clean(f"{tracks}, {size_text(os.path.getsize(place))}, in {place}"))
     if left:

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
 VALUE, STEP = "value", "step"
 
 
+class SameTag(ValueError):
+    """Two fields would be one tag, and TensorBoard would draw both as one curve."""
+
+
 class EventFile:
     """An event file that is being written.
 
@@ -42,13 +46,20 @@ class EventFile:
         self._file = file
         self._summary, self._metadata = Summary, SummaryMetadata
         self._tensor, self._double = TensorProto, DT_DOUBLE
-        self._known: set[str] = set()
+        #: What each tag is of: track and field.
+        self._known: dict[str, tuple[str, str]] = {}
         self._write(self._event(wall_time=started, file_version="brain.Event:2"))
 
     def add(self, track: str, table: pa.Table, first: int) -> list[str]:
         """Write the fields of numbers of some points, the first of which has this index; return the other fields.
 
         The step is the field ``step``, where that is a whole number, else the point's index.
+
+        Raises
+        ------
+        SameTag
+            A field has the tag of a field of another track, as ``value`` of ``a/b`` that of ``b`` of ``a``. The file is
+            not to be used then.
         """
         numbers, others = _columns(table)
         times = table.column("_ts").to_pylist()
@@ -56,22 +67,27 @@ class EventFile:
         for at, ts in enumerate(times):
             step = steps[at] if steps is not None else None
             values = [
-                self._value(track if name == VALUE else f"{track}/{name}", column[at])
-                for name, column in numbers.items()
-                if column[at] is not None
+                self._value(track, name, column[at]) for name, column in numbers.items() if column[at] is not None
             ]
             if values:
                 step = first + at if step is None else step
                 self._write(self._event(wall_time=ts, step=step, summary=self._summary(value=values)))
         return others
 
-    def _value(self, tag: str, number: Any) -> Any:
+    def _value(self, track: str, field: str, number: Any) -> Any:
+        tag = track if field == VALUE else f"{track}/{field}"
         tensor = self._tensor(dtype=self._double, double_val=[float(number)], tensor_shape={})
         value = self._summary.Value(tag=tag, tensor=tensor)
-        if tag not in self._known:  # as TensorFlow writes it: the first of a tag says what it is
-            self._known.add(tag)
+        known = self._known.get(tag)
+        if known is None:  # as TensorFlow writes it: the first of a tag says what it is
+            self._known[tag] = track, field
             plugin = self._metadata.PluginData(plugin_name="scalars")
             value.metadata.CopyFrom(self._metadata(plugin_data=plugin, data_class="DATA_CLASS_SCALAR"))
+        elif known != (track, field):
+            raise SameTag(
+                f"the field {field!r} of the track {track!r} and {known[1]!r} of {known[0]!r} would both be the tag "
+                f"{tag!r}; export one of the tracks into a folder of its own"
+            )
         return value
 
     def _write(self, event: Any) -> None:
