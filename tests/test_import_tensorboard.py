@@ -256,6 +256,49 @@ def test_a_folder_that_was_moved_is_the_same_run(tmp_path: Path, lake_dir: Path)
     assert stored(lake_dir, "logs", "x") == [(1.0, 0, 2.0)]
 
 
+def runs_of(lake: Path) -> dict[str, int]:
+    infos = Lake(lake).sessions()
+    tracks = {f"{i['workspace']}/{i['name']}": Lake(lake).session(i["name"], i["workspace"]).track("x") for i in infos}
+    return {name: len(track) for name, track in tracks.items()}
+
+
+def test_a_run_whose_place_has_another_name_is_the_same(cli: Any, tmp_path: Path, lake_dir: Path) -> None:
+    with Session("own", "w", lake_dir, metadata={"imported": "in another sense"}) as session:
+        session.track("x").append(value=1)
+    damaged = lake_dir / "w" / "damaged" / "session.json"
+    damaged.parent.mkdir()
+    damaged.write_bytes(b"{")
+    logs, other = tmp_path / "logs", tmp_path / "other/runs"
+    for at, name in enumerate(("r1", "r2")):
+        write(logs / name, {"x": [(1.0, 0, float(at))]}, suffix=f".{name}")
+    take(logs, lake_dir)
+    other.parent.mkdir()
+    shutil.move(logs, other)
+    write(other / "r1", {"x": [(2.0, 1, 5.0)]}, suffix=".later")
+    assert [(told.run, told.points) for told in take(other, lake_dir)] == [("logs/r1", 1), ("logs/r2", 0)]
+    # Two that have changed places, by the command.
+    for old, new in (("r1", "r0"), ("r2", "r1"), ("r0", "r2")):
+        shutil.move(other / old, other / new)
+    status, out, _ = cli("import", "tensorboard", other, "--path", lake_dir)
+    assert (status, out.count("nothing new")) == (0, 2)
+    damaged.unlink()
+    assert runs_of(lake_dir) == {"logs/r1": 2, "logs/r2": 1, "w/own": 1}
+    # What is asked for is made.
+    shutil.move(other / "r1", other / "r3")
+    assert take(other / "r3", lake_dir, name="named")[0].run == "r3/named"
+    shutil.move(other / "r3", other / "r4")
+    assert [told.run for told in take(other, lake_dir, workspace="asked")] == ["asked/r2", "asked/r4"]
+
+
+def test_a_copy_beside_the_run_is_a_run_of_its_own(tmp_path: Path, lake_dir: Path) -> None:
+    write(tmp_path / "logs/r1", {"x": [(1.0, 0, 2.0)]})
+    take(tmp_path / "logs", lake_dir)
+    shutil.copytree(tmp_path / "logs/r1", tmp_path / "logs/fork")
+    write(tmp_path / "logs/fork", {"x": [(2.0, 1, 5.0)]}, suffix=".fork")
+    take(tmp_path / "logs", lake_dir)
+    assert runs_of(lake_dir) == {"logs/fork": 2, "logs/r1": 1}
+
+
 def test_wrong_sources_are_told(cli: Any, tmp_path: Path, lake_dir: Path) -> None:
     status, _, err = cli("import", "tensorboard", tmp_path / "nowhere", "--path", lake_dir)
     assert (status, "does not exist" in err) == (2, True)

@@ -107,14 +107,17 @@ def _is_wanted(run: Run, only: str | None, workspace: str | None) -> bool:
 
 def _import_all(runs: list[Run], lake: str, workspace: str | None, name: str | None, force: bool, as_json: bool) -> int:
     from dreamlake.errors import DreamlakeError
-    from dreamlake.integrations.intake import take_in
+    from dreamlake.integrations.intake import Earlier, take_in
     from dreamlake.integrations.run import ImportRefused
 
     status, done = 0, []
+    earlier = Earlier(lake)
     with bar("importing", "points") as shown:
         for run in runs:
             try:
-                told = take_in(run, lake, workspace=workspace, name=name, force=force, advance=shown.advance)
+                told = take_in(
+                    run, lake, workspace=workspace, name=name, force=force, advance=shown.advance, earlier=earlier
+                )
             except (ImportRefused, DreamlakeError, OSError) as error:
                 if len(runs) == 1:
                     raise (Mistake(str(error)) if isinstance(error, ImportRefused) else error) from None

@@ -15,14 +15,17 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
+from dreamlake.engine.catalog import session_folders, session_info
 from dreamlake.engine.ending import Ending
-from dreamlake.errors import LockTimeoutError, SessionNotFoundError
+from dreamlake.engine.process import reading_width, side_by_side
+from dreamlake.errors import CorruptTrackError, LockTimeoutError, SessionNotFoundError
 from dreamlake.format import layout
 from dreamlake.integrations.names import apart, run_name
 from dreamlake.integrations.run import MARK, ImportRefused, Run, Told
 from dreamlake.integrations.series import Series, alike, key_of
 from dreamlake.lake import Lake, SessionView
 from dreamlake.session import Session
+from dreamlake.storage.localstore import LocalStore
 
 #: Points of one track that are appended at once, and the weight of all that wait; a plain point weighs 1.
 BATCH, MOST_WAITING = 10_000, 100_000
@@ -212,6 +215,7 @@ def take_in(
     name: str | None = None,
     force: bool = False,
     advance: Callable[[int], None] = lambda count: None,
+    earlier: Earlier | None = None,
 ) -> Told:
     """Import a run into a lake on this machine: all of it, or what came since the last time.
 
@@ -225,6 +229,8 @@ def take_in(
         Add to a session that is not of this run, too.
     advance
         Called with the number of points that were appended.
+    earlier
+        What is known of the lake, shared by imports of many runs.
 
     Raises
     ------
@@ -236,8 +242,7 @@ def take_in(
     """
     if run.refusal is not None:
         raise ImportRefused(run.refusal)
-    workspace = run_name(workspace or run.workspace)
-    name = _session_of(run, lake, workspace, [name] if name else [run.name, run.other_name], force)
+    workspace, name = _session_of(run, lake, workspace, name, force, earlier or Earlier(lake))
     folder = os.path.join(lake, *layout.session_dir(workspace, name).split("/"))
     told = Told(run=f"{workspace}/{name}", source=run.source)
     with _alone(folder, told.run):
@@ -261,22 +266,79 @@ def take_in(
     return told
 
 
-def _session_of(run: Run, lake: str, workspace: str, names: Sequence[str | None], force: bool) -> str:
-    """The name of the session of this run: the one that it has, or a free one."""
-    candidates = list(dict.fromkeys(run_name(name) for name in names if name))
-    there = {name: _view(lake, workspace, name) for name in candidates}
-    for name, view in there.items():
+class Earlier:
+    """The sessions of a lake by the runs that they were imported from, read when they are first asked for.
+
+    Parameters
+    ----------
+    lake
+        The folder of the workspaces.
+    """
+
+    def __init__(self, lake: str) -> None:
+        self._lake = lake
+        #: For each tool and id the sessions, as workspace and name.
+        self._found: dict[tuple[str, str], list[tuple[str, str]]] | None = None
+
+    def session_of_moved(self, run: Run, workspace: str | None) -> tuple[str, str] | None:
+        """The workspace and name of the session of a run that was imported from another place, and is there no more.
+
+        A copy of a run beside the run itself is another one. Where `workspace` is given only its sessions count.
+        """
+        if run.gone_from is None:
+            return None
+        found = self._sessions()
+        for pair in dict.fromkeys(pair for each in run.ids for pair in found.get((run.kind, each), ())):
+            view = _view(self._lake, *pair) if workspace in (None, pair[0]) else None
+            # Read again: it may have been found in its new place since.
+            mark = {} if view is None else view.info["metadata"].get(MARK) or {}
+            if _is_of(run, mark) and run.gone_from(str(mark.get("source"))):
+                return pair
+        return None
+
+    def _sessions(self) -> dict[tuple[str, str], list[tuple[str, str]]]:
+        if self._found is not None:
+            return self._found
+        store = LocalStore(self._lake)
+
+        def mark_of(pair: tuple[str, str]) -> Any:
+            try:
+                info = session_info(store, *pair)
+            except (CorruptTrackError, PermissionError):
+                return None  # nothing that this import has to do with
+            return None if info is None else info["metadata"].get(MARK)
+
+        pairs = session_folders(store, sure=False)
+        self._found = {}
+        for pair, mark in zip(pairs, side_by_side(mark_of, pairs, reading_width(store)), strict=True):
+            if isinstance(mark, dict) and isinstance(mark.get("ids"), list):  # not another's use of the key
+                for each in mark["ids"]:
+                    self._found.setdefault((str(mark.get("from")), str(each)), []).append(pair)
+        return self._found
+
+
+def _session_of(
+    run: Run, lake: str, workspace: str | None, name: str | None, force: bool, earlier: Earlier
+) -> tuple[str, str]:
+    """The workspace and name of the session of this run: the one that it has, or a free one."""
+    only_in = run_name(workspace) if workspace else None
+    workspace = only_in or run_name(run.workspace)
+    candidates = dict.fromkeys(run_name(each) for each in ([name] if name else [run.name, run.other_name]) if each)
+    there = {each: _view(lake, workspace, each) for each in candidates}
+    for each, view in there.items():
         if view is not None and _is_of(run, view.info["metadata"].get(MARK) or {}):
-            return name
-    for name, view in there.items():
+            return workspace, each
+    if not name and (found := earlier.session_of_moved(run, only_in)) is not None:
+        return found
+    for each, view in there.items():
         if view is None or force:
-            return name
+            return workspace, each
         if (view.info["metadata"].get(MARK) or {}).get("from") != run.kind:
             break  # it is nothing of that tool, and nobody would look for the run under another name
-    view = there[name]
+    view = there[each]
     assert view is not None
     _check_mark(run, view, force)
-    return name
+    return workspace, each
 
 
 def _check_mark(run: Run, view: SessionView, force: bool) -> dict[str, Any]:

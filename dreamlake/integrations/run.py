@@ -40,6 +40,9 @@ class Run:
         Why it cannot be imported, if so.
     started
         When it began, in seconds since the epoch, where that is known.
+    gone_from
+        Says of a place in which a run of these ids was found before whether it is there no more. For one that is named
+        after its place, and has another name once it moved; None for others.
     """
 
     kind: str
@@ -51,6 +54,7 @@ class Run:
     refusal: str | None = None
     other_name: str | None = None
     started: float | None = None
+    gone_from: Callable[[str], bool] | None = None
 
 
 @dataclass

@@ -44,14 +44,16 @@ def runs(source: str) -> Iterator[Run]:
     for folder, files in _folders(source):
         found = True
         below = os.path.relpath(folder, top).replace(os.sep, "/")
+        ids = tuple(os.path.basename(file) for file in files)
         yield Run(
             kind=KIND,
-            ids=tuple(os.path.basename(file) for file in files),
+            ids=ids,
             name=whole if below == "." else below,
             workspace=whole,
             source=folder,
             pour=partial(_pour, files=files),
             started=_first_time(files),
+            gone_from=partial(_is_gone, ids),
         )
     if not found:
         what = "no event file of TensorBoard (its name has 'tfevents' in it) in it or below"
@@ -69,6 +71,10 @@ def _folders(source: str) -> Iterator[tuple[str, list[str]]]:
         files = [os.path.join(folder, name) for name in sorted(names) if "tfevents" in name]
         if files:
             yield folder, files
+
+
+def _is_gone(ids: tuple[str, ...], place: str) -> bool:
+    return not any(os.path.lexists(os.path.join(place, file)) for file in ids)
 
 
 def _first_time(files: list[str]) -> float | None:
