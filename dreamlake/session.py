@@ -457,7 +457,8 @@ class Session:
         how
             ``"exact"``: the point with the same ``_ts``, as ``_ts=-1`` gives it. ``"backward"``: the latest that is not
             after it, which is what was known then. ``"forward"``: the earliest that is not before it. ``"nearest"``:
-            whichever is nearer. Or a dict that gives one of these for each track but the first.
+            whichever is nearer. Of points with the same ``_ts`` it is the latest. Or a dict that gives one of these for
+            each track but the first.
         tolerance
             The furthest that a point may be away, in seconds or as a timedelta; None for any distance. Or a dict, as
             for `how`.

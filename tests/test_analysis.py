@@ -111,6 +111,38 @@ def test_align_in_any_order_of_arrival(left: list[int], right: list[int], how: A
         assert found == (None if expected is None else right.index(sorted(right)[expected]))
 
 
+@given(
+    left=st.lists(st.integers(0, 12), min_size=1, max_size=12),
+    right=st.lists(st.integers(0, 12), max_size=25),
+    how=st.sampled_from(["exact", "backward", "forward", "nearest"]),
+    tolerance=st.none() | st.integers(0, 3),
+)
+def test_of_points_with_one_time_the_later_is_met(
+    left: list[int], right: list[int], how: Any, tolerance: int | None
+) -> None:
+    """Points may share a ``_ts`` where they were imported."""
+    from dreamlake.analysis.align import align
+
+    tolerance = None if how == "exact" else tolerance
+    frames = [
+        (name, pl.LazyFrame({"_index": range(len(times)), "_ts": times}, {"_index": pl.Int64, "_ts": pl.Float64}))
+        for name, times in (("a", left), ("b", right))
+    ]
+    frame = align(frames, how, tolerance, None, None).collect()
+    assert frame["a._index"].to_list() == sorted(range(len(left)), key=left.__getitem__)
+    reach = 0 if how == "exact" else math.inf if tolerance is None else tolerance
+    later = {time: index for index, time in enumerate(right)}
+    for at, _, found in frame.iter_rows():
+        expected = nearest(sorted(later), at, how, reach)
+        if expected is None:
+            assert found is None
+        else:
+            assert found in later.values()
+            time = sorted(later)[expected]
+            # Of two that are equally near, one before and one after, either may be met.
+            assert right[found] == time or (how == "nearest" and abs(right[found] - at) == abs(time - at))
+
+
 def test_three_tracks_and_one_that_grows_later(robot: Session) -> None:
     lazy = robot.align("force", "robot/pose", "camera/left/image", how="backward")
     robot.track("force").append(n=99, _ts=2000.0)

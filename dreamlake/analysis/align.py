@@ -43,7 +43,7 @@ def align(
         lowest = low if manner == "forward" else nextafter(low - reach, -inf)
         highest = high if manner == "backward" else nextafter(high + reach, inf)
         joined = joined.join_asof(
-            _sorted(name, _between(frame, lowest, highest)),
+            _last_of_each(_sorted(name, _between(frame, lowest, highest))),
             on=TS,
             strategy="backward" if manner == "exact" else manner,
             tolerance=seconds,
@@ -95,5 +95,12 @@ def _between(frame: pl.LazyFrame, low: float, high: float = inf) -> pl.LazyFrame
 
 
 def _sorted(name: str, frame: pl.LazyFrame) -> pl.LazyFrame:
-    # Of points that share a timestamp the later one is met, as it is the one that was written last.
     return frame.sort(TS, maintain_order=True).select(TS, pl.exclude(TS).name.prefix(f"{name}."))
+
+
+def _last_of_each(frame: pl.LazyFrame) -> pl.LazyFrame:
+    """Of points that share a timestamp, which come one after the other, the one that was written last.
+
+    Polars meets the last of them in some strategies and the first in others.
+    """
+    return frame.filter(pl.col(TS).ne_missing(pl.col(TS).shift(-1)))
