@@ -139,8 +139,8 @@ def waits(folder: str) -> bool:
 def wanted(folder: str, but: Collection[SegmentName] = ()) -> list[SegmentName]:
     """The away segments that the waiting rows of the track in `folder` need next, some at a time; on any thread.
 
-    Those of `but` are left out: they were tried in vain. Raises CorruptTrackError when what waits, or what is away, cannot be
-    read.
+    Those of `but` are left out: they were tried in vain. Raises CorruptTrackError when what waits, or what is away,
+    cannot be read.
     """
     path = os.path.join(folder, layout.LATE_FILE)
     rows = parse(local.read_if_there(path), path).points
