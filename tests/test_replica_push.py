@@ -1935,3 +1935,17 @@ def test_a_merge_of_another_machine_without_a_field_of_here_is_not_taken_over(hu
     two.write([{"late": 1, "_ts": 1095.0}, *points(100, 105)])
     assert two.check().conflicts
     assert two.rows()[95]["late"] == 1
+
+
+@pytest.mark.parametrize("common", [0, 10, 17])
+def test_lines_are_not_hidden_by_segments_of_another_machine(tmp_path: Path, store: Watched, common: int) -> None:
+    """Also where no line was left there, so that the hot object does not tell of them."""
+    one, two = Machine(tmp_path / "one", store), Machine(tmp_path / "two", store)
+    one.write(points(0, 3), "other").write(points(0, common)).push()
+    two.adopt()
+    one.write([{"i": -1, "_ts": 5000.0 + i} for i in range(20 - common % 10)]).push()
+    before = one.remote_rows()
+    two.write(points(common, common + 3))
+    assert "another machine wrote" in outcome_of(two).conflicts[0]
+    assert two.rows() == points(0, common + 3)
+    assert one.remote_rows() == before

@@ -24,6 +24,8 @@ from dreamlake.notices import log
 from dreamlake.storage.localstore import LocalStore
 from dreamlake.storage.store import Entry
 
+#: The SHA-256 of a hot file without a line.
+EMPTY = digest(b"")
 #: Looks taken at a track that changes meanwhile: its segments vanish as they are swept or dropped.
 LOOKS = 3
 
@@ -252,6 +254,9 @@ class TrackSender:
         try:
             if look.about is not None:
                 self._replace(layout.METADATA_FILE, look.about, self.known.about)
+            lines = look.hot is not None and bool(look.hot.data)
+            if not self.sender.is_first and (look.unsent or (lines and self._has_no_lines())):
+                self._check_beside(look.unsent, lines)
             self._send_segments(look.unsent)
             if look.hot is not None:
                 self._replace(layout.HOT_FILE, look.hot, self.known.hot)
@@ -274,8 +279,6 @@ class TrackSender:
 
     def _send_segments(self, names: list[SegmentName]) -> None:
         """Send segments one after the other: a reader must never find a later one without those before it."""
-        if names and not self.sender.is_first:
-            self._check_beside(names)
         for name in names:
             self._send_segment(name)
             self._note_sometimes()
@@ -304,8 +307,17 @@ class TrackSender:
                 self._changed = False
                 self.known.segments = frozenset(self._segments)
 
-    def _check_beside(self, names: list[SegmentName]) -> None:
-        """See that nobody else's lines or segments there are hidden by these, nor these by segments of others.
+    def _has_no_lines(self) -> bool:
+        """Whether no line was left on the replica: segments of others do not show in the hot object then.
+
+        Where lines were left, whoever has rolled them has replaced it.
+        """
+        return self.known.hot.version is None or self.known.hot.sha == EMPTY
+
+    def _check_beside(self, names: list[SegmentName], lines: bool) -> None:
+        """See that nobody else's lines or segments there are hidden by what is sent, nor this by segments of others.
+
+        These segments are to be sent, and perhaps `lines`.
 
         A merge of another machine hides what is sent beside it, and leaves the hot object as it was. Raises `Foreign`,
         `Gone`.
@@ -313,6 +325,8 @@ class TrackSender:
         entries = self._listed()
         self._check_hot(entries.get(layout.HOT_FILE))
         strange = set(live.parse_listing(entries)) - self._segments - set(names)
+        if lines and any(name.stop > self._end for name in strange):
+            raise Foreign(b"", "")  # it has gone on from where the lines here begin
         if any(live.overlap(each, name) for each in strange for name in names) and not self._may_lie_beside(entries):
             raise Foreign(b"", "")
 
