@@ -125,6 +125,18 @@ def test_smoothing_is_of_all_points_and_starts_at_the_first(lake: Lake) -> None:
         assert row["value"] == loss[row["x"]]
 
 
+@pytest.mark.parametrize("name", ["loss", "position[0]", "_index", "_ts"])
+def test_a_field_over_itself_can_be_smoothed(tmp_path: Path, name: str) -> None:
+    with Session("s", "w", tmp_path) as session:
+        for i in range(4):
+            session.track("t").append(loss=float(i), position=[float(i)], _ts=float(i))
+        chart = session.track("t").plot(name, x=name, smooth=0.5)
+        alone = session.track("t").plot("loss", x="_index", smooth=0.5)
+    assert [row["value"] for row in panels(chart)[name]] == [0, 1, 2, 3]
+    smoothed = [row["smoothed"] for row in panels(alone)["loss"]]
+    assert [row["smoothed"] for row in panels(chart)[name]] == smoothed
+
+
 def test_over_time_and_over_elements_of_lists(lake: Lake) -> None:
     chart = lake.session("run0", "sweep").track("train").plot("loss", x="_ts", points=40)
     rows = panels(chart)["loss"]

@@ -149,10 +149,7 @@ def _curve(
     values = [field]
     if smooth is not None:
         # Of all points, not of those that are drawn: an average of extremes would be none.
-        value = column(schema, field, of)
-        frame = frame.select(
-            *dict.fromkeys([INDEX, TS]), *([] if x in (INDEX, TS) else [column(schema, x, of)]), value.alias(field)
-        )
+        frame = frame.select(column(schema, name, of) for name in dict.fromkeys([INDEX, TS, x, field]))
         average = named(field).cast(pl.Float64).fill_nan(None).ewm_mean(alpha=1 - smooth, ignore_nulls=True)
         frame = frame.with_columns(average.alias(SMOOTHED)).collect().lazy()
         values.append(SMOOTHED)
