@@ -188,10 +188,10 @@ def test_what_is_written_meanwhile_is_no_conflict(
     left = [3]
     compare_if_due = Comparing.compare_if_due
 
-    def meanwhile(comparing: Comparing, anew: bool = False) -> None:
-        if anew and left:
+    def meanwhile(comparing: Comparing) -> None:
+        if not comparing.is_done and left:
             machines.append(left.pop())
-        compare_if_due(comparing, anew)
+        compare_if_due(comparing)
 
     monkeypatch.setattr(Comparing, "compare_if_due", meanwhile)
     machines.session.sync()

@@ -1859,14 +1859,17 @@ def test_a_merge_does_not_hide_a_late_field_of_another_machine(hundred: tuple[Ma
     assert one.remote_rows()[95]["late"] == 1
 
 
-def test_a_merge_that_overlaps_another_machine_s_is_not_sent(hundred: tuple[Machine, Machine]) -> None:
+@pytest.mark.parametrize("sent", [False, True], ids=["with new points", "whose parts are there"])
+def test_a_merge_that_overlaps_another_machine_s_is_not_sent(hundred: tuple[Machine, Machine], sent: bool) -> None:
     one, two = hundred
     compacted(one).push()
     two.write(points(100, 190))
+    if sent:
+        two.push()
     compacted(two)
     assert "000000000090-000000000190.parquet" in two.files()
     assert outcome_of(two).conflicts
-    assert two.remote_rows() == points(0, 100)  # and is no damaged track
+    assert two.remote_rows() == points(0, 190 if sent else 100)  # and is no damaged track
 
 
 def test_a_machine_goes_on_beside_a_merge_of_another(hundred: tuple[Machine, Machine]) -> None:
@@ -1937,11 +1940,15 @@ def test_a_merge_of_another_machine_without_a_field_of_here_is_not_taken_over(hu
     assert two.rows()[95]["late"] == 1
 
 
-@pytest.mark.parametrize("common", [0, 10, 17])
-def test_lines_are_not_hidden_by_segments_of_another_machine(tmp_path: Path, store: Watched, common: int) -> None:
-    """Also where no line was left there, so that the hot object does not tell of them."""
+@pytest.mark.parametrize(("before_that", "common"), [(0, 0), (0, 10), (0, 17), (17, 20)])
+def test_lines_are_not_hidden_by_segments_of_another_machine(
+    tmp_path: Path, store: Watched, before_that: int, common: int
+) -> None:
+    """Also where no line was left there, never or since they were rolled: the hot object does not tell of them then."""
     one, two = Machine(tmp_path / "one", store), Machine(tmp_path / "two", store)
-    one.write(points(0, 3), "other").write(points(0, common)).push()
+    one.write(points(0, 3), "other").write(points(0, before_that)).push()
+    one.write(points(before_that, common)).push()
+    assert (layout.HOT_FILE in {entry.name for entry in store.list(LOSS)}) == (common > 10)
     two.adopt()
     one.write([{"i": -1, "_ts": 5000.0 + i} for i in range(20 - common % 10)]).push()
     before = one.remote_rows()

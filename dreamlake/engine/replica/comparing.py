@@ -148,17 +148,12 @@ class Comparing:
         with state.hold(self.local.folder, OPEN_LOCK, self._single_writer):
             return self._compare(tree, local_there, late=False)
 
-    def compare_if_due(self, anew: bool = False) -> None:
+    def compare_if_due(self) -> None:
         """Compare where there was no time yet, or reason to do it again; the lock is held, the session open.
 
         A conflict stops the upload of its track and raises nothing here.
-
-        Parameters
-        ----------
-        anew
-            Whether there is another reason: segments that are away are not on the replica any more, say.
         """
-        if anew or not self.is_done or self.is_distrusted:
+        if not self.is_done or self.is_distrusted:
             from dreamlake.engine.replica import check
 
             tree = check.look(self.remote.store(), self.session)

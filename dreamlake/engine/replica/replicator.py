@@ -285,8 +285,9 @@ class Replicator:
         from dreamlake.engine.replica.push import push
 
         with state.hold(self.folder, OPEN_LOCK if patient else 0.0, self._single_writer):
-            self.comparing.compare_if_due(anew=self._vanished)
-            self._vanished = False
+            if self._vanished:
+                self._vanished = self.comparing.is_done = False
+            self.comparing.compare_if_due()
             known = state.load(self.folder)
             # What is sent before some trouble may go elsewhere than what comes behind it.
             self.comparing.is_done = False
@@ -342,7 +343,8 @@ class Replicator:
             self._settle()
             return
         with state.hold(self.folder, OPEN_LOCK if patient else 0.0, self._single_writer):
-            self.comparing.compare_if_due(anew=True)
+            self.comparing.is_done = False
+            self.comparing.compare_if_due()
         try:
             self._settle()
         except PointsNotHereError:
