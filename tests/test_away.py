@@ -674,6 +674,31 @@ def test_a_segment_is_fetched_again_for_a_row_that_first_waited_for_others(
     assert trimmed.points()[49:] == [{"new": 1, "_ts": 200.5}]
 
 
+def test_a_row_that_may_be_in_a_damaged_segment_is_not_waited_for_without_end(
+    trimmed: Trimmed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is in another one, which is wanted as long as it waits."""
+    trimmed.append([{"n": n, "_ts": ts} for n, ts in enumerate((0.0, *range(2, 7), 50.0, 10.5, *range(60, 66)))])
+    trimmed.append(points_of(7, start=300))
+    trimmed.drop()
+    trimmed.forget_stamps()
+    monkeypatch.setattr(late, "MOST_WANTED", 1)
+    trimmed.append([{"late": 1, "_ts": 10.5}])
+    asked: list[list[SegmentName]] = []
+
+    def merge(names: list[SegmentName]) -> None:
+        asked.append(names)
+        assert len(asked) < 20, "it never ends"
+        data = {name: trimmed.there.get(f"{awaylib.BELOW}/{name.filename}") for name in names}
+        fetched = {name: whole[:-10] if name == A else whole for name, whole in data.items()}
+        trimmed.under_lock(partial(trimmed.writer.settle, fetched))
+
+    with pytest.raises(CorruptTrackError, match="as the replica has it"):
+        late.settle_all(trimmed.writer.wanted, merge)
+    assert asked == [[A], [B], [B]]
+    assert (trimmed.folder / layout.LATE_FILE).exists()
+
+
 def test_fetched_bytes_that_are_damaged_are_told_and_the_rest_is_merged(trimmed: Trimmed) -> None:
     trimmed.append(points_of(23))
     trimmed.drop()

@@ -1956,3 +1956,12 @@ def test_lines_are_not_hidden_by_segments_of_another_machine(
     assert "another machine wrote" in outcome_of(two).conflicts[0]
     assert two.rows() == points(0, common + 3)
     assert one.remote_rows() == before
+
+
+def test_lines_in_the_place_of_another_machine_s_segments_are_a_conflict(hundred: tuple[Machine, Machine]) -> None:
+    one, two = hundred
+    one.write([{"i": -1, "_ts": 5000.0 + i} for i in range(10)])
+    compacted(one).push()
+    two.write(points(100, 103))
+    assert two.check().conflicts
+    assert two.rows() == points(0, 103)
