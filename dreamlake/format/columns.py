@@ -12,6 +12,7 @@ import sys
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from itertools import accumulate, chain, pairwise
 from typing import Any
 
@@ -34,6 +35,7 @@ from dreamlake.format.point import decode_text, encode_text, types_of
 NoneType = type(None)
 _HIGHEST, _SECOND = (7, 6) if sys.byteorder == "little" else (0, 1)  # byte of an int64
 _FEW_BYTES = 1 << 15
+_FEW_LISTS = 1 << 11  # what a block of an append loop holds
 _MICROSECOND = timedelta(microseconds=1)
 _EPOCH = datetime(1970, 1, 1)
 _EPOCH_UTC = datetime(1970, 1, 1, tzinfo=UTC)
@@ -199,14 +201,17 @@ def _from_offsets(
     child: pa.Array | None = None,
 ) -> pa.Array:
     """A variable-length array: of text or bytes with ``data``, of lists with ``child``."""
-    try:
-        offsets = struct.pack(f"{len(lengths) + 1}i", 0, *accumulate(lengths))
-    except struct.error:
-        raise ValueError("one column of one batch holds over 2 GiB; store fewer or smaller values a point") from None
-    buffers = [valid, pa.py_buffer(offsets)]
+    buffers = [valid, _offsets(lengths)]
     if child is not None:
         return pa.Array.from_buffers(kind, len(lengths), buffers, children=[child])
     return pa.Array.from_buffers(kind, len(lengths), [*buffers, data])
+
+
+def _offsets(lengths: list[int]) -> pa.Buffer:
+    try:
+        return pa.py_buffer(struct.pack(f"{len(lengths) + 1}i", 0, *accumulate(lengths)))
+    except struct.error:
+        raise ValueError("one column of one batch holds over 2 GiB; store fewer or smaller values a point") from None
 
 
 def _build_timestamp(values: Sequence[Any], valid: pa.Buffer | None, level: int) -> tuple[Logical, pa.Array]:
@@ -231,7 +236,20 @@ def lists_of_doubles(values: Sequence[bytes], length: int) -> tuple[Logical, pa.
     """The column of lists of ``length`` floats each, given as the bytes of so many doubles, and its type."""
     child = packed(pa.float64(), len(values) * length, None, b"".join(values))
     logical: Logical = {"list": "double"}
-    return logical, _from_offsets(to_arrow(logical), [length] * len(values), None, None, child)
+    offsets = _even_offsets(length, len(values))
+    return logical, pa.Array.from_buffers(to_arrow(logical), len(values), [None, offsets], children=[child])
+
+
+def _even_offsets(length: int, count: int) -> pa.Buffer:
+    """The offsets of ``count`` lists of one ``length``; of few lists they are the first of those that are kept."""
+    if count > _FEW_LISTS:
+        return _offsets([length] * count)
+    return _kept_offsets(length).slice(0, (count + 1) * struct.calcsize("i"))
+
+
+@lru_cache(maxsize=32)
+def _kept_offsets(length: int) -> pa.Buffer:
+    return _offsets([length] * _FEW_LISTS)
 
 
 def _build_struct(values: Sequence[Any], valid: pa.Buffer | None, level: int) -> tuple[Logical, pa.Array]:

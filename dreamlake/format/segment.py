@@ -115,7 +115,9 @@ _FIXED = frozenset({"double", "int", "int64", "bool"})
 def _decoded_size(array: pa.Array) -> int:
     kind = array.type
     if pa.types.is_list(kind):
-        return _decoded_size(array.flatten()) + len(array) * pages.VALUE_BYTES
+        offsets = array.offsets  # `flatten` takes twice as long
+        first, stop = offsets[0].as_py(), offsets[len(array)].as_py()
+        return _decoded_size(array.values.slice(first, stop - first)) + len(array) * pages.VALUE_BYTES
     if pa.types.is_struct(kind):
         return sum(map(_decoded_size, array.flatten()))
     if isinstance(kind, pa.BaseExtensionType):
