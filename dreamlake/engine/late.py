@@ -15,7 +15,7 @@ from dreamlake.engine import away
 from dreamlake.engine.pending import Block
 from dreamlake.engine.segments import SegmentFiles
 from dreamlake.engine.sorting import FieldsDoNotFit, Sorter, without_ts
-from dreamlake.errors import CorruptTrackError
+from dreamlake.errors import CorruptTrackError, PointsNotHereError
 from dreamlake.format import hot, layout, live, point
 from dreamlake.format.layout import SegmentName
 from dreamlake.notices import log
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from dreamlake.engine.ondisk import TrackOnDisk
     from dreamlake.engine.rows import MixedRow
+    from dreamlake.storage.store import Store
 
 #: Segments, and bytes of them, that are wanted at once; at least one.
 MOST_WANTED = 16
@@ -216,6 +217,26 @@ def settle_all(
             break
     if error is not None:
         raise error
+
+
+def fetch(remote: Store, there: str, name: SegmentName, here: str) -> bytes:
+    """The bytes of a segment that rows wait for.
+
+    Parameters
+    ----------
+    there, here
+        The track's folder, below the root of `remote` and on this machine.
+
+    Raises
+    ------
+    PointsNotHereError
+        It is not there any more, since another machine has merged it, say.
+    """
+    path = f"{there}/{name.filename}"
+    try:
+        return remote.get(path)
+    except FileNotFoundError as error:
+        raise PointsNotHereError(here, name.start, name.stop, (remote.describe(),), remote.describe(path)) from error
 
 
 def settle(disk: TrackOnDisk, fetched: Mapping[SegmentName, bytes]) -> None:

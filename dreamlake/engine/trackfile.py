@@ -32,7 +32,13 @@ class TrackFile:
         stored = None if is_new else self._read()
         if stored is None:
             empty: dict[str, Any] = {"name": self.name, "description": None, "tags": [], "metadata": {}}
-            extra = {"segment_points": self.segment_points, "format_version": layout.FORMAT_VERSION}
+            # The id: two machines that begin one track at one moment would else make the same file, and each take the
+            # other's upload of it for its own.
+            extra = {
+                "segment_points": self.segment_points,
+                "format_version": layout.FORMAT_VERSION,
+                "id": make_id(),
+            }
             merged = merge_description({**empty, **extra}, described)
         else:
             merged = merge_description(stored, described)
@@ -55,6 +61,20 @@ class TrackFile:
                 "this disk does not tell the two names apart; rename one of them"
             )
         return stored
+
+
+def make_id() -> str:
+    """Return an id that no other track has."""
+    return os.urandom(8).hex()
+
+
+def is_described_alike(one: bytes, other: bytes) -> bool:
+    """Whether two machines say the same of a track, in the bytes of their metadata.json; each has an id of its own."""
+    try:
+        first, second = (about.decode(data) for data in (one, other))
+    except ValueError:
+        return False
+    return {**first, "id": None} == {**second, "id": None}
 
 
 def merge_description(stored: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:

@@ -181,11 +181,13 @@ class Replicator:
             raise _with_words(error, what, self.place) from error
 
     def _sync(self) -> None:
-        for _ in range(MAX_PASSES):
+        for number in range(MAX_PASSES):
             self.behind = False
             outcome = self._pass(patient=True)
             if not outcome.complete:
                 self.behind = True
+            if outcome.lost and outcome.failures and number == 0:
+                continue  # the next one compares, and tells what another machine has done there
             self._raise(outcome)
             if not self.behind and not self.local.waiting():
                 return
@@ -383,21 +385,13 @@ class Replicator:
             raise errors[0]  # the late fields of other tracks were merged all the same
 
     def _settle_track(self, track: TrackWriter) -> None:
-        from dreamlake.engine.late import settle_all
+        from dreamlake.engine.late import fetch, settle_all
 
         store: RemoteStore = self.remote.store()
-        below = os.path.relpath(track.folder, self.folder).replace(os.sep, "/")
-
-        def fetch(name: SegmentName) -> bytes:
-            path = f"{self.session}/{below}/{name.filename}"
-            try:
-                return store.get(path)
-            except FileNotFoundError as error:
-                span = name.start, name.stop
-                raise PointsNotHereError(track.folder, *span, (store.describe(),), store.describe(path)) from error
+        there = f"{self.session}/{os.path.relpath(track.folder, self.folder).replace(os.sep, '/')}"
 
         def merge(names: list[SegmentName]) -> None:
-            self.local.settle(track, {name: fetch(name) for name in names})
+            self.local.settle(track, {name: fetch(store, there, name, track.folder) for name in names})
 
         settle_all(track.wanted, merge)
 

@@ -197,20 +197,28 @@ class Sender:
 
     # -- sending ---------------------------------------------------------------------------------------------------
 
-    def create(self, path: str, data: bytes) -> None:
+    def create(self, path: str, data: bytes) -> bool:
         """Send a segment, which must be new there, or the same. Raises `Foreign` when it is another.
 
         Where a filesystem shows files half written, the first bytes of it count as an upload that was cut off.
+
+        Returns
+        -------
+        bool
+            Whether it is new there for sure.
         """
+        is_new = True
         try:
             self.ask(lambda: self.remote.create(path, data))
         except FileExistsError:
+            is_new = False
             there, version = self.ask(lambda: self.remote.read(path))
             if there != data:
                 if not data.startswith(there):
                     raise Foreign(there, version) from None
                 self.ask(lambda: self.remote.replace_if(path, data, version))
         self.count(len(data))
+        return is_new
 
     def send_file(self, path: str, full: str, size: int) -> str:
         """Send a file of this machine, whatever is there, in bounded memory; return the version that is there now.

@@ -9,13 +9,14 @@ from collections.abc import Callable, Collection, Iterator
 from functools import partial
 
 from dreamlake.engine.catalog import SILENCE, read_object
-from dreamlake.engine.late import settle_all, tracks_that_wait
+from dreamlake.engine.late import fetch, settle_all, tracks_that_wait
 from dreamlake.engine.ondisk import TrackOnDisk
 from dreamlake.engine.outside import WRITERS_PATIENCE, TrackFromOutside
 from dreamlake.engine.replica import check, pull, state
 from dreamlake.engine.replica.progress import Progress
 from dreamlake.engine.replica.push import Outcome, push
 from dreamlake.engine.sessionlock import SessionLock
+from dreamlake.errors import PointsNotHereError
 from dreamlake.format import layout
 from dreamlake.format.layout import SegmentName
 from dreamlake.notices import log
@@ -65,19 +66,22 @@ def sync_folder(
         The replica does not answer. `LockTimeoutError` when another process goes on replicating.
     """
     with state.hold(folder, lock_timeout):
+        is_live = _is_live(folder)  # before this process takes the session's lock itself
         known = state.load(folder)
         tree = check.look(remote, session)
         mine = known.remote(remote.describe())
         found = check.compare(folder, session, remote, mine, tree)
         lost = pull.is_behind(folder, session, remote, mine, known.machine, tree)
-        # Described: or their points would stay unsent, as those of a track in which the replica is ahead.
-        if found.described or lost:
+        # Described: or their points would stay unsent, as those of a track in which the replica is ahead. And what late
+        # fields wait for may have been merged there by another machine.
+        taken = sorted({*found.described, *set(found.pull).intersection(tracks_that_wait(folder))})
+        if taken or lost:
             lock = SessionLock(os.path.join(folder, layout.LOCK_FILE), single_writer=False)
             with lock.hold(WRITERS_PATIENCE):
                 lock.announce_rewrite()
                 # Points come back with the timestamps that another process drew: later ones go on above them.
-                lock.cover(pull.pull(folder, session, remote, mine, tree, found.described))
-        ahead = set(found.pull) - set(found.described)
+                lock.cover(pull.pull(folder, session, remote, mine, tree, taken))
+        ahead = set(found.pull).difference(taken)
         state.save(folder, known)
         check.sweep_beside(remote, session, tree, time.time())
 
@@ -88,10 +92,10 @@ def sync_folder(
         waiting = tracks_that_wait(folder)
         if not waiting or outcome.ended:
             return outcome
-        if _is_live(folder):
+        if is_live:
             outcome.failures += [(below, _still_waiting()) for below in waiting]
             return outcome
-        failures = _settle(folder, session, remote, waiting)
+        failures = _settle(folder, session, remote, waiting, mine)
         settled = send()
     settled.objects += outcome.objects
     settled.bytes += outcome.bytes
@@ -147,13 +151,21 @@ def _still_waiting() -> OSError:
     )
 
 
-def _settle(folder: str, session: str, remote: RemoteStore, waiting: list[str]) -> list[tuple[str, Exception]]:
-    """Merge the late fields of these tracks into the segments that they wait for; returns what failed, and why."""
+def _settle(
+    folder: str, session: str, remote: RemoteStore, waiting: list[str], known: state.RemoteState
+) -> list[tuple[str, Exception]]:
+    """Merge the late fields of these tracks into the segments that they wait for; returns what failed, and why.
+
+    A track in conflict of which the replica has these segments no more stays as it is: that it is one was told.
+    """
     failures: list[tuple[str, Exception]] = []
     lock = SessionLock(os.path.join(folder, layout.LOCK_FILE), single_writer=False)
     for below in waiting:
         try:
             _settle_track(folder, session, remote, below, lock)
+        except PointsNotHereError as error:
+            if known.track(below).conflict is None:
+                failures.append((below, error))
         except Exception as error:
             failures.append((below, error))
     return failures
@@ -163,7 +175,7 @@ def _settle_track(folder: str, session: str, remote: RemoteStore, below: str, lo
     track = TrackFromOutside(folder, below, lock)
 
     def merge(names: list[SegmentName]) -> None:
-        fetched = {name: remote.get(f"{session}/{below}/{name.filename}") for name in names}
+        fetched = {name: fetch(remote, f"{session}/{below}", name, os.path.join(folder, below)) for name in names}
         track.change(partial(TrackOnDisk.settle, fetched=fetched))
 
     settle_all(track.disk.wanted, merge)

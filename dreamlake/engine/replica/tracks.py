@@ -17,6 +17,7 @@ from dreamlake.engine.replica.sending import Foreign, Gone, Sender, make_last
 from dreamlake.engine.replica.sides import here, there
 from dreamlake.engine.replica.state import Sent, TrackState, digest
 from dreamlake.engine.sweep import GRACE
+from dreamlake.engine.trackfile import is_described_alike
 from dreamlake.errors import CorruptTrackError
 from dreamlake.format import layout, live
 from dreamlake.format.layout import SegmentName
@@ -79,6 +80,7 @@ class TrackSender:
         self._ahead: Look | None = None
         self._is_left = False
         self._failed: list[SegmentName] = []  # of those that were sent ahead
+        self._created: list[SegmentName] = []  # by this pass
         #: Objects and bytes that the sender expects of this track.
         self._expected = 0, 0
 
@@ -195,6 +197,7 @@ class TrackSender:
                     raise
             except Foreign:
                 if last or not self._is_all_here():
+                    self._take_back()
                     self._conflict()
                     return
         raise OSError(errno.EBUSY, "it is deleted as fast as it is written", self.sender.remote.describe(self.there))
@@ -255,11 +258,15 @@ class TrackSender:
             if look.about is not None:
                 self._replace(layout.METADATA_FILE, look.about, self.known.about)
             lines = look.hot is not None and bool(look.hot.data)
-            if not self.sender.is_first and (look.unsent or (lines and self._has_no_lines())):
+            may_meet = not self.sender.is_first and bool(look.unsent or (lines and self._has_no_lines()))
+            looks_again = may_meet and not self._is_guarded(look)
+            if may_meet:
                 self._check_beside(look.unsent, lines)
             self._send_segments(look.unsent)
             if look.hot is not None:
                 self._replace(layout.HOT_FILE, look.hot, self.known.hot)
+            if looks_again:
+                self._check_beside(look.unsent, lines)
         finally:
             self.note()
         self._sweep(look.counting)
@@ -288,8 +295,10 @@ class TrackSender:
         with self.sender.segments.of(self._here.size(name.filename)):
             data = self._here.segment(name)
             self._notes.last(name, data)
-            self.sender.create(f"{self.there}/{name.filename}", data)
+            is_new = self.sender.create(f"{self.there}/{name.filename}", data)
         with self._lock:
+            if is_new:
+                self._created.append(name)
             self._sent(len(data))
             self._segments.add(name)
             self._changed = True
@@ -313,6 +322,15 @@ class TrackSender:
         Where lines were left, whoever has rolled them has replaced it.
         """
         return self.known.hot.version is None or self.known.hot.sha == EMPTY
+
+    def _is_guarded(self, look: Look) -> bool:
+        """Whether of two machines that look at one moment, and then send, one is refused.
+
+        New points leave the hot object, so both replace it, each the version that it knows. A later form of segments
+        that are there may leave it as it is: who sends one looks again, as does the other, and one of them sees both.
+        """
+        end = live.end_of(live.survey(self._segments)[0])
+        return look.hot is not None and self.known.hot.version is not None and all(n.start >= end for n in look.unsent)
 
     def _check_beside(self, names: list[SegmentName], lines: bool) -> None:
         """See that nobody else's lines or segments there are hidden by what is sent, nor this by segments of others.
@@ -354,7 +372,8 @@ class TrackSender:
         another's place meanwhile, or of a bucket that was brought back from a copy. Raises `Foreign`, `Gone`.
         """
         found = live.parse_listing(self._listed())
-        if any(name.stop > self._end for name in found):
+        mine = {*self._segments, *live.parse_listing((*self.known.going, *self._here.local.names(self.below)))}
+        if any(name.stop > self._end or name not in mine for name in found):
             raise Foreign(data, version)
         if not self._segments.issubset(found):
             raise self.sender.gone()
@@ -375,17 +394,38 @@ class TrackSender:
 
         So it is when what was sent lately is not known any more: a reply was lost, and the network stayed away.
         """
-        entries = self._listed()
+        # Without what this pass has made: it may hide lines that another machine sent meanwhile.
+        created = {name.filename for name in self._created}
+        entries = {filename: entry for filename, entry in self._listed().items() if filename not in created}
         try:
             pair = self._pair(entries)
-            if pair.verdict() is not Verdict.MINE:
+            if pair.verdict() is not Verdict.MINE or not self._may_describe(entries, pair):
                 return False
         except CorruptTrackError:
             return False
         with self.sender.ledger:
             pair.note()
         self._segments.clear()
-        self._segments.update(self.known.segments)
+        self._segments.update(self.known.segments, self._created)
+        self._changed = True
+        return True
+
+    def _may_describe(self, entries: dict[str, Entry], pair: Pair) -> bool:
+        """Whether metadata.json here may take the place of the one there, which is noted then."""
+        entry, known = entries.get(layout.METADATA_FILE), self.known.about
+        if entry is None or entry.version == known.version:
+            return True
+        try:
+            data, version = self.sender.ask(lambda: self.sender.remote.read(f"{self.there}/{layout.METADATA_FILE}"))
+        except FileNotFoundError:
+            return True
+        if digest(data) not in known.lately:
+            mine = self._here.local.get(f"{self.below}/{layout.METADATA_FILE}")
+            # Without a point another machine has just begun to send it.
+            if pair.theirs.is_empty or not is_described_alike(mine, data):
+                return False
+        with self.sender.ledger:
+            known.is_sent(version, digest(data))
         return True
 
     def _listed(self) -> dict[str, Entry]:
@@ -404,6 +444,22 @@ class TrackSender:
         mine = here(self._here.local.root, self.below)
         theirs = self.sender.ask(lambda: there(self.sender.remote, self.there, mine.name, entries, mine.hot))
         return Pair(mine, theirs, self.known)
+
+    def _take_back(self) -> None:
+        """Delete the segments that this pass has made there: they hide what another machine wrote meanwhile.
+
+        It looked before it sent them; whoever sent something since was told that it is there. They are all here.
+        """
+        for name in reversed(self._created):
+            path = f"{self.there}/{name.filename}"
+            try:
+                self.sender.ask(lambda path=path: self.sender.remote.delete(path))  # type: ignore[misc]
+            except PermissionError as error:
+                log().error("%s may hide what another machine wrote, and may not be deleted: %s", path, error)
+                break  # one before it alone would leave a hole
+            self._segments.discard(name)
+            self._changed = True
+        self.note()
 
     def _conflict(self) -> None:
         name = layout.track_name(self.below)
