@@ -251,6 +251,40 @@ def test_a_value_replaces_its_parts_and_a_part_the_whole() -> None:
     assert with_parameters({"a": 1, "ab": 2, "c.d": 3}, {"a.x": 4, "c": 5}) == {"ab": 2, "a.x": 4, "c": 5}
 
 
+class Counted(str):
+    """A key that counts how often it is compared with another."""
+
+    __slots__ = ()
+    compared = 0
+
+    def startswith(self, *given: Any) -> bool:
+        Counted.compared += 1
+        return super().startswith(*given)
+
+    def __lt__(self, other: str) -> bool:
+        Counted.compared += 1
+        return super().__lt__(other)
+
+
+def test_thousands_of_parameters_are_not_compared_each_with_each() -> None:
+    stored = {Counted(f"layer{at // 100}.unit{at % 100}"): at for at in range(8000)}
+    later = {Counted(key): -at for key, at in stored.items()}
+    Counted.compared = 0
+    assert with_parameters(stored, later) == later
+    assert Counted.compared < 100 * len(stored)
+
+
+keys = st.lists(st.sampled_from(["", "a", "b", "a!", "a-", "a/", "é"]), min_size=1, max_size=4).map(".".join)
+
+
+@given(st.dictionaries(keys, st.integers()), st.dictionaries(keys, st.integers()))
+def test_parts_and_wholes_are_found_as_by_comparing_all(stored: dict[str, int], later: dict[str, int]) -> None:
+    def hidden(key: str) -> bool:
+        return any(key.startswith(new + ".") or new.startswith(key + ".") for new in later)
+
+    assert with_parameters(stored, later) == {key: stored[key] for key in stored if not hidden(key)} | later
+
+
 def test_setting_parameters_writes_the_plain_file_alone(lake_dir: Path) -> None:
     with Session("s", "w", lake_dir) as session:
         put(LocalStore(lake_dir), "hosts/m1/parameters.json", parameters(0, theirs=1, both=1))

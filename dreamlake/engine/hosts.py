@@ -6,6 +6,7 @@ other machine writes its own below ``hosts/<machine>/``. Clocks of machines diff
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from datetime import UTC, datetime
 from math import inf
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from typing import Any
 
     from dreamlake.storage.store import Store
+
+#: What sorts directly behind the dot: all that begins with ``a.`` is below ``a/``.
+AFTER_DOT = chr(ord(".") + 1)
 
 
 def host_files(store: Store, session: str) -> dict[str, list[str]]:
@@ -155,9 +159,34 @@ def merged_parameters(contents: Iterable[dict[str, Any]]) -> dict[str, Any]:
 
 def with_parameters(stored: dict[str, Any], later: dict[str, Any]) -> dict[str, Any]:
     """Flat parameters with later ones in their place; a value also replaces its parts, and a part the whole."""
-    return {key: value for key, value in stored.items() if not _hidden_by(key, later)} | later
+    hidden = parts_of(later, stored) | wholes_of(later, stored)
+    return {key: value for key, value in stored.items() if key not in hidden} | later
 
 
-def _hidden_by(key: str, flat: dict[str, Any]) -> bool:
-    """Whether a stored key is replaced by a new value of which it is a part, or that is a part of it."""
-    return any(key.startswith(new + ".") or new.startswith(key + ".") for new in flat)
+# Sessions of thousands of parameters set them under a lock that other processes wait for: each key is looked up in a
+# sorted list, where to compare it with every other key takes a minute. The dotted starts of a stranger's key, which may
+# be a million dots, are not made.
+
+
+def parts_of(wholes: Iterable[str], keys: Iterable[str]) -> set[str]:
+    """Those of `keys` that are parts of one of `wholes`, as ``a.b.c`` is one of ``a`` and of ``a.b``."""
+    ordered = sorted(keys)
+    found: set[str] = set()
+    done = 0
+    for start in sorted(whole + "." for whole in wholes):
+        first = bisect_left(ordered, start, done)
+        if first < len(ordered) and ordered[first].startswith(start):
+            done = bisect_left(ordered, start[:-1] + AFTER_DOT, first)  # what stands there is no part of later ones
+            found.update(ordered[first:done])
+    return found
+
+
+def wholes_of(parts: Iterable[str], keys: Iterable[str]) -> set[str]:
+    """Those of `keys` of which one of `parts` is a part, as ``a.b.c`` is one of ``a`` and of ``a.b``."""
+    ordered = sorted(parts)
+    found: set[str] = set()
+    for key in keys:
+        first = bisect_left(ordered, key + ".")
+        if first < len(ordered) and ordered[first].startswith(key + "."):
+            found.add(key)
+    return found
