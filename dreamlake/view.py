@@ -240,7 +240,8 @@ class TrackView:
         """The track as a pandas frame, with the columns of `scan`.
 
         Columns of integers or bools in which a value is absent get pandas' nullable types, so that no digit is lost;
-        an absent double shows as NaN. Works in a forked child process too.
+        an absent double shows as NaN. In dicts and lists integers stay integers beside an absent one, which is None.
+        Works in a forked child process too.
 
         Parameters
         ----------
@@ -503,7 +504,11 @@ def _pandas_frame(table: pa.Table, pandas: Any) -> pd.DataFrame:
 
     nullable = {pa.int64(): pandas.Int64Dtype(), pa.bool_(): pandas.BooleanDtype()}
     holed = [name for name in table.column_names if table[name].null_count and table[name].type in nullable]
-    frame = table.to_pandas(ignore_metadata=True)
+    full = table
+    for name in holed:
+        full = full.set_column(full.column_names.index(name), name, pa.nulls(len(table)))
+    # In dicts and lists with an absent integer all would become doubles, and lose digits.
+    frame = full.to_pandas(ignore_metadata=True, integer_object_nulls=True)
     # to_pandas asks for types by type and not by column: full columns keep NumPy's, the others are made again.
     for name, column in table.select(holed).to_pandas(ignore_metadata=True, types_mapper=nullable.get).items():
         frame[name] = column

@@ -248,6 +248,36 @@ def test_pandas_frames_lose_no_digit(lake_dir: Path) -> None:
     assert frame["x"].isna().tolist() == [False, True, True]
 
 
+def test_pandas_frames_keep_integers_inside_dicts_and_lists(lake_dir: Path) -> None:
+    big = 2**53 + 1
+    given = [
+        {
+            "dict": {"a": big, "b": True},
+            "list": [big, None],
+            "flags": [True, None],
+            "deep": [{"a": [big, None]}, {"a": None}],
+            "nested": [[big], [None], None],
+            "doubles": [1.5, None],
+            "count": big,
+            "_ts": 1.0,
+        },
+        {"dict": {"a": None, "b": None}, "list": [1], "flags": [False], "_ts": 2.0},
+        {"_ts": 3.0},
+    ]
+    track = TrackOnDisk(lake_dir)
+    track.hot(given)
+    frame = TrackView(track.reader()).to_pandas()
+    assert repr(frame["dict"].tolist()) == repr([given[0]["dict"], given[1]["dict"], None])
+    assert repr([each if each is None else each.tolist() for each in frame["list"]]) == repr([[big, None], [1], None])
+    assert frame["flags"][0].tolist() == [True, None]
+    assert [each["a"] if each["a"] is None else each["a"].tolist() for each in frame["deep"][0]] == [[big, None], None]
+    assert [each if each is None else each.tolist() for each in frame["nested"][0]] == [[big], [None], None]
+    assert frame["doubles"][0].dtype == np.dtype("float64")
+    assert (frame["count"][0], frame["count"].dtype) == (big, pd.Int64Dtype())
+    whole = TrackView(track.reader()).to_pandas(limit=2)
+    assert (whole["_index"].dtype, whole["count"].dtype) == (np.dtype("int64"), pd.Int64Dtype())
+
+
 def test_to_pandas_says_what_to_install(view: TrackView, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(ImportError, match="pip install pandas"):
