@@ -79,7 +79,8 @@ class Parameters(ParametersView):
         Parameters
         ----------
         values, more
-            A dict of them, or keywords, or both, of which the keywords come later.
+            A dict of them, or keywords, or both, of which the keywords come later: they are merged with the dict as
+            with what was set before.
 
         Raises
         ------
@@ -92,13 +93,23 @@ class Parameters(ParametersView):
             raise TypeError(
                 f"parameters are a dict or keywords, not {type(values).__name__}: set(lr=0.1), set({{...}})"
             )
-        flat = flatten({**dict(values or {}), **more})
-        for key in flat:
-            if above := next((key[:at] for at, char in enumerate(key) if char == "." and key[:at] in flat), None):
-                raise ValueError(f"the parameter {above!r} is both a value and a part of {key!r}; give one of them")
+        from dreamlake.engine.hosts import with_parameters
+
+        flat = with_parameters(_flat(values or {}), _flat(more))
         writer = self._open_writer()
         writer.under_lock(lambda: _merge(writer, flat))
         return self
+
+
+def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What is given at once, flat, and of which no key is both a value and a prefix of others."""
+    from dreamlake.engine.hosts import wholes_of
+
+    flat = flatten(values)
+    for above in sorted(wholes_of(flat, flat)):
+        key = next(key for key in flat if key.startswith(above + "."))
+        raise ValueError(f"the parameter {above!r} is both a value and a part of {key!r}; give one of them")
+    return flat
 
 
 def _merge(writer: Writer, flat: dict[str, Any]) -> None:

@@ -186,3 +186,20 @@ def test_a_dict_is_taken_as_keywords_are(tmp_path: Path) -> None:
         assert session.parameters().get() == {"lr": 3, "model.layers": 2, "values": 4}
         with pytest.raises(TypeError, match="a dict or keywords, not list"):
             session.parameters().set([("lr", 1)])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("values", "more", "left"),
+    [
+        ({"a": {"b": 1}}, {"a": {"c": 2}}, {"a.b": 1, "a.c": 2}),
+        ({"a": {"b": 1, "c": {"d": 3}}}, {"a": {"b": 2, "c": {"e": 4}}}, {"a.b": 2, "a.c.d": 3, "a.c.e": 4}),
+        ({"a.b": 1}, {"a": {"c": 2}}, {"a.b": 1, "a.c": 2}),
+        ({"a": {"b": 1}}, {"a": 2}, {"a": 2}),
+        ({"a.b": 1}, {"a": 2}, {"a": 2}),
+        ({"a": 2}, {"a": {"b": 1}}, {"a.b": 1}),
+        ({"a": {"b": 1}}, {"a": {}}, {"a": {}}),
+    ],
+)
+def test_keywords_are_merged_with_the_dict_in_full(session: Session, values: Any, more: Any, left: Any) -> None:
+    assert session.parameters().set(values, **more).get() == left
+    assert session.parameters().set(values).set(**more).get() == left
