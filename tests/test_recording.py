@@ -68,14 +68,109 @@ def test_what_cannot_be_stored_is_left_out_and_told_once(tmp_path: Path, caplog:
     for step in range(3):
         recorder.step("t", "step", step, {"loss": 0.5, "_hidden": 1.0, "odd": object(), "_ts": 5.0, 7: 1})  # type: ignore[dict-item]
     recorder.parameters({"a": {"b": object, 7: (1, Path("x"))}, "a.c": 1})
-    recorder.parameters({"x": 1, "x.y": 2})
     recorder.finish()
     told = [record.getMessage() for record in caplog.records]
     assert len([said for said in told if "left out" in said]) == 4
-    assert len([said for said in told if "not set" in said]) == 1
     assert points(tmp_path) == [{"step": step, "loss": 0.5} for step in range(3)]
     parameters = Lake(tmp_path).session("run", "w").parameters().get()
     assert parameters == {"a.b": "<class 'object'>", "a.7": [1, "x"], "a.c": 1}
+
+
+def test_fields_that_are_too_long_together_are_left_out_and_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    recorder = own(tmp_path)
+    for step in range(2):
+        recorder.step("t", "step", step, {"long": "x" * 700_000, "loss": 0.5, "short": "y" * 600_000})
+    recorder.step("u", "step", 0, dict.fromkeys((f"metric/{number:06}" for number in range(60_000)), 1.0))
+    recorder.finish()
+    assert points(tmp_path) == [{"step": step, "loss": 0.5, "short": "y" * 600_000} for step in range(2)]
+    (metrics,) = points(tmp_path, "u")
+    assert metrics["step"] == 0
+    assert 40_000 < len(metrics) < 60_000
+    (told,) = (record.getMessage() for record in caplog.records if record.getMessage().startswith("long"))
+    assert "left out" in told
+    assert "1 MB" in told
+
+
+class Strange:
+    """A value that raises whatever is asked of it, as a tensor without data does."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no data")
+
+    def __array__(self, *_: Any, **__: Any) -> Any:
+        raise NotImplementedError("no data")
+
+
+def test_a_value_that_raises_ends_no_training(tmp_path: Path) -> None:
+    recorder = own(tmp_path)
+    recorder.step("t", "step", 0, {"loss": 0.5, "strange": Strange()})
+    recorder.parameters({"lr": 0.1, "strange": Strange(), "list": [Strange()]})
+    recorder.finish()
+    assert points(tmp_path) == [{"step": 0, "loss": 0.5}]
+    parameters = Lake(tmp_path).session("run", "w").parameters().get()
+    assert parameters["lr"] == 0.1
+    assert "Strange object" in parameters["strange"]
+    assert "Strange object" in parameters["list"][0]
+
+
+def test_parameters_that_cannot_be_stored_leave_the_others(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    itself: dict[str, Any] = {"kept": 1}
+    itself["itself"] = itself
+    itself["list"] = [1, itself]
+    deep: Any = 1
+    for _ in range(100):
+        deep = {"d": deep}
+    looped: list[Any] = []
+    looped.append(looped)
+    recorder = own(tmp_path)
+    recorder.parameters(
+        {
+            "lr": 0.1,
+            "x": 1,
+            "x.y": 2,
+            "labels": {"a": 1, "a.b": 2, "c": 3},
+            "conf": itself,
+            "looped": looped,
+            "deep": deep,
+            "twice": [itself["kept"], [], []],
+            "\ud800": 1,
+            "text": "\ud800",
+            "empty": {},
+            "large": "x" * 2_000_000,
+            "many": {str(number): "\ud800" for number in range(1, 21)},
+        }
+    )
+    recorder.finish()
+    assert Lake(tmp_path).session("run", "w").parameters().get() == {
+        "lr": 0.1,
+        "x.y": 2,
+        "labels.a.b": 2,
+        "labels.c": 3,
+        "conf.kept": 1,
+        "twice": [1, [], []],
+        "empty": {},
+    }
+    (told,) = (record.getMessage() for record in caplog.records)
+    for name in ("'x'", "'labels.a'", "'conf.itself'", "'conf.list'", "'looped'", r"'\ud800'", "'text'", "'large'"):
+        assert name in told
+    assert told.endswith("and 20 more")
+
+
+def test_a_disk_that_takes_no_parameters_ends_no_training(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    recorder = own(tmp_path)
+    recorder.step("t", "step", 0, {"loss": 1.0})
+    with monkeypatch.context() as patched:
+        patched.setattr("dreamlake.storage.local.atomic_write", refuse)
+        recorder.parameters({"lr": 0.1})
+    recorder.finish()
+    assert "parameters of run are not set: [Errno 28]" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -6,14 +6,19 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from dreamlake.engine.ending import Ending
+from dreamlake.engine.hosts import wholes_of
 from dreamlake.engine.lifecycle import ending_of
 from dreamlake.format.layout import check_field
-from dreamlake.format.point import take_value
+from dreamlake.format.point import MAX_DEPTH, MAX_POINT_BYTES, encode_text, take_value
 from dreamlake.notices import log
+from dreamlake.parameters import flatten
 from dreamlake.session import Session
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+#: Parameters that a warning names, of those that are left out.
+NAMED = 9
 
 
 class Recorder:
@@ -92,7 +97,7 @@ class Recorder:
             Which it is.
         values
             The fields. One that cannot be stored is left out, and told once to the library's log: a name that begins
-            with an underscore is no reason to end a training.
+            with an underscore is no reason to end a training. So are the longest, where all are over 1 MB together.
         """
         session = self.session
         into = session.track(track)
@@ -105,27 +110,54 @@ class Recorder:
         fields = {key: step} | {name: value for name, value in values.items() if name != key}
         try:
             into.append(**fields, _ts=ts)
-        except (TypeError, ValueError):
-            into.append(**{name: value for name, value in fields.items() if self._can_store(name, value)}, _ts=ts)
+        except Exception:  # a tensor without data raises what it likes; what is not of the fields is raised again
+            into.append(**self._storable(fields), _ts=ts)
 
-    def _can_store(self, name: str, value: Any) -> bool:
-        try:
-            check_field(name)
-            if name == "_ts":
-                raise ValueError("_ts is the timestamp of a point")
-            take_value(name, value)
-        except (TypeError, ValueError) as error:
-            if name not in self._left_out:
-                self._left_out.add(name)
-                log().warning("%s is left out of the points of %s: %s", name, self.name, error)
-            return False
-        return True
+    def _storable(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of the fields that can be stored, and together: where they are too long, the shortest of them."""
+        taken: dict[str, Any] = {}
+        for name, value in fields.items():
+            try:
+                check_field(name)
+                if name == "_ts":
+                    raise ValueError("_ts is the timestamp of a point")
+                taken[name] = take_value(name, value)[0]
+            except Exception as error:
+                self._leave_out(name, error)
+        sizes = {name: len(encode_text({name: value}).encode()) for name, value in taken.items()}
+        size = 0
+        for name in sorted(sizes, key=sizes.__getitem__):
+            size += sizes[name]
+            if size > MAX_POINT_BYTES:
+                self._leave_out(name, ValueError("the point would take more than 1 MB as JSON"))
+                del taken[name]
+        return taken
+
+    def _leave_out(self, name: str, error: Exception) -> None:
+        if name not in self._left_out:
+            self._left_out.add(name)
+            log().warning("%s is left out of the points of %s: %s", name, self.name, error)
 
     def parameters(self, values: Mapping[str, Any]) -> None:
-        """Set parameters of the session; what cannot be stored becomes its text."""
+        """Set parameters of the session; what cannot be stored becomes its text, or is left out, which the log tells.
+
+        Of a key that is both a value and a prefix of others the value is left out.
+        """
+        flat: dict[str, Any] = {}
+        left: dict[str, str] = {}
+        _flatten(values, "", (), flat, left)
+        clashing = sorted(wholes_of(flat, flat))
+        left = dict.fromkeys(clashing, "it is both a value and a prefix of others") | left
+        for name in clashing:
+            del flat[name]
+        if left:
+            told = "; ".join(f"{name!r}: {why}" for name, why in list(left.items())[:NAMED])
+            more = f"; and {len(left) - NAMED:,} more" if len(left) > NAMED else ""
+            log().warning("parameters are left out of those of %s: %s%s", self.name, told, more)
+        session = self.session
         try:
-            self.session.parameters().set(**{str(name): _storable(value) for name, value in values.items()})
-        except (TypeError, ValueError) as error:
+            session.parameters().set(flat)
+        except (TypeError, ValueError, OSError) as error:
             log().warning("parameters of %s are not set: %s", self.name, error)
 
     def finish(self, status: str | None = None) -> None:
@@ -138,12 +170,48 @@ class Recorder:
             self._session._close(ending_of(error) if status is None else Ending(status), quiet=True)
 
 
-def _storable(value: Any) -> Any:
+def _flatten(
+    values: Mapping[Any, Any], prefix: str, above: tuple[int, ...], flat: dict[str, Any], left: dict[str, str]
+) -> None:
+    """Put what can be stored into `flat` under dotted keys, and why the others cannot into `left`.
+
+    `above` are the dicts and lists that this one is in.
+    """
+    for key, value in values.items():
+        name = prefix + _text(key)
+        try:
+            if isinstance(value, dict) and value:
+                _flatten(value, f"{name}.", _below(value, above), flat, left)
+            else:
+                flat |= flatten({name: _storable(value, above)})
+        except (TypeError, ValueError) as error:
+            left[name] = str(error)
+
+
+def _storable(value: Any, above: tuple[int, ...]) -> Any:
     if isinstance(value, dict):
-        return {str(name): _storable(inner) for name, inner in value.items()}
+        below = _below(value, above)
+        return {_text(name): _storable(inner, below) for name, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_storable(inner) for inner in value]
+        below = _below(value, above)
+        return [_storable(inner, below) for inner in value]
     try:
         return take_value("a parameter", value)[0]
-    except (TypeError, ValueError):
+    except Exception:  # a tensor without data raises what it likes
+        return _text(value)
+
+
+def _below(value: Any, above: tuple[int, ...]) -> tuple[int, ...]:
+    """What is above the items of a dict or list. Raises ValueError where that would have no end."""
+    if id(value) in above:
+        raise ValueError("it holds itself")
+    if len(above) > MAX_DEPTH:
+        raise ValueError(f"it is nested more than {MAX_DEPTH} deep")
+    return *above, id(value)
+
+
+def _text(value: Any) -> str:
+    try:
         return str(value)
+    except Exception:  # of a stranger's class, and no reason to end a training
+        return object.__repr__(value)
