@@ -227,6 +227,52 @@ def test_several_tracks_go_to_a_folder(cli: Any, lake: Path, tmp_path: Path) -> 
     assert (tmp_path / "empty.jsonl").read_bytes() == b""
 
 
+def test_names_that_are_in_each_others_way_get_files(cli: Any, lake_dir: Path, tmp_path: Path) -> None:
+    long = "m" * 252
+    names = ["train", "train.csv/b", "train.csv~/c", "train.csv/b.csv/d", "z", long, "m" * 251 + "n"]
+    with Session("run", "w", lake_dir) as session:
+        for number, name in enumerate(names):
+            session.track(name).append(x=number)
+    out = ok(cli("export", "run", "--path", lake_dir, "-o", f"{tmp_path}/out/", "--format", "csv"))
+    files = [line.partition(", in ")[2] for line in out.splitlines()]
+    by_name = {line.partition(": ")[0]: place for line, place in zip(out.splitlines(), files, strict=True)}
+    assert sorted(by_name) == sorted(names)
+    assert len(set(files)) == len(names)
+    for number, name in enumerate(names):
+        assert Path(by_name[name]).read_text().endswith(f",{number}\n")
+    assert by_name["train"] == f"{tmp_path}/out/train.csv"
+    assert by_name["train.csv~/c"] == f"{tmp_path}/out/train.csv~/c.csv"
+    assert by_name["train.csv/b"] == f"{tmp_path}/out/train.csv~~/b.csv"
+    assert by_name["train.csv/b.csv/d"] == f"{tmp_path}/out/train.csv~~/b.csv~/d.csv"
+    assert len(os.path.basename(by_name[long])) == 255
+    assert os.path.basename(by_name[long]).startswith("m" * 242 + "~")
+
+
+def test_a_track_that_cannot_be_written_keeps_no_other_back(cli: Any, lake: Path, tmp_path: Path) -> None:
+    with Session("run", "w", lake) as session:
+        session.track("all/of/them").append(x=1)
+    (lake / "w/run/tracks/steps/000000000004-000000000008.parquet").write_bytes(b"rubbish")
+    out_dir = tmp_path / "out"
+    (out_dir / "all").mkdir(parents=True)
+    (out_dir / "all" / "of").write_text("a file where the export needs a folder")
+    status, out, err = cli("export", "run", "--path", lake, "-o", out_dir, "--format", "csv")
+    assert status == 1
+    assert [line.partition(": ")[0] for line in out.splitlines()] == ["all/kinds", "empty"]
+    blocked, damaged = err.splitlines()
+    assert blocked.startswith("dreamlake: all/of/them: ")
+    assert damaged.startswith("dreamlake: steps: ")
+    assert "damaged" in damaged
+    assert ".tmp" not in err
+
+
+def test_an_error_names_no_temporary_file(cli: Any, lake: Path, tmp_path: Path) -> None:
+    place = tmp_path / f"{'x' * 300}.csv"
+    status, out, err = cli("export", "run", "steps", "--path", lake, "-o", place)
+    assert (status, out) == (1, "")
+    assert str(place) in err
+    assert ".tmp" not in err
+
+
 def test_nothing_is_overwritten_unasked(cli: Any, lake: Path, tmp_path: Path) -> None:
     place = tmp_path / "out.csv"
     place.write_text("mine")

@@ -22,7 +22,7 @@ import click
 
 from dreamlake import __version__
 from dreamlake.cli.places import Mistake, close_opened
-from dreamlake.cli.text import complain
+from dreamlake.cli.text import complain, words_of
 from dreamlake.errors import DreamlakeError, SessionNotFoundError, TrackNotFoundError
 
 __all__ = ["main"]
@@ -134,7 +134,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (Mistake, SessionNotFoundError, TrackNotFoundError) as error:
         return _fail(2, str(error))
     except (DreamlakeError, OSError, ValueError) as error:
-        return _fail(1, _said(error))
+        return _fail(1, words_of(error))
     finally:
         close_opened()
     return status
@@ -160,13 +160,6 @@ def _run(argv: list[str]) -> int:
     with program.make_context("dreamlake", argv) as context:
         status: Any = program.invoke(context)
         return int(status)
-
-
-def _said(error: Exception) -> str:
-    """What an error says, without the number that Python puts before the words of the system."""
-    if isinstance(error, OSError) and error.strerror and str(error).startswith("[Errno "):
-        return error.strerror if error.filename is None else f"{error.strerror}: {error.filename}"
-    return str(error)
 
 
 def _misused(error: click.UsageError, argv: Sequence[str]) -> int:

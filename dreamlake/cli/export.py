@@ -15,7 +15,8 @@ from dreamlake.cli.completion import complete_files, complete_tracks
 from dreamlake.cli.options import WholeNumber, lake_options, run_argument
 from dreamlake.cli.places import Mistake, find_run, find_track
 from dreamlake.cli.progress import Bar, bar
-from dreamlake.cli.text import clean, say, size_text
+from dreamlake.cli.text import clean, complain, say, size_text, words_of
+from dreamlake.errors import DreamlakeError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ EVENTS = "tensorboard"
 #: Points that are held at a time, and the bytes that they may take in about the form in which they are stored.
 MOST_POINTS, MOST_BYTES = 100_000, 8 << 20
 STDOUT = "-"
+#: The bytes that a name may have in a folder, and those of the digest that a longer one ends in.
+MAX_NAME_BYTES, DIGEST_BYTES = 255, 9
 
 
 @click.command("export", short_help="write tracks as CSV, Parquet or JSON lines")
@@ -74,7 +77,8 @@ def command(
     """Write tracks of a run (all of them by default) to files of this machine, or to standard output.
 
     Columns are _index, _ts (seconds since the epoch) and the fields. A file appears when it is complete; one that is
-    there is replaced only with --force. A track of any length takes little memory.
+    there is replaced only with --force. A track of any length takes little memory. Where one of several tracks cannot
+    be written, it is named, the others are, and the exit status is 1.
 
     jsonl keeps every value: a field that a point lacks is left out, None is null, and what JSON has no form for is
     written as in data.jsonl: {"$numberDouble": "NaN"}, {"$binary": …}, {"$date": …}. parquet has the columns of
@@ -108,15 +112,23 @@ def command(
             if not force:
                 raise Mistake(f"{place} is there already; --force replaces it")
     with bar("exporting", "points") as shown:
+        failed = 0
         for name, (place, form) in zip(names, places, strict=True):
-            _export(view, name, place, form, start, limit, force, shown)
-    return 0
+            try:
+                _export(view, name, place, form, start, limit, force, shown)
+            except BrokenPipeError:
+                raise
+            except (Mistake, DreamlakeError, OSError, ValueError) as error:
+                if len(names) == 1:
+                    raise
+                failed += 1
+                shown.hide()
+                complain(f"{name}: {words_of(error)}")
+    return 1 if failed else 0
 
 
 def _places(names: list[str], named: bool, output: str, kind: str | None) -> list[tuple[str, str]]:
     """Where each track goes, and in which form."""
-    from dreamlake.format.layout import encode_component
-
     if "://" in output:
         raise Mistake("-o is a file or folder of this machine, not a URL; export to a file, and copy that")
     ending = os.path.splitext(output)[1].lower().removeprefix(".")
@@ -138,11 +150,45 @@ def _places(names: list[str], named: bool, output: str, kind: str | None) -> lis
     if is_folder or len(names) > 1:
         if kind is None:
             raise Mistake(f"a folder has no ending that tells the format; give --format {'|'.join(FORMATS)}")
-        files = ["/".join(map(encode_component, name.split("/"))) for name in names]
-        return [(os.path.join(output, *f"{file}.{kind}".split("/")), kind) for file in files]
+        return [(os.path.join(output, *file), kind) for file in _files(names, kind)]
     if kind is None and ending not in FORMATS:
         raise Mistake(f"{output} does not end in .csv, .parquet or .jsonl; give --format {'|'.join(FORMATS)}")
     return [(output, kind or ending)]
+
+
+def _files(names: list[str], kind: str) -> list[list[str]]:
+    """The files of tracks, by their folders and names below one folder: no two of them are in each other's way."""
+    from dreamlake.format.layout import encode_component
+
+    files = []
+    for name in names:
+        *above, base = map(encode_component, name.split("/"))
+        files.append((*above, _fitting(name, base, f".{kind}")))
+    # A folder train.csv, of the track train.csv/b, cannot be where the file of the track train is.
+    taken = set(files)
+    folders = {file[:depth] for file in files for depth in range(1, len(file))}
+    others = {}
+    for folder in sorted(folders & taken):
+        other = folder
+        while other in taken or other in folders:
+            other = (*other[:-1], f"{other[-1]}~")
+        folders.add(other)
+        others[folder] = other[-1]
+    return [
+        [others.get(file[: at + 1], part) if at + 1 < len(file) else part for at, part in enumerate(file)]
+        for file in files
+    ]
+
+
+def _fitting(name: str, base: str, ending: str) -> str:
+    """The name of a track's file; where it is too long for a folder, its beginning and a digest of the track's name."""
+    if len((base + ending).encode()) <= MAX_NAME_BYTES:
+        return base + ending
+    import hashlib
+
+    room = MAX_NAME_BYTES - DIGEST_BYTES - len(ending)
+    digest = hashlib.sha256(name.encode()).hexdigest()[: DIGEST_BYTES - 1]
+    return f"{base.encode()[:room].decode(errors='ignore')}~{digest}{ending}"
 
 
 def _export(
@@ -233,6 +279,10 @@ def _file(place: str, force: bool) -> Iterator[BinaryIO]:
             commit_new(unfinished, place)
     except FileExistsError:
         raise Mistake(f"{place} is there already; --force replaces it") from None
+    except OSError as error:
+        if error.filename != unfinished:
+            raise
+        raise OSError(error.errno, error.strerror, place) from None  # not the name that nobody gave
     finally:
         remove_quietly(unfinished)
 

@@ -24,6 +24,13 @@ def complain(message: str, program: str = "dreamlake") -> None:
     sys.stderr.write(f"{painted(f'{program}:', 'bold red', sys.stderr)} {said}\n")
 
 
+def words_of(error: Exception) -> str:
+    """What an error says, without the number that Python puts before the words of the system."""
+    if isinstance(error, OSError) and error.strerror and str(error).startswith("[Errno "):
+        return error.strerror if error.filename is None else f"{error.strerror}: {error.filename}"
+    return str(error)
+
+
 def painted(text: str, style: str, stream: Any = None) -> str:
     """`text` in a style such as ``"bold red"``, where `stream` (standard output by default) shows colours."""
     if not style or not shows_colours(stream or sys.stdout):
