@@ -84,5 +84,17 @@ def options_of(
     return Options(interval, segment_points, int(max_pending_bytes), bool(fsync), bool(single_writer), remote)
 
 
+def seconds_of(what: str, value: float | None, default: float) -> float:
+    """Return a time that was given as seconds since the epoch; the default for None. Raises TypeError, ValueError."""
+    if value is None:
+        return default
+    if not _is_number(value):
+        raise TypeError(f"{what} is a time in seconds since the epoch, not {type(value).__name__}")
+    value = float(value)
+    if value != value:
+        raise ValueError(f"{what} is a time in seconds since the epoch; got NaN")
+    return value
+
+
 def _is_number(value: object) -> bool:
     return hasattr(value, "__float__") and not isinstance(value, bool)

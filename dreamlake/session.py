@@ -477,7 +477,10 @@ class Session:
         Raises
         ------
         ValueError
-            Fewer than two tracks, one named twice, an unknown `how`, a tolerance below 0, a dict of other tracks.
+            Fewer than two tracks, one named twice, two columns of one name (``v`` of a track ``a.b`` beside ``b.v`` of
+            ``a``), an unknown `how`, a tolerance below 0, a dict of other tracks, a time that is NaN.
+        TypeError
+            A time or a tolerance that is no number.
         TrackNotFoundError
             There is no such track.
         CorruptTrackError, RuntimeError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dreamlake.arguments import seconds_of
 from dreamlake.engine.forkgate import forks_wait
 from dreamlake.engine.process import check_polars  # here, so that it knows of every fork from now on
 from dreamlake.errors import TrackNotFoundError
@@ -156,8 +157,8 @@ class TrackView:
         """
         from dreamlake.engine.bytime import rows_by_time
 
-        low = _seconds("start_time", start_time, float("-inf"))
-        high = _seconds("end_time", end_time, float("inf"))
+        low = seconds_of("start_time", start_time, float("-inf"))
+        high = seconds_of("end_time", end_time, float("inf"))
         limit = _limit(limit)
         snapshot = self._snapshot(errors, described=True)
         points, more = rows_by_time(snapshot, low, high, limit, reverse)
@@ -480,17 +481,6 @@ def _limit(limit: int | None) -> int | None:
     if limit < 0:
         raise ValueError(f"limit is 0 or more, or None for all points; got {limit}")
     return limit
-
-
-def _seconds(what: str, value: float | None, default: float) -> float:
-    if value is None:
-        return default
-    if isinstance(value, bool) or not hasattr(value, "__float__"):
-        raise TypeError(f"{what} is a time in seconds since the epoch, not {type(value).__name__}")
-    value = float(value)
-    if value != value:
-        raise ValueError(f"{what} is a time in seconds since the epoch; got NaN")
-    return value
 
 
 def _range(start_index: int, limit: int | None, total: int) -> tuple[int, int]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import re
 from datetime import UTC, datetime, timedelta
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
@@ -184,6 +186,34 @@ def test_align_joins_each_track_in_its_own_way(robot: Session) -> None:
         robot.align("robot/pose", "force", tolerance={})
     with pytest.raises(ValueError, match='take how="nearest"'):
         robot.align(*names, how={"force": "exact", "camera/left/image": "nearest"}, tolerance=0.05)
+
+
+def test_align_refuses_two_columns_of_one_name(session: Session) -> None:
+    session.track("a").append(**{"b.v": 1, "v": 2}, _ts=1.0)
+    session.track("a.b").append(v=3, _ts=1.0)
+    session.track("c").append(v=4, _ts=1.0)
+    session.flush()
+    for names in (("a", "a.b"), ("a.b", "a"), ("c", "a", "a.b")):
+        with pytest.raises(ValueError, match=r"would both be the column 'a\.b\.v'; .* rename a column"):
+            session.align(*names)
+    assert session.align("a", "c").collect().row(0, named=True)["a.b.v"] == 1
+    session.track("d").append(**{"e._index": 9}, _ts=1.0)
+    session.track("d.e").append(v=1, _ts=1.0)
+    session.flush()
+    with pytest.raises(ValueError, match=r"column 'd\.e\._index'"):
+        session.align("d", "d.e")
+
+
+def test_align_takes_times_as_read_by_time_does(robot: Session) -> None:
+    for bound in ("start_time", "end_time"):
+        with pytest.raises(ValueError, match=f"{bound} .* got NaN"):
+            robot.align("force", "robot/pose", **{bound: math.nan})  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match=f"{bound} is a time in seconds"):
+            robot.align("force", "robot/pose", **{bound: "1"})  # type: ignore[arg-type]
+    expected = robot.align("force", "robot/pose", how="nearest", tolerance=1.0, start_time=1001.0).collect()
+    for tolerance in (np.float32(1), np.int64(1), Fraction(1)):
+        frame = robot.align("force", "robot/pose", how="nearest", tolerance=tolerance, start_time=np.float64(1001))
+        assert frame.collect().equals(expected)
 
 
 def test_what_align_refuses(robot: Session) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import timedelta
 from math import inf, nextafter
+from numbers import Real
 from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
 
 import polars as pl
 
+from dreamlake.arguments import seconds_of
 from dreamlake.engine.shape import TS
 
 if TYPE_CHECKING:
@@ -32,8 +34,9 @@ def align(
     _check_names(names)
     hows: list[How] = _each("how", how, names[1:])
     tolerances: list[Tolerance] = _each("tolerance", tolerance, names[1:])
-    low = -inf if start_time is None else start_time
-    high = inf if end_time is None else end_time
+    low = seconds_of("start_time", start_time, -inf)
+    high = seconds_of("end_time", end_time, inf)
+    _check_columns(tracks)
     (name, frame), *others = tracks
     joined = _sorted(name, _between(frame, low, high).filter(pl.col(TS) < high) if high < inf else _between(frame, low))
     for (name, frame), manner, furthest in zip(others, hows, tolerances, strict=True):
@@ -59,6 +62,21 @@ def _check_names(names: Sequence[str]) -> None:
         raise ValueError(f"{twice[0]!r} is named twice, and its columns would have one name")
 
 
+def _check_columns(tracks: Sequence[tuple[str, pl.LazyFrame]]) -> None:
+    """Refuse two columns of one name, of which the join would give the first its name and the second another."""
+    sources: dict[str, tuple[str, str]] = {}
+    for track, frame in tracks:
+        for field in frame.collect_schema():
+            if field == TS:
+                continue
+            other, its = sources.setdefault(f"{track}.{field}", (track, field))
+            if other != track:
+                raise ValueError(
+                    f"{its!r} of {other!r} and {field!r} of {track!r} would both be the column {f'{track}.{field}'!r}; "
+                    "align these tracks apart, or rename a column of scan(), and join the frames with join_asof"
+                )
+
+
 def _each(what: str, given: Given | Mapping[str, Given], others: Sequence[str]) -> list[Given]:
     """What is given for each of the other tracks: the same for all, or by their names."""
     if not isinstance(given, Mapping):
@@ -79,13 +97,14 @@ def _checked(how: str, tolerance: Tolerance) -> float | None:
         tolerance = tolerance.total_seconds()
     if tolerance is None:
         return 0.0 if how == "exact" else None
-    if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float)):
+    if isinstance(tolerance, bool) or not isinstance(tolerance, Real):
         raise TypeError(f"tolerance is a number of seconds or a timedelta, not {type(tolerance).__name__}")
+    tolerance = float(tolerance)
     if not 0 <= tolerance < inf:
         raise ValueError(f"tolerance is 0 or more seconds, or None for any distance; got {tolerance}")
     if how == "exact" and tolerance:
         raise ValueError('how="exact" takes points of the same _ts only: take how="nearest" for a tolerance')
-    return float(tolerance)
+    return tolerance
 
 
 def _between(frame: pl.LazyFrame, low: float, high: float = inf) -> pl.LazyFrame:
