@@ -121,13 +121,40 @@ def test_what_cannot_be_drawn_is_left_out(cli: Any, lake_dir: Path) -> None:
     assert cli("plot", "run", "t", "--log", "--path", lake_dir)[0] == 0
 
 
-@pytest.mark.parametrize("ys", [[1.0], [2.0, 2.0], [-1e300, 1e300], [5e-324, 1e-300]])
+LARGEST = sys.float_info.max
+
+
+@pytest.mark.parametrize(
+    "ys",
+    [
+        [1.0],
+        [2.0, 2.0],
+        [-1e300, 1e300],
+        [5e-324, 1e-300],
+        [1e308, -1e308],
+        [LARGEST],
+        [LARGEST, -LARGEST, 1.0],
+        [LARGEST, 5e-324],
+    ],
+)
 @pytest.mark.parametrize("log", [False, True])
 def test_any_numbers_can_be_drawn(ys: list[float], log: bool) -> None:
     ys = [abs(y) for y in ys] if log else ys
     text = picture([Line("a", list(map(float, range(len(ys)))), ys)], 40, 10, log=log)
     assert "nan" not in text
     assert len(text.splitlines()) == 10
+
+
+def test_the_largest_numbers_are_drawn_with_their_labels(cli: Any, lake_dir: Path) -> None:
+    with Session("run", "w", lake_dir) as session:
+        for value in (1e308, -1e308, 0.0):
+            session.track("t").append(v=value, x=value)
+    status, out, err = cli("plot", "run", "t", "-F", "v", "--x", "x", "--path", lake_dir)
+    assert (status, err) == (0, "")
+    rows = out.splitlines()
+    assert " 1e+308┤" in rows[2]
+    assert sum("-1e+308┤" in row for row in rows) == 1
+    assert rows[-2].split() == ["-1e+308", "-5e+307", "0", "5e+307", "1e+308"]
 
 
 def test_times_are_times(lake_dir: Path, cli: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -30,6 +30,8 @@ COLOURS = ("blue", "red", "green", "magenta", "orange", "cyan", "yellow", "gray"
 MARKS = "*o+x#@%&"
 #: Frames, ticks and corners of plotext, and what stands for them on a terminal without them.
 PLAIN = str.maketrans("┌┐└┘─│┤├┬┴┼", "++++-||||++")
+#: Of numbers above this plotext, which adds and multiplies them, makes infinities: a part of each is drawn.
+MOST_DRAWN, PART = 1e300, 2.0**-32
 
 
 class Line(NamedTuple):
@@ -215,18 +217,20 @@ def picture(lines: Sequence[Line], width: int, height: int, *, log: bool = False
     plotext.limit_size(False, False)
     plotext.plotsize(width, height)
     plotext.theme("clear")
+    across = _scale(x for line in lines for x in line.xs)
+    upward = _scale(y for line in lines for y in line.ys)
     for place, line in enumerate(lines):
         plain = "braille" if unicode_fits() and (coloured or len(lines) == 1) else MARKS[place % len(MARKS)]
         plotext.plot(
-            line.xs,
-            line.ys,
+            [at * across for at in line.xs],
+            [_scaled(y, upward, log) for y in line.ys],
             marker=plain,
             color=COLOURS[place % len(COLOURS)] if coloured else None,
             label=cut(clean(line.name), width // 2) if len(lines) > 1 else None,
         )
     if log:
         plotext.yscale("log")
-    _label_axes(plotext, lines, height, log, x)
+    _label_axes(plotext, lines, height, log, x, across, upward)
     drawn: str = plotext.build()
     plotext.clear_figure()
     rows = [row.rstrip() for row in (drawn if coloured else plotext.uncolorize(drawn)).splitlines()]
@@ -234,19 +238,40 @@ def picture(lines: Sequence[Line], width: int, height: int, *, log: bool = False
     return text if unicode_fits() else text.translate(PLAIN)
 
 
-def _label_axes(plotext: Any, lines: Sequence[Line], height: int, log: bool, x: str) -> None:
-    """Put ticks with few digits at both axes."""
+def _scale(numbers: Iterable[float]) -> float:
+    return PART if max(map(abs, numbers)) > MOST_DRAWN else 1.0
+
+
+def _scaled(value: float, scale: float, log: bool) -> float:
+    return max(value * scale, sys.float_info.min) if log and scale < 1 else value * scale
+
+
+def _label_axes(
+    plotext: Any, lines: Sequence[Line], height: int, log: bool, x: str, across: float, upward: float
+) -> None:
+    """Put ticks with few digits at both axes, whose numbers are drawn as the parts `across` and `upward` of them."""
     ys = [y for line in lines for y in line.ys]
-    low, high = (math.log10(min(ys)), math.log10(max(ys))) if log else (min(ys), max(ys))
-    steps = max(2, min(7, height // 3))
-    ticks = [low + (high - low) * step / (steps - 1) for step in range(steps)] if high > low else [low]
-    values = [10**tick if log else tick for tick in ticks]
-    plotext.yticks(values, [f"{value:.4g}" for value in values])
+    lowest, highest = min(ys), max(ys)
+    ends = (math.log10(lowest), math.log10(highest)) if log else (lowest, highest)
+    ticks = _ticks(*ends, max(2, min(7, height // 3)))
+    # Rounded up, the highest power may be beyond all doubles.
+    values = [10**tick if tick < ends[1] else highest for tick in ticks] if log else ticks
+    plotext.yticks([_scaled(value, upward, log) for value in values], [f"{value:.4g}" for value in values])
     xs = [at for line in lines for at in line.xs]
     first, last = min(xs), max(xs)
-    marks = [first + (last - first) * step / 4 for step in range(5)] if last > first else [first]
-    plotext.xticks(marks, [_mark(mark, last - first, x) for mark in marks])
+    marks = _ticks(first, last, 5)
+    plotext.xticks([mark * across for mark in marks], [_mark(mark, last - first, x) for mark in marks])
     plotext.xlabel(clean(x))
+
+
+def _ticks(low: float, high: float, count: int) -> list[float]:
+    """Numbers from the lowest to the highest, equally far apart; one where these are the same."""
+    if not high > low:
+        return [low]
+    last = count - 1
+    if math.isinf((high - low) * last):
+        return [low * (1 - step / last) + high * (step / last) for step in range(count)]
+    return [low + (high - low) * step / last for step in range(count)]
 
 
 def _mark(value: float, span: float, x: str) -> str:
