@@ -227,7 +227,8 @@ class Lake:
         workspace, sessions
             As for `scan`; sessions without the track are left out.
         y, x, options
-            As for `TrackView.plot`; over ``_elapsed`` runs of different days lie on each other.
+            As for `TrackView.plot`; over ``_elapsed`` runs of different days lie on each other. A run in which a field
+            holds no numbers has no curve in its panel.
 
         Raises
         ------

@@ -509,7 +509,7 @@ class Session:
         tracks
             The names of the tracks.
         y, x, options
-            As for `TrackView.plot`.
+            As for `TrackView.plot`. A track in which a field holds no numbers has no curve in its panel.
 
         Raises
         ------

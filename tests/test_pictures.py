@@ -104,6 +104,21 @@ def test_tracks_that_share_a_field_share_its_panel(lake: Lake) -> None:
     assert {row["label"] for row in drawn["acc"]} == {"val"}
 
 
+@pytest.mark.parametrize("other", ["text", [1.0], {"a": 1}])
+def test_a_field_that_is_a_number_in_some_tracks_is_drawn_of_these(tmp_path: Path, other: Any) -> None:
+    with Session("s", "w", tmp_path) as session:
+        session.track("one").append(v=1.0)
+        session.track("other").append(v=other)
+        session.track("flag").append(v=True)
+        session.track("none").append(w=2)
+        for y in (None, "v"):
+            for names in (["one", "other", "flag", "none"], ["other", "flag", "one"]):
+                drawn = panels(session.plot(names, y))["v"]
+                assert {row["label"] for row in drawn} == {"one", "flag"}
+        with pytest.raises(TypeError, match="'v' of the track 'other' holds"):
+            session.plot(["none", "other"], "v")
+
+
 def test_a_session_draws_what_it_has_just_appended(tmp_path: Path) -> None:
     with Session("s", "w", tmp_path) as session:
         session.track("a").append(v=1.0)

@@ -70,7 +70,8 @@ def curves(
     Parameters
     ----------
     y
-        The fields; None for all that are numeric in any of the tracks. A track without a field has no curve in it.
+        The fields; None for all that are numeric in any of the tracks. A track without a field, or in which it holds
+        no numbers, has no curve in it.
     x
         ``_index``, ``_ts``, ``_elapsed``, or a field; None for ``step`` where all tracks have it, or else ``_index``.
     points
@@ -87,6 +88,8 @@ def curves(
     ------
     ValueError
         No field is numeric, or one is not there; times that no axis of dates reaches.
+    TypeError
+        A field that is named holds numbers in none of the tracks.
     """
     _check(points, smooth)
     frames = [(label, track, track.scan(errors=errors)) for label, track in tracks]
@@ -105,15 +108,14 @@ def curves(
     found: list[Curve] = []
     kinds: set[Kind] = set()
     for field in dict.fromkeys(fields):
-        some = False
-        for (label, track, frame), schema in zip(frames, schemas, strict=True):
-            if not _has(schema, field):
-                continue
-            some = True
+        holders = [each for each, schema in zip(frames, schemas, strict=True) if _has(schema, field)]
+        # Another track may hold text under the name; where all do, the first says so.
+        drawn = [each for each in holders if _is_drawn(each[2].collect_schema(), field)] or holders[:1]
+        for label, track, frame in drawn:
             curve, kind = _curve(label, track, frame, field, x, points, smooth)
             kinds.add(kind)
             found.append(curve)
-        if not some:
+        if not holders:
             merged = pl.Schema({name: kind for schema in schemas for name, kind in schema.items()})
             column(merged, field, _named([track.name for _, track, _ in frames]))
     return found, x, "time" if kinds == {"time"} else "number"
@@ -130,6 +132,11 @@ def _has(schema: pl.Schema, field: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _is_drawn(schema: pl.Schema, field: str) -> bool:
+    kind = pl.LazyFrame(schema=schema).select(column(schema, field, "")).collect_schema()[field]
+    return kind.is_numeric() or kind == pl.Boolean
 
 
 def _check(points: int | None, smooth: float | None) -> None:
