@@ -130,7 +130,7 @@ class Lake:
         workspace: str | None = None,
         sessions: Iterable[str] | str | None = None,
         *,
-        parameters: Sequence[str] | bool = False,
+        parameters: Sequence[str] | bool | None = False,
         errors: Errors = "raise",
     ) -> pl.LazyFrame:
         """One track of many runs as a lazy frame: ``_workspace``, ``_session``, ``_index``, ``_ts``, then the fields.
@@ -149,7 +149,8 @@ class Lake:
             Only sessions of these names (or of this one); None for all. Sessions without the track are left out.
         parameters
             The parameters of the runs that are columns behind the fields, one each under their dotted names, as
-            `Sessions.to_polars` has them; True for all. One that has the name of a field is ``parameters.<name>``.
+            `Sessions.to_polars` has them, or a text for one; True for all; None, False and an empty list for none. One
+            that has the name of a field is ``parameters.<name>``.
         errors
             ``"raise"``, or ``"skip"`` to log damage and read round it.
 
@@ -201,9 +202,11 @@ class Lake:
             raise TrackNotFoundError(f"none of the {len(pairs)} sessions looked at in {self!r} has a track {track!r}")
         schema = unify_schemas(*(part.snapshot.schema for part in parts))
         columns: list[pl.Series] = []
-        if parameters:
+        # The empty text is a parameter's name.
+        named = [parameters] if isinstance(parameters, str) else parameters
+        if named:
             runs = [(workspace, session) for (_, workspace), (_, session) in (part.labels for part in parts)]
-            wanted = None if parameters is True else [parameters] if isinstance(parameters, str) else list(parameters)
+            wanted = None if named is True else list(named)
             columns = parameter_columns(self._store, runs, {*LABELS, "_index", "_ts", *schema}, wanted, errors)
         return lazy_frame(parts, schema, name=track, labels=LABELS, constants=columns)
 

@@ -499,6 +499,20 @@ def test_parameters_joined_into_a_scan(sweep: Lake) -> None:
     assert len(sweep.scan("val", sessions="run1", parameters="lr").collect()) == 3
 
 
+def test_a_text_names_a_parameter_and_the_empty_one_too(sweep: Lake, tmp_path: Path) -> None:
+    with Session("run1", "sweep", tmp_path) as session:
+        session.parameters().set({"": "nameless"})
+    plain = sweep.scan("val").collect()
+    for parameters in (None, False, (), []):
+        assert_frame_equal(sweep.scan("val", parameters=parameters).collect(), plain)
+    frame = sweep.scan("val", sessions="run1", parameters="").collect()
+    assert frame.columns == [*plain.columns, ""]
+    assert frame[""].to_list() == ["nameless"] * 3
+    assert_frame_equal(sweep.scan("val", sessions="run1", parameters=[""]).collect(), frame)
+    with pytest.raises(ValueError, match="has a parameter ''"):
+        sweep.scan("val", sessions="run0", parameters="")
+
+
 def test_a_parameter_that_no_run_has(sweep: Lake) -> None:
     with pytest.raises(
         ValueError, match=r"none of the 6 runs has a parameter 'model.layer': did you mean 'model.layers'"
