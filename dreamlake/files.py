@@ -314,6 +314,8 @@ def _opened(file: Any) -> AbstractContextManager[tuple[BinaryIO, str | None]]:
     from contextlib import nullcontext
 
     if isinstance(file, bytes | bytearray | memoryview):
+        if isinstance(file, memoryview) and not file.c_contiguous:
+            file = file.tobytes()  # one with gaps, as of every second byte, cannot be read from where it lies
         return nullcontext((io.BytesIO(file), None))
     if isinstance(file, str | os.PathLike):
         return _open_path(file)

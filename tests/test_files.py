@@ -243,6 +243,7 @@ def test_file_objects_are_read_from_where_they_stand(folder: Folder, tmp_path: P
     folder.files.upload(io.BytesIO(b"bytes"), filename="io")
     folder.files.upload(bytearray(b"array"), filename="array")  # type: ignore[arg-type]
     folder.files.upload(memoryview(b"view"), filename="view")  # type: ignore[arg-type]
+    folder.files.upload(memoryview(b"abcde")[::2], filename="gaps")  # type: ignore[arg-type]
     with tempfile.TemporaryFile() as nameless:
         with pytest.raises(ValueError, match="give filename="):
             folder.files.upload(nameless)  # type: ignore[arg-type]
@@ -257,6 +258,7 @@ def test_file_objects_are_read_from_where_they_stand(folder: Folder, tmp_path: P
         "/io": b"bytes",
         "/array": b"array",
         "/view": b"view",
+        "/gaps": b"ace",
         "/pipe": b"piped",
     }
 
