@@ -166,9 +166,10 @@ def register(
 ) -> Registered:
     """Make an Iceberg table hold the segments of one track of many runs, where they lie; make it, or add what is new.
 
-    The table has the columns ``_workspace``, ``_session`` (by which it is partitioned), ``_index``, ``_ts`` and the
-    fields of all runs. Nothing is written into the lake. What a compaction, a late field or a deletion has taken from
-    the lake since is taken out of the table; all of it is one snapshot of the table, or none where nothing is new.
+    The table has the columns ``_workspace``, ``_session`` (by which it is partitioned), ``_index``, ``_ts``, the fields
+    of all runs, and ``_none``, the names of a row's fields that are None, once any was. Nothing is written into the
+    lake. What a compaction, a late field or a deletion has taken from the lake since is taken out of the table; all of
+    it is one snapshot of the table, or none where nothing is new.
 
     Of a run that has ended all segments are registered; of one in progress those that are not merged by themselves any
     more, of 1,000,000 points, and those that the table has already. Points in data.jsonl are not in the table:
