@@ -91,6 +91,14 @@ FOUND: dict[str, Steps] = {
         late(2, 0, -1),
         meanwhile(2, 0, 5, "compact"),
     ],
+    "two machines give late fields to one segment": [
+        begin(5),
+        append(0, 7, flush=True),
+        sync(0),
+        late(0, 0),
+        step("append_late_fields", 0, name="a", places=[1], second=True, flush=False),
+        meanwhile(0, 1, 2, "late"),
+    ],
     "another machine has merged what a conflict is about": [
         begin(2, -1.0),
         append(0, 23),

@@ -197,8 +197,8 @@ class TrackSender:
                     raise
             except Foreign:
                 if last or not self._is_all_here():
+                    self._conflict()  # first: the next pass would not know what this one has made
                     self._take_back()
-                    self._conflict()
                     return
         raise OSError(errno.EBUSY, "it is deleted as fast as it is written", self.sender.remote.describe(self.there))
 
@@ -345,7 +345,9 @@ class TrackSender:
         strange = set(live.parse_listing(entries)) - self._segments - set(names)
         if lines and any(name.stop > self._end for name in strange):
             raise Foreign(b"", "")  # it has gone on from where the lines here begin
-        if any(live.overlap(each, name) for each in strange for name in names) and not self._may_lie_beside(entries):
+        if any(live.overlap(each, name) for each in strange for name in names):
+            if self._may_lie_beside(self._without_created(entries)):
+                return
             raise Foreign(b"", "")
 
     def _check_hot(self, there: Entry | None) -> None:
@@ -394,9 +396,7 @@ class TrackSender:
 
         So it is when what was sent lately is not known any more: a reply was lost, and the network stayed away.
         """
-        # Without what this pass has made: it may hide lines that another machine sent meanwhile.
-        created = {name.filename for name in self._created}
-        entries = {filename: entry for filename, entry in self._listed().items() if filename not in created}
+        entries = self._without_created(self._listed())
         try:
             pair = self._pair(entries)
             if pair.verdict() is not Verdict.MINE or not self._may_describe(entries, pair):
@@ -420,7 +420,10 @@ class TrackSender:
         except FileNotFoundError:
             return True
         if digest(data) not in known.lately:
-            mine = self._here.local.get(f"{self.below}/{layout.METADATA_FILE}")
+            try:
+                mine = self._here.local.get(f"{self.below}/{layout.METADATA_FILE}")
+            except FileNotFoundError:  # then none is sent
+                return True
             # Without a point another machine has just begun to send it.
             if pair.theirs.is_empty or not is_described_alike(mine, data):
                 return False
@@ -432,6 +435,11 @@ class TrackSender:
         """What is in the track's folder there, by name."""
         entries = self.sender.ask(lambda: self.sender.remote.list(self.there))
         return {entry.name: entry for entry in entries if not entry.is_dir}
+
+    def _without_created(self, entries: dict[str, Entry]) -> dict[str, Entry]:
+        """These files without what this pass has made, which may hide what another machine sent meanwhile."""
+        created = {name.filename for name in self._created}
+        return {filename: entry for filename, entry in entries.items() if filename not in created}
 
     def _may_lie_beside(self, entries: dict[str, Entry]) -> bool:
         """Whether no point and no field is hidden where the segments of both sides are in one folder."""
