@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import shutil
+import tempfile
 import threading
 import time
 import uuid
@@ -37,6 +39,24 @@ def lake_dir(tmp_path: Path) -> Path:
     folder = tmp_path / "lake"
     folder.mkdir()
     return folder
+
+
+@pytest.fixture
+def memory_path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """An empty folder in memory, where there is one, for a test that changes files thousands of times: see `MEMORY`."""
+    folder = Path(tempfile.mkdtemp(prefix="dreamlake-test-", dir=support.MEMORY))
+    failed = request.session.testsfailed
+    yield folder
+    if request.session.testsfailed > failed:  # to be looked at, though not in memory
+        shutil.move(folder, tmp_path_factory.mktemp(folder.name))
+    else:
+        shutil.rmtree(folder)
+
+
+@pytest.fixture
+def temporary_in_memory(memory_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sessions that keep nothing have their temporary folders there too."""
+    monkeypatch.setattr(tempfile, "tempdir", str(memory_path))
 
 
 @pytest.fixture(scope="session", autouse=True)

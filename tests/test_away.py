@@ -1028,8 +1028,8 @@ def test_two_processes_drop_and_add_late_fields(lake_dir: Path, tmp_path: Path) 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and signals")
 @pytest.mark.parametrize("scene", list(awaylib.SCENES))
-def test_a_fault_at_any_call(tmp_path: Path, scene: str) -> None:
-    crashlib.run_sweeps("awaylib", tmp_path, scene, ["stop", "stop half", "fail", "fail half", "dead"])
+def test_a_fault_at_any_call(memory_path: Path, scene: str) -> None:
+    crashlib.run_sweeps("awaylib", memory_path, scene, ["stop", "stop half", "fail", "fail half", "dead"])
 
 
 # ------------------------------------------------------------------------------------------------ a side that went

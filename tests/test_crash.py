@@ -21,13 +21,13 @@ STRIDE = one_in(11)
 
 
 @pytest.mark.parametrize("scene", list(crashlib.SCENES))
-def test_a_stop_at_any_call(tmp_path: Path, scene: str) -> None:
-    crashlib.run_sweeps("crashlib", tmp_path, scene, ["stop", "stop half"])
+def test_a_stop_at_any_call(memory_path: Path, scene: str) -> None:
+    crashlib.run_sweeps("crashlib", memory_path, scene, ["stop", "stop half"])
 
 
 @pytest.mark.parametrize("scene", [name for name, scene in SCENES.items() if not scene.replica])
-def test_a_death_at_any_call_of_a_longer_scene(tmp_path: Path, scene: str) -> None:
-    cut_off, wrong = deaths.run_sweep(tmp_path, scene, STRIDE)
+def test_a_death_at_any_call_of_a_longer_scene(memory_path: Path, scene: str) -> None:
+    cut_off, wrong = deaths.run_sweep(memory_path, scene, STRIDE)
     assert cut_off > 3
     assert not wrong, "\n".join(wrong)
 
@@ -50,8 +50,8 @@ print(found)
 """
 
 
-def test_killed_again_and_again(tmp_path: Path) -> None:
-    args = ["kills", "--no-planted", "--kills", 24, "--seed", 20, "--folder", tmp_path / "kills"]
+def test_killed_again_and_again(memory_path: Path) -> None:
+    args = ["kills", "--no-planted", "--kills", 24, "--seed", 20, "--folder", memory_path / "kills"]
     done = run_python(CAMPAIGN, *args, timeout=300, check=False, PYTHONPATH=crashlib.PATH)
     assert done.returncode == 0, done.stdout + done.stderr
     counts = {name: int(number) for name, number in re.findall(r"(?m)^([a-z ]+): (\d+)$", done.stdout)}
@@ -62,8 +62,8 @@ def test_killed_again_and_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("bug", ["acknowledged_too_early", "emptied_before_the_commit"])
-def test_the_kills_find_a_planted_bug(tmp_path: Path, bug: str) -> None:
-    done = run_python(PLANTED, tmp_path, bug, timeout=300, PYTHONPATH=crashlib.PATH)
+def test_the_kills_find_a_planted_bug(memory_path: Path, bug: str) -> None:
+    done = run_python(PLANTED, memory_path, bug, timeout=300, PYTHONPATH=crashlib.PATH)
     assert re.search(r"\blost\b|: lacks ", done.stdout), done.stdout  # points, or late fields of them
 
 
@@ -81,11 +81,11 @@ print(json.dumps(strace.sweep(folder, scene, int(stride))))
 @pytest.mark.parametrize(
     ("scene", "stride"), [("first flush after a crash", 5), ("compact", 9), ("second process", 9), ("sync", 15)]
 )
-def test_killed_before_and_after_system_calls(tmp_path: Path, scene: str, stride: int) -> None:
+def test_killed_before_and_after_system_calls(memory_path: Path, scene: str, stride: int) -> None:
     reason = tracing.is_possible()
     if reason:
         pytest.skip(reason)
-    done = run_python(TRACED, tmp_path, scene, stride, timeout=300, PYTHONPATH=crashlib.PATH)
+    done = run_python(TRACED, memory_path, scene, stride, timeout=300, PYTHONPATH=crashlib.PATH)
     counts, wrong = json.loads(done.stdout)
     assert not wrong, "\n".join(wrong)
     missed = counts.pop("missed")

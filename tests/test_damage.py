@@ -53,8 +53,8 @@ def test_what_flips_cannot_be_seen_is_known(sweep: Sweep) -> None:
     assert not any("segment" in name for name in unseen)
 
 
-def test_whatever_the_state_of_the_replica_says_no_point_is_lost(tmp_path: Path) -> None:
-    sweep = ReplicaSweep(tmp_path)
+def test_whatever_the_state_of_the_replica_says_no_point_is_lost(memory_path: Path) -> None:
+    sweep = ReplicaSweep(memory_path)
     sweep.run(".replica.json", some(len(sweep.whole[".replica.json"]), 16, 1))
     assert not sweep.wrong, "\n".join(sweep.wrong)
 

@@ -86,8 +86,8 @@ def numbers(root: Path, field: str = "i", track: str = crashlib.TRACK) -> list[A
 
 
 @pytest.mark.parametrize("scene", list(crashlib.SCENES))
-def test_a_failing_call_costs_nothing(tmp_path: Path, scene: str) -> None:
-    crashlib.run_sweeps("crashlib", tmp_path, scene, ["fail", "fail half", "dead"])
+def test_a_failing_call_costs_nothing(memory_path: Path, scene: str) -> None:
+    crashlib.run_sweeps("crashlib", memory_path, scene, ["fail", "fail half", "dead"])
 
 
 NAMES = ("a/b", "c", "d e")
@@ -99,14 +99,14 @@ CALLS = ("open", "pwrite", "fsync", "ftruncate", "link", "replace", "rename", "u
     [("ENOSPC", False), ("ENOSPC", True), ("EIO", True), ("EROFS", False), ("EMFILE", True), ("EDQUOT", False)],
 )
 def test_no_call_that_goes_on_failing_stops_the_loop_or_costs_anything(
-    lake_dir: Path, faulty: Faulty, monkeypatch: pytest.MonkeyPatch, fsync: bool, code: str
+    memory_path: Path, faulty: Faulty, monkeypatch: pytest.MonkeyPatch, fsync: bool, code: str
 ) -> None:
     """Several tracks, rolls, late fields, the log, parameters and descriptions; each call fails for a while."""
     monkeypatch.setattr("dreamlake.engine.logfile.FILE_LINES", 5)
     error = OSError(getattr(errno, code), os.strerror(getattr(errno, code)))
     count, failures = 0, 0
     parameters: dict[str, int] = {}
-    with session(lake_dir, fsync=fsync, flush_interval=0.005) as opened:
+    with session(memory_path, fsync=fsync, flush_interval=0.005) as opened:
         for turn, call in enumerate([*CALLS, None, *reversed(CALLS)]):
             if call is not None:
                 faulty.fail(call, _closing(error) if call == "close" else error, always=True)
@@ -132,11 +132,11 @@ def test_no_call_that_goes_on_failing_stops_the_loop_or_costs_anything(
             heal(faulty)
             opened.flush()
             for track in NAMES:
-                assert numbers(lake_dir, track=track) == list(range(count)), (call, track)
+                assert numbers(memory_path, track=track) == list(range(count)), (call, track)
     assert failures > 4
-    run = Lake(lake_dir).session(crashlib.NAME, crashlib.WORKSPACE)
+    run = Lake(memory_path).session(crashlib.NAME, crashlib.WORKSPACE)
     for track in NAMES:
-        assert numbers(lake_dir, "late", track)[1 : count - 20] == list(range(1, count - 20))
+        assert numbers(memory_path, "late", track)[1 : count - 20] == list(range(1, count - 20))
         assert run.track(track).stats()["metadata"] == {f"turn{turn}": turn for turn in range(2 * len(CALLS) + 1)}
     assert run.parameters().get() == parameters
     assert run.logs()["message"].to_list() == [f"message {turn}" for turn in range(2 * len(CALLS) + 1)]

@@ -510,7 +510,7 @@ class Dying:
 
 
 def test_an_import_that_dies_at_any_write_ends_right_the_next_time(
-    tmp_path: Path, lake_dir: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, memory_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before every second change of the disk, of a run of two files and two tags whose points go to segments, too."""
     monkeypatch.setattr(intake, "BATCH", 25)
@@ -522,7 +522,7 @@ def test_an_import_that_dies_at_any_write_ends_right_the_next_time(
     expected = {tag: scalars(logs, tag) for tag in tags}
     died = 0
     for calls in range(0, 1000, 2):
-        lake = lake_dir / str(calls)
+        lake = memory_path / str(calls)
 
         def work(lake: Path = lake, calls: int = calls) -> None:
             local.os_ = Dying(calls)  # type: ignore[assignment]

@@ -199,14 +199,14 @@ def late(made: Trimmed, model: ModelTrack, i: int, name: str = "late") -> None:
 
 @pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.__name__)
 def test_memory_that_runs_out_at_any_step_costs_nothing(
-    tmp_path: Path, scene: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    memory_path: Path, scene: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     memory = Memory(monkeypatch)
     wrong: list[str] = []
     when, raised, steps = 0, 0, 0
     while when <= steps:
         calls = f"call {when} of {steps}"
-        made = Trimmed(tmp_path / str(when), LocalStore(tmp_path / f"there {when}"))
+        made = Trimmed(memory_path / str(when), LocalStore(memory_path / f"there {when}"))
         model = ModelTrack()
         step = scene(made, model)
         memory.fail_at(when)

@@ -127,10 +127,10 @@ def test_a_value_that_was_replaced_is_no_other_machines(lake_dir: Path, tmp_path
             opened.close()
 
 
-def test_lines_that_a_cut_took_are_no_other_machines(tmp_path: Path) -> None:
-    recorder = record(tmp_path, "late for away", False)
+def test_lines_that_a_cut_took_are_no_other_machines(memory_path: Path) -> None:
+    recorder = record(memory_path, "late for away", False)
     for sample in samples(recorder, 1, 1, ("dropped",)):
-        seen = judge(tmp_path, recorder, sample)
+        seen = judge(memory_path, recorder, sample)
         assert seen.how != "wrong", seen.detail
 
 

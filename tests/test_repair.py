@@ -887,7 +887,7 @@ print(len(places))
 """
 
 
-def test_a_repair_that_is_killed_anywhere_is_ended_by_the_next(root: Path, tmp_path: Path) -> None:
+def test_a_repair_that_is_killed_anywhere_is_ended_by_the_next(root: Path, memory_path: Path) -> None:
     lib.damage_footer(lib.segment_path(root, 0))
     lib.segment_path(root, 8).unlink()
     lib.damage_column(lib.segment_path(root, 16), "text")
@@ -895,7 +895,7 @@ def test_a_repair_that_is_killed_anywhere_is_ended_by_the_next(root: Path, tmp_p
     (lib.folder_of(root) / "metadata.json").write_bytes(b"\0")
     (lib.session_of(root) / "session.json").write_bytes(b"\0")
     lib.change_line(lib.session_of(root) / "logs" / "logs.jsonl", 1, lib.zeros)
-    where = tmp_path / "crashes"
+    where = memory_path / "crashes"
     where.mkdir()
     path = os.pathsep.join([str(Path(lib.__file__).parent), str(Path(lib.__file__).parents[1])])
     stride = one_in(3)

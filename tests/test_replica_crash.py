@@ -124,8 +124,8 @@ class History:
 
 
 @pytest.mark.parametrize("scene", [name for name, scene in SCENES.items() if scene.replica])
-def test_a_death_or_a_fault_at_any_call_and_request(tmp_path: Path, scene: str) -> None:
-    cut_off, wrong = deaths.run_sweep(tmp_path, scene, STRIDE)
+def test_a_death_or_a_fault_at_any_call_and_request(memory_path: Path, scene: str) -> None:
+    cut_off, wrong = deaths.run_sweep(memory_path, scene, STRIDE)
     assert cut_off > 5
     assert not wrong, "\n".join(wrong)
 
@@ -148,9 +148,9 @@ def history(s3_url: str, s3_server: S3Server) -> Iterator[History]:
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_kills_on_a_machine_that_keeps_its_disk(history: History, tmp_path: Path, seed: int) -> None:
+def test_kills_on_a_machine_that_keeps_its_disk(history: History, memory_path: Path, seed: int) -> None:
     history.chance.seed(seed)
-    root = tmp_path / "lake"
+    root = memory_path / "lake"
     store = RemoteStore(history.url, history.options)
     lake = history.lake()
     for _ in range(CYCLES):
@@ -171,12 +171,12 @@ def test_kills_on_a_machine_that_keeps_its_disk(history: History, tmp_path: Path
 
 
 @pytest.mark.parametrize("seed", [3, 4])
-def test_kills_on_machines_that_lose_their_disks(history: History, tmp_path: Path, seed: int) -> None:
+def test_kills_on_machines_that_lose_their_disks(history: History, memory_path: Path, seed: int) -> None:
     history.chance.seed(seed)
     lake = history.lake()
     for number in range(CYCLES):
         first = history.next
-        root = tmp_path / f"disk{number}"
+        root = memory_path / f"disk{number}"
         history.run_and_kill(str(root))
         history.numbers |= set(range(first, history.synced))
         shutil.rmtree(root)

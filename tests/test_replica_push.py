@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import crashlib
 import pytest
 from build import TrackOnDisk
 from machines import SESSION, Machine, below, points
@@ -549,8 +550,7 @@ def test_a_reader_finds_a_beginning_of_the_track_at_any_moment(tmp_path: Path, s
                     session.track("loss").append(**fields)
                 session.flush()
                 complete(push(str(one.folder), SESSION, store, known, seen=seen))
-            while found[-1:] != [400] and not isinstance(found[-1], BaseException):
-                pass
+            crashlib.wait_for(lambda: found and (found[-1] == 400 or isinstance(found[-1], BaseException)))
     finally:
         stop.set()
         reader.join()
@@ -645,12 +645,12 @@ def killed_pass(one: Machine, store: Watched, moment: str, number: int) -> Proce
     return process
 
 
-def deaths(tmp_path: Path, moment: str, prepare: Callable[[Machine], None], changed: Callable[[Machine], None]) -> int:
+def deaths(folder: Path, moment: str, prepare: Callable[[Machine], None], changed: Callable[[Machine], None]) -> int:
     """Kill a pass before or after each of its calls, or saves of the state, in turn; the next one finishes it."""
     number = 0
     while True:
         store = Watched(f"memory://{uuid.uuid4().hex}")
-        one = Machine(tmp_path / str(number), store)
+        one = Machine(folder / str(number), store)
         prepare(one)
         process = killed_pass(one, store, moment, number)
         changed(one)
@@ -665,7 +665,7 @@ def deaths(tmp_path: Path, moment: str, prepare: Callable[[Machine], None], chan
 
 @pytest.mark.parametrize("moment", ["before", "after", "save"])
 @pytest.mark.parametrize("meanwhile", [0, 3, 14])
-def test_a_kill_at_any_moment(tmp_path: Path, moment: str, meanwhile: int) -> None:
+def test_a_kill_at_any_moment(memory_path: Path, moment: str, meanwhile: int) -> None:
     """Of a pass that replaces hot objects and sends segments; points are added before the next one, or not."""
 
     def prepare(one: Machine) -> None:
@@ -676,21 +676,21 @@ def test_a_kill_at_any_moment(tmp_path: Path, moment: str, meanwhile: int) -> No
         if meanwhile:
             one.write(points(27, 27 + meanwhile)).write(points(8, 8 + meanwhile), "other")
 
-    assert deaths(tmp_path, moment, prepare, changed) >= (3 if moment == "save" else 5)
+    assert deaths(memory_path, moment, prepare, changed) >= (3 if moment == "save" else 5)
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
-def test_a_kill_at_any_moment_of_the_first_pass(tmp_path: Path, moment: str) -> None:
+def test_a_kill_at_any_moment_of_the_first_pass(memory_path: Path, moment: str) -> None:
     def prepare(one: Machine) -> None:
         one.write(points(0, 26)).write(points(0, 6), "other")
 
-    assert deaths(tmp_path, moment, prepare, lambda one: None) == 7
+    assert deaths(memory_path, moment, prepare, lambda one: None) == 7
 
 
 @pytest.mark.parametrize("moment", ["before", "after", "save"])
 @pytest.mark.parametrize("first", [False, True], ids=["a later pass", "the first pass"])
 def test_a_kill_at_any_moment_before_values_are_replaced_and_older_forms_swept(
-    tmp_path: Path, moment: str, first: bool
+    memory_path: Path, moment: str, first: bool
 ) -> None:
     """What may have been sent is known when the two sides are compared, though nothing here has its bytes any more."""
 
@@ -710,7 +710,7 @@ def test_a_kill_at_any_moment_before_values_are_replaced_and_older_forms_swept(
             (folder / name.filename).unlink()
         assert one.check().conflicts == {}
 
-    assert deaths(tmp_path, moment, prepare, changed) >= (3 if moment == "save" else 4)
+    assert deaths(memory_path, moment, prepare, changed) >= (3 if moment == "save" else 4)
 
 
 def test_segments_are_sent_where_the_disk_is_full(

@@ -282,6 +282,7 @@ def test_late_fields_of_adopted_segments_wait_and_are_merged(s3: Place, machine:
 
 
 @pytest.mark.parametrize("fault", ["fail", "fail half", "dead"])
+@pytest.mark.usefixtures("temporary_in_memory")
 def test_a_field_that_waits_does_not_overtake_its_point(fault: str) -> None:
     """The disk fails at each call of the flush of both, and the replicator merges what waits before the next flush."""
     for calls in range(1, 14):
@@ -303,6 +304,7 @@ def test_a_field_that_waits_does_not_overtake_its_point(fault: str) -> None:
             assert [row["data"].get("loss") for row in track.read(6)["data"]] == [0.0], f"{fault} at call {calls}"
 
 
+@pytest.mark.usefixtures("temporary_in_memory")
 def test_what_waits_is_merged_after_a_settling_that_the_disk_ended() -> None:
     """Also where that had fetched all it needs: nothing is wanted then, and yet the rows are not in the track."""
     for calls in range(1, 20):
@@ -324,6 +326,7 @@ def test_what_waits_is_merged_after_a_settling_that_the_disk_ended() -> None:
 
 
 @pytest.mark.parametrize("fault", ["fail", "fail half", "dead"])
+@pytest.mark.usefixtures("temporary_in_memory")
 def test_a_sync_comes_to_its_end_after_one_that_the_disk_ended(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is dropped here of which it is not noted here, too, that the replica has it."""
     monkeypatch.setattr(RemoteStore, "width", 1)  # what is sent is noted once, at the end

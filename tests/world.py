@@ -17,6 +17,7 @@ from typing import Any
 import crashlib
 from fsspec.implementations.memory import MemoryFileSystem
 from model import Row, Spy, Time, spy_on
+from support import MEMORY
 
 import dreamlake.engine.compaction as compaction
 import dreamlake.engine.lifecycle as lifecycle
@@ -36,8 +37,6 @@ from dreamlake.storage.store import Store
 TRACKS = ["a", "a/b", "漢字"]
 SESSION = layout.session_dir("w", "s")
 FOREVER = 1e6
-#: A folder in memory, where there is one: thousands of fsyncs of a disk take ever so long, and prove nothing here.
-MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 _numbers = itertools.count()
 
