@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from operator import index
 
 from dreamlake.engine.options import Options, Remote
 
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
 
 #: Seconds that a thread can be asked to wait; infinity as an interval or a timeout comes to this.
 LONGEST_WAIT = 1e6
+#: No segment can have so many points: indices are int64. What metadata.json says beyond is damage to its readers.
+MOST_SEGMENT_POINTS = 1 << 63
 
 
 def local_folder(local_path: str | os.PathLike[str]) -> str:
@@ -62,7 +65,7 @@ def remote_of(url: str | None, storage_options: dict[str, Any] | None, sync_inte
         raise ValueError("remote is a URL such as 's3://bucket/prefix', and not a path or a chain of URLs")
     if storage_options is not None and not isinstance(storage_options, dict):
         raise TypeError(f"storage_options is a dict, not {type(storage_options).__name__}")
-    return Remote(url, storage_options, min(float(sync_interval), LONGEST_WAIT))
+    return Remote(str.__str__(url), storage_options, min(float(sync_interval), LONGEST_WAIT))
 
 
 def options_of(
@@ -76,12 +79,23 @@ def options_of(
     """Return how a session is written. Raises ValueError for a value out of its range."""
     if not _is_number(flush_interval) or not flush_interval > 0:
         raise ValueError(f"flush_interval is a number of seconds above 0, not {flush_interval!r}")
-    if isinstance(segment_points, bool) or not isinstance(segment_points, int) or segment_points < 1:
-        raise ValueError(f"segment_points is a whole number of points, 1 or more, not {segment_points!r}")
+    points = _whole(segment_points)
+    if points is None or not 0 < points < MOST_SEGMENT_POINTS:
+        raise ValueError(
+            f"segment_points is a whole number of points, 1 or more and below 2**63, not {segment_points!r}"
+        )
     if not _is_number(max_pending_bytes) or not 0 < max_pending_bytes < float("inf"):
         raise ValueError(f"max_pending_bytes is a number of bytes above 0, not {max_pending_bytes!r}")
     interval = min(float(flush_interval), LONGEST_WAIT)
-    return Options(interval, segment_points, int(max_pending_bytes), bool(fsync), bool(single_writer), remote)
+    return Options(interval, points, int(max_pending_bytes), bool(fsync), bool(single_writer), remote)
+
+
+def _whole(value: object) -> int | None:
+    """A whole number as a plain int, which also one of an enum or of NumPy is; None for anything else."""
+    try:
+        return None if isinstance(value, bool) else index(value)  # type: ignore[arg-type]
+    except TypeError:
+        return None
 
 
 def seconds_of(what: str, value: float | None, default: float) -> float:

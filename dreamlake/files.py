@@ -71,7 +71,7 @@ class FilesView:
         """
         from dreamlake.format import filerecord, layout
 
-        below = None if path is None else layout.check_file(path, "x").rstrip("/")
+        below = None if path is None else layout.check_file(path, "x")[0].rstrip("/")
         wanted = {tags} if isinstance(tags, str) else set(tags or ())
         return [
             record
@@ -232,7 +232,8 @@ class Files(FilesView):
             name = own_name if filename is None else filename
             if name is None:
                 raise ValueError("this source has no name of its own: give filename=")
-            about |= {"path": check_file(path, name), "filename": name, "contentType": _type_of(name, content_type)}
+            path, name = check_file(path, name)
+            about |= {"path": path, "filename": name, "contentType": _type_of(name, content_type)}
             still = isinstance(file, str | os.PathLike)
             try:
                 return FileStore(self._open_writer()).add(source, about, stands_still=still)

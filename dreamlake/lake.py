@@ -277,8 +277,8 @@ class SessionView:
     def __init__(self, store: Store, workspace: str, name: str) -> None:
         self._store = store
         self._folder = layout.session_dir(workspace, name)
-        self.workspace = workspace
-        self.name = name
+        self.workspace = str.__str__(workspace)
+        self.name = str.__str__(name)
 
     def __repr__(self) -> str:
         return f"<SessionView {self.workspace!r}/{self.name!r}>"

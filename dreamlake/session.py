@@ -103,10 +103,8 @@ class Session:
         fsync: bool = False,
         single_writer: bool = False,
     ) -> None:
-        layout.check_name("session", name)
-        layout.check_name("workspace", workspace)
-        self.name = name
-        self.workspace = workspace
+        self.name = layout.check_name("session", name)
+        self.workspace = layout.check_name("workspace", workspace)
         self._remote = remote_of(remote, storage_options, sync_interval)
         if local_path is None and self._remote is None:
             raise ValueError("local_path=None keeps nothing on this machine, so it needs remote=, where all goes to")
@@ -335,13 +333,13 @@ class Session:
         if description is not None or tags is not None or metadata is not None:
             described = description_of(description, tags, None, metadata)
             self.open_if_needed()
-            self.writer.track(name).describe(**described)
+            self.writer.track(track.name).describe(**described)
             self.writer.wake()
         return track
 
     @forks_wait
     def _new_track(self, name: str) -> Track:
-        layout.check_name("track", name)
+        name = layout.check_name("track", name)
         with self._lock:
             track = self._tracks.setdefault(name, Track(self, name))
             if self._writer is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import json
 import signal
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+import numpy as np
 import pytest
 from model import points_of
 from support import run_python
@@ -376,6 +378,75 @@ def test_a_name_that_is_no_string_is_a_type_error(make: Any, kind: str, name: An
         make(name) if kind == "session" else make("s", name) if kind == "workspace" else make().track(name)
 
 
+class Word(enum.StrEnum):
+    RUN = "run"
+    LAB = "lab"
+    TRAIN = "train"
+    ALLOW = "allow"
+    SECOND = "second"
+    FOLDER = "/train"
+
+
+class Size(enum.IntEnum):
+    SMALL = 50
+    LARGE = 1 << 20
+
+
+class Pause(float, enum.Enum):
+    LONG = HOUR
+
+
+class Text(str):
+    """A string of a class of its own, as many libraries have."""
+
+    __slots__ = ()
+
+
+@pytest.mark.parametrize("kind", [Word, np.str_, Text])
+def test_strings_and_numbers_of_other_classes_are_stored_as_plain_ones(make: Any, lake_dir: Path, kind: Any) -> None:
+    """Enums and NumPy's scalars are strings and numbers, too; written as they are, every flush would fail."""
+    names = make(name=kind("run"), workspace=kind("lab"), description=kind("lab"), tags=[kind("lab")])
+    options = {"folder": kind("lab"), "metadata": {kind("run"): [kind("lab"), Size.SMALL]}, "resume": kind("allow")}
+    numbers = {"segment_points": Size.SMALL, "max_pending_bytes": Size.LARGE, "flush_interval": Pause.LONG}
+    with names, make(name="second", workspace="lab", **options, **numbers) as session:
+        for at, name in enumerate([kind("train"), "train", kind("train")]):
+            session.track(name).append(**{kind("run"): kind("lab")}, _ts=np.float64(at))
+        track = session.track(kind("train"), kind("lab"), [kind("lab")], {kind("run"): kind("lab")})
+        names.track(kind("train")).append(x=Size.SMALL)
+        session.parameters().set({kind("run"): {kind("lab"): kind("train")}})
+        record = session.files().upload(
+            b"1",
+            path=kind("train"),
+            filename=kind("run"),
+            description=kind("lab"),
+            tags=[kind("lab")],
+            metadata={kind("run"): kind("lab")},
+            content_type=kind("lab"),
+        )
+        session.flush()
+        assert session.track("train") is track
+        assert type(track.name) is type(names.name) is type(names.workspace) is str
+    assert {type(record[key]) for key in ("path", "filename", "description", "contentType")} == {str}  # type: ignore[literal-required]
+    about = json.loads((Path(session.path) / "tracks" / "train" / "metadata.json").read_text())
+    assert (about["name"], about["segment_points"], about["metadata"]) == ("train", 50, {"run": "lab"})
+    assert run_file(names)["name"] == "run"
+    assert run_file(session)["metadata"] == {"run": ["lab", 50]}
+    view = Lake(lake_dir).session(kind("second"), kind("lab"))
+    assert type(view.name) is type(view.workspace) is str
+    assert [point["run"] for point in points_of(view.track(kind("train")))] == ["lab"] * 3
+    assert view.parameters().get() == {"run.lab": "train"}
+    assert view.files().list(kind("/train"))[0]["filename"] == "run"
+    assert len(points_of(Lake(lake_dir).session("run", "lab").track("train"))) == 1
+
+
+def test_a_number_of_numpy_is_one(make: Any) -> None:
+    with make(segment_points=np.int64(7)) as session:
+        session.track("loss").append(value=1)
+        session.flush()
+    text = (Path(session.path) / "tracks" / "loss" / "metadata.json").read_text()
+    assert json.loads(text)["segment_points"] == 7
+
+
 @pytest.mark.parametrize("name", ODD_NAMES)
 def test_an_odd_name_comes_back_from_every_listing(make: Any, lake_dir: Path, name: str) -> None:
     with make(name, name) as session:
@@ -443,6 +514,7 @@ def test_secrets_in_remote_options_are_not_shown(tmp_path: Path) -> None:
         ({"segment_points": 0}, "segment_points is a whole number.*not 0"),
         ({"segment_points": True}, "segment_points is a whole number.*not True"),
         ({"segment_points": 1.5}, "segment_points is a whole number.*not 1.5"),
+        ({"segment_points": 1 << 63}, r"segment_points is a whole number.*below 2\*\*63, not 9223372036854775808"),
         ({"flush_interval": 0}, "flush_interval is a number of seconds above 0, not 0"),
         ({"flush_interval": -1.0}, "flush_interval is a number of seconds above 0"),
         ({"flush_interval": float("nan")}, "flush_interval is a number of seconds above 0, not nan"),

@@ -166,7 +166,7 @@ class Writer:
         """Return the track of this name, the same object each time."""
         found = self.tracks.get(name)
         if found is None:
-            layout.check_name("track", name)
+            name = layout.check_name("track", name)
             with self.lock:
                 found = self.tracks.setdefault(name, TrackWriter(self, name))
         return found

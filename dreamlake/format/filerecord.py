@@ -86,7 +86,7 @@ def _checked(record: Any, number: int) -> FileRecord:
         if not _PLAIN_ID.fullmatch(record["id"]):
             layout.check_file_id(record["id"])
         plain = _PLAIN_PATH.fullmatch(record["path"]) and _PLAIN_NAME.fullmatch(record["filename"])
-        if not plain and layout.check_file(record["path"], record["filename"]) != record["path"]:
+        if not plain and layout.check_file(record["path"], record["filename"])[0] != record["path"]:
             raise ValueError(f"its path is {record['path']!a:.80}, which begins or ends otherwise than a path does")
         if not all(isinstance(tag, str) for tag in record["tags"]):
             raise ValueError("its tags are not all texts")

@@ -117,8 +117,13 @@ def _is_device(text: str) -> bool:
 # ------------------------------------------------------------------------------------------------ names that users give
 
 
-def check_name(kind: Kind, name: str) -> None:
+def check_name(kind: Kind, name: str) -> str:
     """Refuse a track, session or workspace name that cannot be stored so that listing gives it back.
+
+    Returns
+    -------
+    str
+        The name as a plain string: files are written of those only, and ``np.str_`` and ``StrEnum`` are strings, too.
 
     Raises
     ------
@@ -129,9 +134,11 @@ def check_name(kind: Kind, name: str) -> None:
     """
     if not isinstance(name, str):
         raise TypeError(f"a {kind} name is a string, not {type(name).__name__}")
+    name = str.__str__(name)
     broken = _broken_rule(kind, name)
     if broken:
         raise ValueError(f"{kind} name {_shown(name)} cannot be stored: {broken}")
+    return name
 
 
 def _broken_rule(kind: Kind, name: str) -> str:
@@ -269,8 +276,8 @@ def track_name(path: str) -> str:
 _ID_PREFIX, _ID_DIGITS = "f-", 16
 
 
-def check_file(path: str, filename: str) -> str:
-    """Refuse a place for an uploaded file that cannot be stored, and return its path as records have it.
+def check_file(path: str, filename: str) -> tuple[str, str]:
+    """Refuse a place for an uploaded file that cannot be stored, and return path and name as records have them.
 
     Parameters
     ----------
@@ -291,6 +298,7 @@ def check_file(path: str, filename: str) -> str:
         raise TypeError(f"the path of a file is a string such as '/models', not {type(path).__name__}")
     if not isinstance(filename, str):
         raise TypeError(f"a file's name is a string, not {type(filename).__name__}")
+    path, filename = str.__str__(path), str.__str__(filename)
     if not path:
         raise ValueError("the path of a file cannot be empty: '/' is the top")
     if not filename or "/" in filename:
@@ -298,12 +306,12 @@ def check_file(path: str, filename: str) -> str:
         raise ValueError(f"file name {_shown(filename)} cannot be stored: {why}")
     below = path.removeprefix("/").removesuffix("/") if path != "/" else ""
     check_name("file", f"{below}/{filename}" if below or len(path) > 1 else filename)
-    return f"/{below}"
+    return f"/{below}", filename
 
 
 def file_path(path: str, file_id: str, filename: str) -> str:
     """Where the bytes of an uploaded file are, from the session's folder on: ``"files/models/f-…/weights.pt"``."""
-    folders = check_file(path, filename).split("/")[1:]
+    folders = check_file(path, filename)[0].split("/")[1:]
     check_file_id(file_id)
     return "/".join(
         [FILES_DIR, *(encode_component(part) for part in folders if part), file_id, encode_component(filename)]
