@@ -99,6 +99,16 @@ FOUND: dict[str, Steps] = {
         step("append_late_fields", 0, name="a", places=[1], second=True, flush=False),
         meanwhile(0, 1, 2, "late"),
     ],
+    "both machines leave no line": [
+        begin(2, -1.0),
+        append(0, 3),
+        sync(0),
+        append(0, 5),
+        meanwhile(0, 1, 6, "compact"),
+        late(0, -1, 29),
+        append(1, 5),
+        meanwhile(1, 0, 5, "late"),
+    ],
     "another machine has merged what a conflict is about": [
         begin(2, -1.0),
         append(0, 23),

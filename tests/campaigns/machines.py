@@ -38,7 +38,7 @@ def _no_look_before(patch: pytest.MonkeyPatch) -> None:
 
 
 def _no_look_after(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(TrackSender, "_is_guarded", lambda sender, look: True)
+    patch.setattr(TrackSender, "_was_guarded", lambda sender, names, end, version: True)
 
 
 def _not_taken_back(patch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -259,13 +259,13 @@ class TrackSender:
                 self._replace(layout.METADATA_FILE, look.about, self.known.about)
             lines = look.hot is not None and bool(look.hot.data)
             may_meet = not self.sender.is_first and bool(look.unsent or (lines and self._has_no_lines()))
-            looks_again = may_meet and not self._is_guarded(look)
             if may_meet:
                 self._check_beside(look.unsent, lines)
+            end, version = live.end_of(live.survey(self._segments)[0]), self.known.hot.version
             self._send_segments(look.unsent)
             if look.hot is not None:
                 self._replace(layout.HOT_FILE, look.hot, self.known.hot)
-            if looks_again:
+            if may_meet and not self._was_guarded(look.unsent, end, version):
                 self._check_beside(look.unsent, lines)
         finally:
             self.note()
@@ -323,14 +323,21 @@ class TrackSender:
         """
         return self.known.hot.version is None or self.known.hot.sha == EMPTY
 
-    def _is_guarded(self, look: Look) -> bool:
-        """Whether of two machines that look at one moment, and then send, one is refused.
+    def _was_guarded(self, names: Sequence[SegmentName], end: int, version: str | None) -> bool:
+        """Whether of two machines that looked at one moment, and then sent, one was refused.
 
         New points leave the hot object, so both replace it, each the version that it knows. A later form of segments
         that are there may leave it as it is: who sends one looks again, as does the other, and one of them sees both.
+
+        Parameters
+        ----------
+        names
+            The segments that were sent.
+        end, version
+            Where the segments there ended, and what was known of the hot object, before.
         """
-        end = live.end_of(live.survey(self._segments)[0])
-        return look.hot is not None and self.known.hot.version is not None and all(n.start >= end for n in look.unsent)
+        is_replaced = version is not None and self.known.hot.version != version
+        return is_replaced and all(name.start >= end for name in names)
 
     def _check_beside(self, names: list[SegmentName], lines: bool) -> None:
         """See that nobody else's lines or segments there are hidden by what is sent, nor this by segments of others.
