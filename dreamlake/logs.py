@@ -28,15 +28,22 @@ def make_record(message: str, level: str, metadata: dict[str, Any] | None) -> di
 
     if not isinstance(message, str):
         raise TypeError(f"a log message is a string, not {type(message).__name__}; use str() or an f-string")
-    level = ALIASES.get(level, level)
-    if level not in LEVELS:
-        raise ValueError(f"the level is one of {', '.join(LEVELS)}, not {level!r}")
+    level = plain_level(level)
     if metadata is not None and not isinstance(metadata, dict):
         raise TypeError(f"metadata is a dict, not {type(metadata).__name__}")
     record = {"timestamp": iso_now(), "level": level, "message": take_value("message", message)[0]}
     if metadata is not None:
         record["metadata"] = take_value("metadata", metadata)[0]
     return record
+
+
+def plain_level(level: str) -> str:
+    """Return the level as it is stored: a plain string, also of what an enum or NumPy has. Raises ValueError."""
+    name = str.__str__(level) if isinstance(level, str) else ""
+    name = ALIASES.get(name, name)
+    if name not in LEVELS:
+        raise ValueError(f"the level is one of {', '.join(LEVELS)}, not {level!r}")
+    return name
 
 
 def read_logs(store: Store, session: str, level: str | None, errors: str) -> pl.DataFrame:
@@ -46,8 +53,5 @@ def read_logs(store: Store, session: str, level: str | None, errors: str) -> pl.
     check_polars()
     from dreamlake.engine.logread import log_frame
 
-    level = None if level is None else ALIASES.get(level, level)
-    if level is not None and level not in LEVELS:
-        raise ValueError(f"the level is one of {', '.join(LEVELS)}, not {level!r}")
-    levels = None if level is None else LEVELS[LEVELS.index(level) :]
+    levels = None if level is None else LEVELS[LEVELS.index(plain_level(level)) :]
     return log_frame(store, session, levels, errors=errors)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import errno
 import json
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+import numpy as np
 import pytest
 from support import run_python, start_python
 
@@ -89,6 +91,44 @@ def test_a_record_that_cannot_be_stored_is_refused(
     with pytest.raises(error, match=message):
         session.log(*args)
     assert len(session.logs()) == 0
+
+
+class Grade(enum.StrEnum):
+    WARN = "warn"
+    CRITICAL = "critical"
+
+
+@pytest.mark.parametrize("kind", [Grade, np.str_])
+def test_levels_and_messages_of_other_classes_are_plain_ones(session: Session, kind: Any) -> None:
+    session.log("before")
+    session.log(kind("warn"), kind("warn"), {kind("warn"): kind("warn")})
+    session.log("m", kind("critical"))
+    session.track("loss").append(value=1)
+    assert session.logs(kind("warn"))["level"].to_list() == ["warn", "fatal"]
+    assert session.logs()["message"].to_list() == ["before", "warn", "m"]
+    session.close()
+    assert len(Lake(session.root).session("s", "w").track("loss")) == 1  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("level", [["info"], None, 5, b"info"])
+def test_a_level_that_is_no_string_is_refused(session: Session, level: Any) -> None:
+    with pytest.raises(ValueError, match="the level is one of debug, info"):
+        session.log("m", level)
+
+
+def test_a_record_that_cannot_be_encoded_holds_up_no_other(session: Session) -> None:
+    """None can get there; should one ever do, the log says so in its place, and goes on."""
+    session.log("before")
+    session.writer.logs.add({"timestamp": "", "level": "info", "message": object()})
+    session.writer.logs.add({"timestamp": "", "level": "info", "message": "\ud800"})
+    session.log("after")
+    frame = session.logs()
+    assert frame["sequenceNumber"].to_list() == [0, 1, 2, 3]
+    first, odd, surrogate, last = frame["message"].to_list()
+    assert (first, last) == ("before", "after")
+    assert odd == "a record cannot be written, and is missing here: TypeError: no stored value has the type object"
+    assert surrogate.startswith("a record cannot be written, and is missing here: Unicode")
+    session.close()
 
 
 def test_metadata_is_a_snapshot(session: Session) -> None:

@@ -41,7 +41,7 @@ class Ending(NamedTuple):
             trace = "".join(traceback.format_exception(error))
         except Exception:  # a strange exception, which must not be hidden by another
             said, trace = name, ""
-        return cls("failed", _record(said, exception=name, traceback=_storable(trace)[-MOST_TRACEBACK:]))
+        return cls("failed", _record(said, exception=_storable(name), traceback=_storable(trace)[-MOST_TRACEBACK:]))
 
     @classmethod
     def by_exit(cls, code: Any) -> "Ending":

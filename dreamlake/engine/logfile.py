@@ -130,7 +130,16 @@ class LogFile:
 def _line(number: int, record: dict[str, Any]) -> bytes:
     import msgspec
 
-    return msgspec.json.encode({"sequenceNumber": number, **point.to_json(record)}) + b"\n"
+    try:
+        return msgspec.json.encode({"sequenceNumber": number, **point.to_json(record)}) + b"\n"
+    except MemoryError:
+        raise
+    except Exception as error:  # it would fail each time, and hold up for good all that came after it
+        from dreamlake.engine.runfile import iso_now
+
+        said = f"a record cannot be written, and is missing here: {type(error).__name__}: {error}"
+        message = said.encode(errors="backslashreplace").decode()
+        return _line(number, {"timestamp": iso_now(), "level": "error", "message": message})
 
 
 def _last_number(data: bytes) -> int | None:
