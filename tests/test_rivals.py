@@ -109,6 +109,17 @@ FOUND: dict[str, Steps] = {
         append(1, 5),
         meanwhile(1, 0, 5, "late"),
     ],
+    "another machine takes over what is about to be taken back": [
+        begin(3, -1.0),
+        append(0, 7),
+        step("sync_from_outside", 0, killed=True),
+        append(1, 7, "a/b", again=True),
+        step("sync", 1, trouble=("lost reply", 4)),
+        append(1, 6, "a/b"),
+        step("append_late_fields", 4, name="a/b", places=[31, 37], second=True, flush=True),
+        append(4, 3, flush=True),
+        meanwhile(2, 1, 7, "late"),
+    ],
     "another machine has merged what a conflict is about": [
         begin(2, -1.0),
         append(0, 23),

@@ -14,7 +14,7 @@ from dreamlake.engine.replica.ledger import BREATH
 from dreamlake.engine.replica.looking import Look, Object, TrackHere
 from dreamlake.engine.replica.noting import SMALL, Notes
 from dreamlake.engine.replica.sending import Foreign, Gone, Sender, make_last
-from dreamlake.engine.replica.sides import here, there
+from dreamlake.engine.replica.sides import here, holds, there
 from dreamlake.engine.replica.state import Sent, TrackState, digest
 from dreamlake.engine.sweep import GRACE
 from dreamlake.engine.trackfile import is_described_alike
@@ -461,20 +461,39 @@ class TrackSender:
         return Pair(mine, theirs, self.known)
 
     def _take_back(self) -> None:
-        """Delete the segments that this pass has made there: they hide what another machine wrote meanwhile.
+        """Delete what this pass has made there and what hides points or fields that another machine sent meanwhile.
 
-        It looked before it sent them; whoever sent something since was told that it is there. They are all here.
+        It looked before it sent them; whoever sent something since was told that it is there. They are all here. What
+        hides nothing stays: the other may have gone on from it already, and would miss it.
         """
-        for name in reversed(self._created):
+        for name in reversed(self._hiding()):
             path = f"{self.there}/{name.filename}"
             try:
                 self.sender.ask(lambda path=path: self.sender.remote.delete(path))  # type: ignore[misc]
             except PermissionError as error:
-                log().error("%s may hide what another machine wrote, and may not be deleted: %s", path, error)
+                log().error("%s hides what another machine wrote, and may not be deleted: %s", path, error)
                 break  # one before it alone would leave a hole
             self._segments.discard(name)
             self._changed = True
         self.note()
+
+    def _hiding(self) -> list[SegmentName]:
+        """Those of the segments of this pass that hide something, in order; none where they would leave a hole."""
+        if not self._created:
+            return []
+        try:
+            pair = self._pair(self._without_created(self._listed()))
+            mine, theirs = pair.mine, pair.theirs
+            if not theirs.is_whole:
+                return []
+            total = theirs.snapshot.total
+            found = {n for n in self._created if not holds(mine, theirs, n.start, max(n.start, min(n.stop, total)))}
+        except CorruptTrackError:
+            return []
+        left = sorted(set(self._created) - found)
+        while found and left and live.survey({*theirs.sizes, *left})[1]:  # it would hang in the air
+            found.add(left.pop())
+        return sorted(found)
 
     def _conflict(self) -> None:
         name = layout.track_name(self.below)
