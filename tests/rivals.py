@@ -24,6 +24,7 @@ import dreamlake.engine.replica.tracks as sending
 import dreamlake.storage.local as local
 from dreamlake import Lake, Session
 from dreamlake.engine.overlay import OverlayStore
+from dreamlake.engine.replica.check import holds_session, look
 from dreamlake.engine.replica.sync import sync_folder
 from dreamlake.errors import RemoteConflictError
 from dreamlake.format import hot, layout
@@ -466,8 +467,11 @@ class Life:
                 machine.order[name] = [point["_ts"] for point in points]
 
     def _there(self, name: str) -> list[dict[str, Any]]:
-        assert self.world.there is not None
-        return points_in(self.world.there, name)
+        there = self.world.there
+        assert there is not None
+        if not holds_session(look(there, SESSION)):  # type: ignore[arg-type]
+            return []  # a first upload that was cut off, which no reader finds
+        return points_in(there, name)
 
     def _judge(
         self,
@@ -510,8 +514,9 @@ class Life:
         elif not there and machine is not None and machine.order[name]:
             steps["hold a frame"] += 1
             self._flush(machine)
-            frame = machine.process.session.track(name).scan()
-            self.held.append(Held(frame, name, machine.points(name), machine))
+            track = machine.process.session.track(name)
+            held = [row["data"] for row in track.read(limit=None)["data"]]  # as far as this session knows it
+            self.held.append(Held(track.scan(), name, held, machine))
 
     def collect(self, which: int) -> None:
         if self.held:
