@@ -66,7 +66,7 @@ class StoredFileNotFoundError(DreamlakeError, FileNotFoundError):
 
 
 class PointsDroppedError(DreamlakeError, OSError):
-    """Points were dropped, since the disk refused writes until ``max_pending_bytes`` were pending.
+    """Points were dropped, since the disk refused writes until ``max_pending_bytes`` were pending; or log records.
 
     Parameters
     ----------
@@ -74,14 +74,17 @@ class PointsDroppedError(DreamlakeError, OSError):
         What happened, as a sentence.
     dropped
         How many points were dropped since the last such error.
+    log_records
+        How many records of the log were.
     """
 
-    def __init__(self, message: str, dropped: int) -> None:
+    def __init__(self, message: str, dropped: int, log_records: int = 0) -> None:
         super().__init__(message)
         self.dropped = dropped
+        self.log_records = log_records
 
-    def __reduce__(self) -> tuple[type[PointsDroppedError], tuple[str, int]]:
-        return type(self), (str(self), self.dropped)
+    def __reduce__(self) -> tuple[type[PointsDroppedError], tuple[str, int, int]]:
+        return type(self), (str(self), self.dropped, self.log_records)
 
 
 class PointsNotHereError(DreamlakeError, OSError):

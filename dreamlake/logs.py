@@ -18,8 +18,12 @@ LEVELS = ("debug", "info", "warn", "error", "fatal")
 ALIASES = {"warning": "warn", "critical": "fatal"}
 
 
-def make_record(message: str, level: str, metadata: dict[str, Any] | None) -> dict[str, Any]:
-    """Return a checked log record of now, without its sequence number.
+#: What a record takes in memory beside its message and metadata, about.
+RECORD_BYTES = 256
+
+
+def make_record(message: str, level: str, metadata: dict[str, Any] | None) -> tuple[dict[str, Any], int]:
+    """Return a checked log record of now, without its sequence number, and about how many bytes it takes.
 
     Raises TypeError or ValueError for a message that is no string, an unknown level, metadata that cannot be stored.
     """
@@ -31,10 +35,12 @@ def make_record(message: str, level: str, metadata: dict[str, Any] | None) -> di
     level = plain_level(level)
     if metadata is not None and not isinstance(metadata, dict):
         raise TypeError(f"metadata is a dict, not {type(metadata).__name__}")
-    record = {"timestamp": iso_now(), "level": level, "message": take_value("message", message)[0]}
+    message, nbytes = take_value("message", message)
+    record = {"timestamp": iso_now(), "level": level, "message": message}
     if metadata is not None:
-        record["metadata"] = take_value("metadata", metadata)[0]
-    return record
+        record["metadata"], more = take_value("metadata", metadata)
+        nbytes += more
+    return record, nbytes + RECORD_BYTES
 
 
 def plain_level(level: str) -> str:

@@ -259,7 +259,7 @@ class Session:
             Another machine wrote a track of this session to the replica. The session is closed; its own points are
             kept locally.
         PointsDroppedError
-            Points were dropped earlier because memory and disk were full.
+            Points or log records were dropped earlier because memory and disk were full.
         """
         self._close(Ending("finished"), None if timeout is None else min(timeout, LONGEST_WAIT))
 
@@ -401,6 +401,9 @@ class Session:
     def log(self, message: str, level: Level = "info", metadata: dict[str, Any] | None = None) -> None:
         """Add a record to the session's log; it is written with the next flush, off this thread.
 
+        Trouble with the disk is never raised here. While it lasts, 100,000 records or 64 MiB of them are kept, and more
+        are dropped and counted. Where records come faster than a disk that works takes them, this waits a moment.
+
         Parameters
         ----------
         message
@@ -412,10 +415,9 @@ class Session:
         """
         from dreamlake.logs import make_record
 
-        record = make_record(message, level, metadata)
+        record, nbytes = make_record(message, level, metadata)
         self.open_if_needed()
-        self.writer.logs.add(record)
-        self.writer.wake()
+        self.writer.log(record, nbytes)
 
     @forks_wait
     def logs(self, level: Level | None = None, *, errors: Literal["raise", "skip"] = "raise") -> pl.DataFrame:
@@ -531,7 +533,7 @@ class Session:
         OSError
             The disk failed; the points stay pending.
         PointsDroppedError
-            Points were dropped because memory and disk were full.
+            Points or log records were dropped because memory and disk were full.
         """
         if self._writer is not None:
             self._writer.flush()

@@ -564,7 +564,7 @@ class Files:
         yield session.flush
         yield session.close
         if session.is_open:
-            session.writer.logs.pending = []
+            session.writer.logs.clear()
             for each in session.writer.tracks.values():
                 each.pending.clear()
                 each.described = {}

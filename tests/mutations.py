@@ -131,6 +131,7 @@ STORAGE = ["storage/local.py", "storage/localstore.py", "storage/lock.py"]
 ENGINE = [
     "engine/ondisk.py", "engine/knowntrack.py", "engine/away.py", "engine/late.py", "engine/trackfile.py",
     "engine/runfile.py", "engine/logfile.py", "engine/trackwriter.py", "engine/writer.py", "engine/pressure.py",
+    "engine/logpressure.py",
     "engine/sessionlock.py",
     "engine/roll.py", "engine/replica/taking.py", "engine/replica/localside.py", "engine/replica/state.py",
     "engine/replica/sync.py", "parameters.py",

@@ -76,7 +76,9 @@ def test_track_not_found_reads_as_a_sentence() -> None:
 def test_points_dropped_says_how_many() -> None:
     error = errors.PointsDroppedError("12 points were dropped", 12)
     assert error.dropped == 12
+    assert error.log_records == 0
     assert str(error) == "12 points were dropped"
+    assert errors.PointsDroppedError("3 log records were dropped", 0, 3).log_records == 3
 
 
 @pytest.mark.parametrize(

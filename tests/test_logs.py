@@ -5,10 +5,11 @@ from __future__ import annotations
 import enum
 import errno
 import json
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,10 @@ import pytest
 from support import run_python, start_python
 
 import dreamlake.engine.logfile as logfile
+import dreamlake.engine.logpressure as logpressure
 import dreamlake.storage.local as local
 from dreamlake import Lake, Session
-from dreamlake.errors import CorruptTrackError
+from dreamlake.errors import CorruptTrackError, PointsDroppedError
 
 LEVELS = ["debug", "info", "warn", "error", "fatal"]
 
@@ -228,6 +230,117 @@ def test_records_stay_while_the_disk_fails_and_come_once(session: Session, monke
     assert frame["message"].to_list() == [str(number) for number in range(6)]
     assert frame["sequenceNumber"].to_list() == list(range(6))
     assert len(lines(session)) == 6
+
+
+# -- records that come faster than they are written ----------------------------------------------------------------
+
+
+def full_disk(path: str, offset: int, data: bytes, fsync: bool) -> int:
+    raise OSError(errno.ENOSPC, "no space left on device", path)
+
+
+def test_a_burst_on_a_disk_that_works_costs_nothing(session: Session) -> None:
+    """Though no flush is due: enough records wake one, and the loop waits for it a moment."""
+    count = 110_000
+    most = 0
+    for number in range(count):
+        session.log(str(number))
+        most = max(most, len(session.writer.logs.pending))
+    session.close()
+    assert most < 50_000
+    folder = Path(session.path) / "logs"
+    stored = [json.loads(line) for path in folder.iterdir() for line in path.read_bytes().splitlines()]
+    stored.sort(key=lambda record: record["sequenceNumber"])
+    assert [record["message"] for record in stored] == [str(number) for number in range(count)]
+
+
+def test_large_records_are_flushed_by_their_bytes(session: Session) -> None:
+    logs = session.writer.logs
+    for number in range(100):
+        session.log("x" * 1_000_000, metadata={"number": number})
+        assert logs.nbytes < 60 << 20
+    session.flush()
+    assert logs.nbytes == 0
+    assert [json.loads(text)["number"] for text in session.logs()["metadata"]] == list(range(100))
+
+
+@pytest.mark.parametrize(("most", "most_bytes"), [(1000, 1 << 40), (1 << 40, 300_000)])
+def test_a_disk_that_takes_nothing_costs_what_is_beyond_the_bound_and_close_says_how_much(
+    lake_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, most: int, most_bytes: int
+) -> None:
+    monkeypatch.setattr(logpressure, "MANY", 100)
+    monkeypatch.setattr(logpressure, "MOST", most)
+    monkeypatch.setattr(logpressure, "MOST_BYTES", most_bytes)
+    session = Session("s", "w", lake_dir, flush_interval=3600.0).open()
+    with monkeypatch.context() as patch:
+        patch.setattr(local, "append_at", full_disk)
+        for number in range(3000):
+            session.log(str(number))
+        kept = len(session.writer.logs.pending)
+        assert 900 < kept <= 1500
+        with pytest.raises(OSError, match=rf"no space.*; {kept} log records are still pending, and {3000 - kept} log"):
+            session.close()
+    message = rf"^{3000 - kept} log records were dropped: the disk took none and {most}, or {most_bytes} bytes, were"
+    with pytest.raises(PointsDroppedError, match=message) as caught:
+        session.close()
+    assert (caught.value.dropped, caught.value.log_records) == (0, 3000 - kept)
+    assert "cannot write to" in caplog.text
+    view = Lake(lake_dir).session("s", "w")
+    *records, last = view.logs().rows(named=True)
+    assert [record["message"] for record in records] == [str(number) for number in range(kept)]
+    assert last["message"] == f"{3000 - kept} log records were dropped, since disk and memory were full"
+    assert json.loads(last["metadata"]) == {"records": 3000 - kept}
+    assert view.info["status"] == "failed"
+    assert session.is_closed
+
+
+def test_a_disk_that_works_again_takes_new_records_by_itself(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logpressure, "MANY", 100)
+    monkeypatch.setattr(logpressure, "MOST", 1000)
+    with monkeypatch.context() as patch:
+        patch.setattr(local, "append_at", full_disk)
+        for number in range(1500):
+            session.log(str(number))
+        dropped = session.writer.log_pressure.dropped
+        assert dropped > 200
+    for number in range(1500, 3000):
+        session.log(str(number))
+        time.sleep(0.001)
+    with pytest.raises(PointsDroppedError) as caught:
+        session.flush()
+    assert caught.value.log_records < dropped + 1000
+    messages = session.logs()["message"].to_list()
+    assert len(messages) + caught.value.log_records == 3000
+    assert messages[-1] == "2999"
+
+
+def test_a_disk_that_hangs_holds_the_loop_up_for_a_moment_only(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logpressure, "MANY", 100)
+    monkeypatch.setattr(logpressure, "CROWDED", 200)
+    monkeypatch.setattr(logpressure, "MOST", 1000)
+    monkeypatch.setattr(logpressure, "LAST_PATIENCE", 0.2)
+    answers = Event()
+    real = local.append_at
+
+    def hang(*args: Any) -> int:
+        answers.wait()
+        return real(*args)
+
+    monkeypatch.setattr(local, "append_at", hang)
+    try:
+        began = time.monotonic()
+        for number in range(2000):
+            session.log(str(number))
+        assert 0.2 < time.monotonic() - began < 3.0
+    finally:
+        answers.set()
+    with pytest.raises(PointsDroppedError) as caught:
+        session.flush()
+    assert caught.value.log_records == 2000 - len(session.logs())
+    session.log("on")
+    assert session.logs()["message"][-1] == "on"
 
 
 def test_threads_lose_nothing(session: Session) -> None:

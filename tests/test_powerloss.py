@@ -8,6 +8,7 @@ import random
 import re
 from collections.abc import Callable
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import pytest
@@ -149,7 +150,7 @@ def test_waiting_rows_last_behind_those_of_a_session_without_fsync(memory_path: 
 def test_log_records_outlast_failed_fsyncs(memory_path: Path, failing: tuple[int, ...]) -> None:
     """They go into a new file, and are told as written once it has its name for good."""
     with Recorder(memory_path, failing) as recorder:
-        log = logfile.LogFile(str(memory_path), True, Footing(str(memory_path)))
+        log = logfile.LogFile(str(memory_path), True, Footing(str(memory_path)), Lock())
         for number in range(3):
             log.add({"message": str(number)})
             until_kept(lambda: log.flush(1))
@@ -163,12 +164,12 @@ def test_log_records_last_behind_those_of_a_session_without_fsync(memory_path: P
     """As for waiting rows: without a new file the earlier record would be a hole."""
     footing = Footing(str(memory_path))
     with Recorder(memory_path) as recorder:
-        unsynced = logfile.LogFile(str(memory_path), False, footing)
+        unsynced = logfile.LogFile(str(memory_path), False, footing, Lock())
         unsynced.add({"message": "0"})
         unsynced.flush(1)
         footing.secure(unsynced.folder)
         recorder.fsyncs, recorder.failing = 0, failing
-        log = logfile.LogFile(str(memory_path), True, footing)
+        log = logfile.LogFile(str(memory_path), True, footing, Lock())
         log.add({"message": "1"})
         until_kept(lambda: log.flush(1))
     for data in left(recorder, "logs/logs.jsonl"):
@@ -212,7 +213,7 @@ def test_a_log_that_is_put_aside_keeps_its_records(
     """The new file must not take the name before the old one has its other name for good."""
     monkeypatch.setattr(logfile, "FILE_LINES", 3)
     with Recorder(memory_path) as recorder:
-        log = logfile.LogFile(str(memory_path), fsync, Footing(str(memory_path)))
+        log = logfile.LogFile(str(memory_path), fsync, Footing(str(memory_path)), Lock())
         for number in range(3):
             log.add({"message": str(number)})
         log.flush(1)
@@ -227,7 +228,7 @@ def test_a_log_that_is_put_aside_keeps_its_records(
                 log.flush(1)
             assert not os.path.exists(log.path)
         if then == "the process ends after one that fails":
-            log = logfile.LogFile(str(memory_path), fsync, Footing(str(memory_path)))
+            log = logfile.LogFile(str(memory_path), fsync, Footing(str(memory_path)), Lock())
             log.add({"message": "3"})
         log.flush(1)
     assert b'"3"' in Path(log.path).read_bytes()

@@ -2,6 +2,7 @@
 
 import os
 import re
+from threading import Lock
 from typing import Any
 
 import dreamlake.storage.local as local
@@ -10,23 +11,30 @@ from dreamlake.format import layout, point
 
 #: Lines of a log file before it is put aside and a new one begins.
 FILE_LINES = 10_000
-#: Records kept in memory while the disk takes none.
-MOST_PENDING = 100_000
 
 
 class LogFile:
     """Log records of one session that wait to be written, and the file they go to.
 
     `add` may be called from any thread; everything else happens on the writer's thread, under the session's lock.
+
+    Parameters
+    ----------
+    lock
+        Guards what waits; held for microseconds.
     """
 
-    def __init__(self, folder: str, fsync: bool, footing: Footing) -> None:
+    def __init__(self, folder: str, fsync: bool, footing: Footing, lock: Lock) -> None:
         self.folder = os.path.join(folder, layout.LOGS_DIR)
         self.path = os.path.join(self.folder, "logs.jsonl")
         self.fsync = fsync
         self.footing = footing
+        self._lock = lock
         self.pending: list[dict[str, Any]] = []
-        self.dropped = 0
+        #: What each of these takes, about; 0 for the writer's own.
+        self._sizes: list[int] = []
+        #: And all of them.
+        self.nbytes = 0
         self._epoch: int | None = None
         #: Whether an fsync of the file failed: what is in it may not be on disk, whatever a second one says.
         self._doubtful = False
@@ -34,12 +42,20 @@ class LogFile:
         self._lines = 0
         self._next = 0
 
-    def add(self, record: dict[str, Any]) -> None:
-        """Take a record, without its sequence number."""
-        if len(self.pending) < MOST_PENDING:
-            self.pending.append(record)
-        else:
-            self.dropped += 1
+    def add(self, record: dict[str, Any], nbytes: int = 0) -> None:
+        """Take a record, without its sequence number, which takes about so many bytes. The lock is held."""
+        self.pending.append(record)
+        self._sizes.append(nbytes)
+        self.nbytes += nbytes
+
+    def clear(self) -> None:
+        """Drop what waits: in a forked child it is the parent's."""
+        self.pending, self._sizes, self.nbytes = [], [], 0
+
+    @property
+    def waiting(self) -> int:
+        """How many records of the user's wait, those left out that say how the run ends. The lock is held."""
+        return len(self._sizes) - self._sizes.count(0)
 
     def flush(self, epoch: int) -> None:
         """Write what waits; `epoch` is the lock's `tail_epoch`: it stands still while no other process writes."""
@@ -79,7 +95,9 @@ class LogFile:
                 if written < len(data):
                     self.forget()
                 count = data.count(b"\n", 0, written)
-                del self.pending[:count]
+                with self._lock:
+                    self.nbytes -= sum(self._sizes[:count])
+                    del self.pending[:count], self._sizes[:count]
                 self._size += written
                 self._lines += count
                 self._next += count

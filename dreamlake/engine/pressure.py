@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Protocol
 
 from dreamlake.engine.pending import BLOCK_ROWS, Block, Pending
 from dreamlake.engine.thread import Request, Worker
-from dreamlake.errors import PointsDroppedError
 
 if TYPE_CHECKING:
     from dreamlake.engine.options import Options
@@ -168,16 +167,10 @@ class Pressure:
         """How many were dropped that no error has told of yet."""
         return self.dropped - self._told
 
-    def tell_dropped(self) -> None:
-        """Raise PointsDroppedError when points were dropped that no error has told of yet."""
-        with self._writer.lock:
-            count, self._told = self.untold, self.dropped
-        if count:
-            raise PointsDroppedError(
-                f"{count} points were dropped: the disk took none and {self._options.max_pending_bytes} bytes were "
-                "pending (max_pending_bytes)",
-                count,
-            )
+    def tell(self) -> int:
+        """How many were dropped that no error has told of yet; the caller is about to. The lock is held."""
+        count, self._told = self.untold, self.dropped
+        return count
 
     def unlogged(self) -> int:
         """How many were dropped since this was asked last."""

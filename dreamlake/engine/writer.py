@@ -17,6 +17,7 @@ from dreamlake.engine.compactor import Compactor
 from dreamlake.engine.ending import Ending
 from dreamlake.engine.footing import Footing
 from dreamlake.engine.logfile import LogFile
+from dreamlake.engine.logpressure import LogPressure
 from dreamlake.engine.options import Options
 from dreamlake.engine.pending import Block, Pending
 from dreamlake.engine.pressure import Pressure
@@ -26,6 +27,7 @@ from dreamlake.engine.thread import Worker
 from dreamlake.engine.trackwriter import TrackWriter
 from dreamlake.errors import (
     DreamlakeError,
+    PointsDroppedError,
     SessionClosedError,
     SessionExistsError,
     SessionNotFoundError,
@@ -57,7 +59,7 @@ class Writer:
         self.session_lock = SessionLock(os.path.join(folder, layout.LOCK_FILE), options.single_writer)
         self.run_file = RunFile(folder, workspace, name, options.fsync)
         self.footing = Footing(folder)
-        self.logs = LogFile(folder, options.fsync, self.footing)
+        self.logs = LogFile(folder, options.fsync, self.footing, self.lock)
         self.tracks: dict[str, TrackWriter] = {}
         self.notices = Notices()
         self.closed = False
@@ -74,6 +76,7 @@ class Writer:
         self._encoding = False
         self.thread = Worker("dreamlake-writer", lambda: options.flush_interval, self._tick, self._warm_up, arm)
         self.pressure = Pressure(self, self._roll_full_tracks, self._tick)
+        self.log_pressure = LogPressure(self, self._flush_log)
         self.compactor = Compactor(self)
         #: What keeps the replica up to date; None without one.
         self.replica = _replicator(self, workspace, name, arm) if options.remote is not None else None
@@ -171,6 +174,11 @@ class Writer:
                 found = self.tracks.setdefault(name, TrackWriter(self, name))
         return found
 
+    def log(self, record: dict[str, Any], nbytes: int) -> None:
+        """Take a log record that takes about so many bytes. Raises SessionClosedError."""
+        self.wake()
+        self.log_pressure.take(record, nbytes)
+
     def flush(self, track: TrackWriter | None = None, timeout: float | None = None, tell: bool = True) -> None:
         """Write what is pending, of one track or of all, and return when it is written.
 
@@ -184,13 +192,14 @@ class Writer:
         OSError
             The disk failed; the points stay pending.
         PointsDroppedError
-            Points were dropped since the last time this was said, because memory and disk were full.
+            Points, or log records where all tracks are flushed, were dropped since the last time this was said,
+            because memory and disk were full.
         """
         tracks = [track] if track is not None else list(self.tracks.values())
         if any(t.needs_flush() for t in tracks) or (track is None and self.logs.pending):
             self.call(lambda: self._flush(tracks, CALLER_LOCK, logs=track is None), timeout)
         if tell:
-            self.pressure.tell_dropped()
+            self._tell_dropped(records_too=track is None)
 
     def call(self, work: Callable[[], T], timeout: float | None = None) -> T:
         """Run `work` on the writer's thread and return what it returns, or raise what it raises.
@@ -259,23 +268,40 @@ class Writer:
         patience = timeout if timeout is not None else 10.0
         self.compactor.stop(patience)
         self.thread.stop(patience)
-        self.pressure.tell_dropped()
+        self._tell_dropped(records_too=True)
+
+    def _tell_dropped(self, records_too: bool) -> None:
+        """Raise PointsDroppedError when points or log records were dropped that no error has told of yet."""
+        with self.lock:
+            points = self.pressure.tell()
+            records = self.log_pressure.tell() if records_too else 0
+        said = []
+        if points:
+            most = self.options.max_pending_bytes
+            said.append(
+                f"{points} points were dropped: the disk took none and {most} bytes were pending (max_pending_bytes)"
+            )
+        if records:
+            said.append(self.log_pressure.told(records))
+        if said:
+            raise PointsDroppedError("; ".join(said), points, records)
 
     def _costs(self, error: BaseException, last: bool) -> str:
-        """How many points a close that failed has not written, and how many were given up before; empty for none."""
+        """What a close that failed has not written, and what was given up before; empty for nothing."""
         with self.lock:
-            pending, dropped = (
-                sum(track.pending.waiting_rows() for track in self.tracks.values()),
-                self.pressure.dropped,
-            )
+            pending = {
+                "points": sum(track.pending.waiting_rows() for track in self.tracks.values()),
+                "log records": self.logs.waiting,
+            }
+            dropped = {"points": self.pressure.dropped, "log records": self.log_pressure.dropped}
         goes_on = type(error) is TimeoutError and error.errno is None
         if last:
             kept = f"{'may be' if goes_on else 'are'} lost with this process"
         else:
             kept = "may still be pending" if goes_on else "are still pending"
-        said = [f"{pending} points {kept}"] if pending else []
-        if dropped:
-            said.append(f"{dropped} points were dropped before, since disk and memory were full")
+        said = [f"{_counted(pending)} {kept}"] if any(pending.values()) else []
+        if any(dropped.values()):
+            said.append(f"{_counted(dropped)} were dropped before, since disk and memory were full")
         return ", and ".join(said)
 
     def _finish(self, ending: Ending | None, last: bool) -> None:
@@ -283,8 +309,8 @@ class Writer:
         if ending is not None and ending.why is not None:
             self._log_why(ending.why)
         self._log_dropped()
-        if status == "finished" and self.pressure.untold:
-            status = "failed"  # `tell_dropped` raises when all else is done
+        if status == "finished" and (self.pressure.untold or self.log_pressure.untold):
+            status = "failed"  # `_tell_dropped` raises when all else is done
         try:
             self._flush(list(self.tracks.values()), CALLER_LOCK, logs=True, last=True)
         except Exception:
@@ -298,14 +324,21 @@ class Writer:
         wrote = self.wrote or self.logs.pending or any(track.needs_flush() for track in self.tracks.values())
         if wrote and not self._has_said_why:
             self._has_said_why = True
-            self.logs.add(why)
+            self._log(why)
 
     def _log_dropped(self) -> None:
-        """Have the log of the run say how many of its points are missing, for whoever reads it later."""
-        count = self.pressure.unlogged()
-        if count:
-            message = f"{count} points were dropped, since disk and memory were full"
-            self.logs.add({"timestamp": iso_now(), "level": "error", "message": message, "metadata": {"points": count}})
+        """Have the log of the run say how much of it is missing, for whoever reads it later."""
+        dropped = {"points": self.pressure.unlogged(), "log records": self.log_pressure.unlogged()}
+        for what, count in dropped.items():
+            if count:
+                message = f"{count} {what} were dropped, since disk and memory were full"
+                metadata = {what.split()[-1]: count}
+                self._log({"timestamp": iso_now(), "level": "error", "message": message, "metadata": metadata})
+
+    def _log(self, record: dict[str, Any]) -> None:
+        """Have the log say something of the writer's own, however much waits."""
+        with self.lock:
+            self.logs.add(record)
 
     def _say(self, status: str | None) -> None:
         if status is not None and self.wrote and os.getpid() == self.opener:
@@ -351,6 +384,35 @@ class Writer:
                 self.folder,
                 self.pressure.dropped,
             )
+        if self.log_pressure.untold:
+            self.notices.warn(
+                "log",
+                "%s: %d log records were dropped, since disk and memory are full",
+                self.folder,
+                self.log_pressure.dropped,
+            )
+
+    def _flush_log(self) -> None:
+        """Write the log in the background, where more of it waits than the next flush should meet."""
+        if not self.logs.pending:
+            return
+        try:
+            with self.session_lock.hold(BACKGROUND_LOCK, self.clock.last):
+                self._mark_running()
+                self._write_log()
+                self._tell_replica(self.session_lock.has_announced)
+        except Exception as error:
+            self.log_pressure.failed()
+            self.notices.warn("flush", "cannot write to %s: %s", self.folder, error)
+
+    def _write_log(self) -> None:
+        """Write the log records that wait; the session's lock is held."""
+        try:
+            self.logs.flush(self.session_lock.tail_epoch)
+        except BaseException:
+            self.log_pressure.failed()
+            raise
+        self.log_pressure.worked()
 
     def _flush(
         self,
@@ -378,15 +440,15 @@ class Writer:
                         errors.append(error)
                         failed.append(track)
                 if logs:
-                    if self.logs.dropped:
-                        self.notices.warn("log", "%s: %d log records were dropped", self.folder, self.logs.dropped)
                     try:
-                        self.logs.flush(self.session_lock.tail_epoch)
+                        self._write_log()
                     except Exception as error:
                         errors.append(error)
                 self._tell_replica(self.session_lock.has_announced)
         except Exception:
             self._count_pending(waiting, give_up=True)
+            if logs:
+                self.log_pressure.failed()
             raise
         self._count_pending(failed, give_up=bool(errors))
         if not [error for error in errors if not _is_of_some_points(error)] and self.pressure.worked():
@@ -423,7 +485,8 @@ class Writer:
         self.clock.resume(self.clock.last)  # the latest append was the parent's
         self.thread.after_fork_in_child()
         self.pressure.after_fork_in_child()
-        self.logs.pending = []
+        self.log_pressure.after_fork_in_child()
+        self.logs.clear()
         self.notices = Notices()
         self.compactor = Compactor(self)
         self._encoding = "dreamlake.engine.ondisk" in sys.modules
@@ -438,6 +501,11 @@ def plain(error: OSError) -> OSError:
     from dreamlake.storage import local
 
     return local.plain(error) if isinstance(error, local.FsyncFailed | local.PartialWriteError) else error
+
+
+def _counted(counts: dict[str, int]) -> str:
+    """How many there are of what: "3 points and 2 log records", without that of which there is none."""
+    return " and ".join(f"{count} {what}" for what, count in counts.items() if count)
 
 
 def _is_of_some_points(error: Exception) -> bool:
