@@ -181,6 +181,26 @@ def test_numbers_go_on_behind_a_file_that_was_just_put_aside(lake_dir: Path, mon
         assert session.logs()["sequenceNumber"].to_list() == list(range(21))
 
 
+@pytest.mark.parametrize("at_once", [1, 50])
+def test_a_file_of_many_bytes_is_put_aside(session: Session, monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
+    """Else large records would make a file that no reader takes long before it has its lines."""
+    monkeypatch.setattr(logfile, "FILE_BYTES", 10_000)
+    monkeypatch.setattr(logfile, "PART_BYTES", 3_000)
+    for number in range(50):
+        session.log(f"{number} " + "x" * 1000)
+        if number % at_once == 0:
+            session.flush()
+    session.flush()
+    sizes = {path.name: path.stat().st_size for path in (Path(session.path) / "logs").iterdir()}
+    assert sorted(sizes) == ["0.jsonl", "1.jsonl", "2.jsonl", "3.jsonl", "logs.jsonl"]
+    assert all(10_000 <= size < 11_200 for name, size in sizes.items() if name != "logs.jsonl"), sizes
+    assert [int(text.split()[0]) for text in session.logs()["message"]] == list(range(50))
+    session.close()
+    with session.open():
+        session.log("50 ")
+        assert session.logs()["sequenceNumber"].to_list() == list(range(51))
+
+
 def test_a_torn_line_is_cut_and_a_damaged_one_is_told(lake_dir: Path) -> None:
     with Session("s", "w", lake_dir, flush_interval=3600.0) as session:
         session.log("one")

@@ -11,6 +11,10 @@ from dreamlake.format import layout, point
 
 #: Lines of a log file before it is put aside and a new one begins.
 FILE_LINES = 10_000
+#: Bytes at which it is put aside too: readers take a log file whole, and none beyond a bound.
+FILE_BYTES = 64 << 20
+#: Bytes that are encoded and written at once, and a last record.
+PART_BYTES = 4 << 20
 
 
 class LogFile:
@@ -71,12 +75,11 @@ class LogFile:
             local.atomic_write(self.path, local.read_if_there(self.path), fsync=True)
             self._doubtful = False
         while records:
-            if self._lines >= FILE_LINES:
+            if self._lines >= FILE_LINES or self._size >= FILE_BYTES:
                 self._put_aside()
             if not self._size:
                 self._let_last_what_was_put_aside()
-            part = records[: FILE_LINES - self._lines]
-            data = b"".join([_line(self._next + i, record) for i, record in enumerate(part)])
+            data = self._encoded(records[: FILE_LINES - self._lines])
             written = 0
             try:
                 local.append_at(self.path, self._size, data, self.fsync)
@@ -102,6 +105,17 @@ class LogFile:
                 self._lines += count
                 self._next += count
             del records[:count]
+
+    def _encoded(self, records: list[dict[str, Any]]) -> bytes:
+        """The lines of the first of these records, as many as are written at once."""
+        lines: list[bytes] = []
+        size = 0
+        for number, record in enumerate(records, self._next):
+            if size >= min(PART_BYTES, FILE_BYTES - self._size):
+                break
+            lines.append(_line(number, record))
+            size += len(lines[-1])
+        return b"".join(lines)
 
     def forget(self) -> None:
         """Read the file again before the next write."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from dreamlake.storage.store import Store
 
-#: Longest log file; it has 10,000 lines, and is put aside then.
+#: Longest log file; one is put aside at 10,000 lines or 64 MiB.
 MAX_LOG_BYTES = 1 << 30
 
 _decoder = msgspec.json.Decoder(dict[str, Any])
