@@ -515,8 +515,12 @@ class Life:
             steps["hold a frame"] += 1
             self._flush(machine)
             track = machine.process.session.track(name)
-            held = [row["data"] for row in track.read(limit=None)["data"]]  # as far as this session knows it
-            self.held.append(Held(track.scan(), name, held, machine))
+            frame = track.scan()
+            # Its columns are those that this machine knows: another one may have added fields to what is away here.
+            columns = frame.collect_schema().names()
+            points = [row["data"] for row in track.read(limit=None)["data"]]
+            known = [{field: value for field, value in point.items() if field in columns} for point in points]
+            self.held.append(Held(frame, name, known, machine))
 
     def collect(self, which: int) -> None:
         if self.held:
