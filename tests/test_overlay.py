@@ -19,6 +19,7 @@ from dreamlake.engine.reader import TrackReader
 from dreamlake.errors import CorruptTrackError, PointsNotHereError
 from dreamlake.format import layout
 from dreamlake.format.layout import SegmentName
+from dreamlake.format.segmentinfo import SegmentBounds
 from dreamlake.lake import SessionView
 from dreamlake.storage.localstore import LocalStore
 from dreamlake.storage.remote import RemoteStore
@@ -67,6 +68,30 @@ def whole(trimmed: Trimmed, tmp_path: Path) -> TrackView:
             LocalStore(tmp_path / "whole").put(f"{BELOW}/{path.name}", path.read_bytes())
     LocalStore(tmp_path / "whole").put("w/s/session.json", (trimmed.root / "w/s/session.json").read_bytes())
     return Lake(tmp_path / "whole").session("s", "w").track(TRACK)
+
+
+def test_what_comes_here_during_a_look_is_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine takes over a merge of another: the whole comes here, and then its parts are away no more."""
+    folder = tmp_path / "t"
+    folder.mkdir()
+    away.write(str(folder), [away.Away(name, 100, SegmentBounds(*name, 1.0, 2.0, True)) for name in (A, B)])
+    merged = SegmentName(A.start, B.stop).filename
+    for look in ("names", "list"):
+        store = OverlayStore(LocalStore(tmp_path), lambda: LocalStore(tmp_path))
+        real, left = getattr(store.local, look), [merged]
+
+        def meanwhile(path: str, real: Any = real, left: list[str] = left) -> Any:
+            found = real(path)
+            if left:
+                (folder / left.pop()).write_bytes(b"")
+                away.write(str(folder), [])
+            return found
+
+        monkeypatch.setattr(store.local, look, meanwhile)
+        found = [getattr(each, "name", each) for each in getattr(store, look)("t")]
+        assert merged in found or {A.filename, B.filename}.issubset(found)
+        (folder / merged).unlink()
+        away.write(str(folder), [away.Away(name, 100, SegmentBounds(*name, 1.0, 2.0, True)) for name in (A, B)])
 
 
 # ------------------------------------------------------------------------------------------------ every read

@@ -10,14 +10,19 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import builtins
     from collections.abc import Callable, Mapping
+    from typing import TypeVar
 
     from dreamlake.engine.away import Away
     from dreamlake.format.layout import SegmentName
     from dreamlake.storage.localstore import LocalStore
     from dreamlake.storage.store import Entry, Store
 
+    Listing = TypeVar("Listing")
+
 #: Segments that are read side by side, once some are away: each costs a request.
 WIDTH = 32
+#: Times that a folder is looked at while what is away of it changes.
+LOOKS = 5
 
 
 class OverlayStore:
@@ -76,17 +81,17 @@ class OverlayStore:
         """The entries of one folder, with its away segments, sorted by name; of these no time is known."""
         from dreamlake.storage.store import Entry
 
-        found = {entry.name: entry for entry in self.local.list(path)}
+        entries, gone = self._at_once(path, self.local.list)
+        found = {entry.name: entry for entry in entries}
         if not found and self._is_gone():
             return self._remote().list(path)
-        for name, away in self._away(path).items():  # after the listing: a segment that goes away meanwhile is in one
+        for name, away in gone.items():
             found.setdefault(name.filename, Entry(name.filename, away.nbytes, 0.0, False))
         return sorted(found.values(), key=lambda entry: entry.name)
 
     def names(self, path: str = "") -> builtins.list[str]:
         """The names of the files in one folder, with its away segments, sorted."""
-        here = self.local.names(path)
-        away = self._away(path)
+        here, away = self._at_once(path, self.local.names)
         if not here and not away and self._is_gone():
             return [entry.name for entry in self._remote().list(path) if not entry.is_dir]
         return sorted({*here, *(name.filename for name in away)}) if away else here
@@ -141,6 +146,17 @@ class OverlayStore:
     def _is_gone(self) -> bool:
         """Whether there is no local side any more: a temporary one goes once all is on the replica."""
         return self._was_there and not os.path.isdir(self.root)
+
+    def _at_once(self, path: str, look: Callable[[str], Listing]) -> tuple[Listing, Mapping[SegmentName, Away]]:
+        """What `look` finds in a folder, and what is away of it: a segment that goes, or comes, is in one of them."""
+        before = self._away(path)
+        for _ in range(LOOKS):
+            found = look(path)
+            away = self._away(path)
+            if away is before or not (away or before):
+                break
+            before = away  # the listing may be older than what came here by then
+        return found, away
 
     def _nbytes(self, path: str) -> int | None:
         """The bytes of a segment that is read from the replica where it is not here; None where it is none."""
