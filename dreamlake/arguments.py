@@ -32,8 +32,11 @@ def local_folder(local_path: str | os.PathLike[str]) -> str:
 
 def description_of(
     description: str | None, tags: list[str] | None, folder: str | None, metadata: dict[str, Any] | None
-) -> dict[str, Any]:
-    """Return what a session or track is described with, checked and copied. Raises TypeError, ValueError."""
+) -> tuple[dict[str, Any], int]:
+    """Return what a session or track is described with, checked and copied, and an upper bound of it as JSON.
+
+    Raises TypeError, ValueError.
+    """
     from dreamlake.format.point import take_value
 
     for what, text in (("description", description), ("folder", folder)):
@@ -43,12 +46,14 @@ def description_of(
         raise TypeError(f"tags is a list of strings, not {tags!r}")
     if metadata is not None and not isinstance(metadata, dict):
         raise TypeError(f"metadata is a dict, not {type(metadata).__name__}")
-    return {
-        "description": None if description is None else take_value("description", description)[0],
-        "tags": None if tags is None else take_value("tags", list(tags))[0],
-        "folder": None if folder is None else take_value("folder", folder)[0],
-        "metadata": None if metadata is None else take_value("metadata", metadata)[0],
+    given = {
+        "description": description,
+        "tags": None if tags is None else list(tags),
+        "folder": folder,
+        "metadata": metadata,
     }
+    taken = {key: (None, 0) if value is None else take_value(key, value) for key, value in given.items()}
+    return {key: value for key, (value, _) in taken.items()}, sum(size for _, size in taken.values())
 
 
 def remote_of(url: str | None, storage_options: dict[str, Any] | None, sync_interval: float) -> Remote | None:

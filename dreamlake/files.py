@@ -288,7 +288,7 @@ def _described(
 ) -> dict[str, Any]:
     from dreamlake.arguments import description_of
 
-    described = description_of(description, tags, None, metadata)
+    described, _ = description_of(description, tags, None, metadata)
     return {
         "description": described["description"],
         "tags": described["tags"] or [],

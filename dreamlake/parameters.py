@@ -85,7 +85,8 @@ class Parameters(ParametersView):
         Raises
         ------
         TypeError, ValueError
-            A value that cannot be stored (see `Track.append`), or a key that is both a value and a prefix of others.
+            A value that cannot be stored (see `Track.append`), or a key that is both a value and a prefix of others;
+            or all parameters would take more than 64 MiB. Nothing is set then.
         OSError
             The disk failed.
         """
@@ -116,6 +117,7 @@ def _merge(writer: Writer, flat: dict[str, Any]) -> None:
     """Put parameters into the parameters.json of a session's folder on this machine; few and dear, they always last."""
     from dreamlake.engine.hosts import read_parameters, with_parameters
     from dreamlake.engine.runfile import iso_now
+    from dreamlake.format.about import check_size
     from dreamlake.format.point import to_json
     from dreamlake.storage.local import atomic_write
     from dreamlake.storage.localstore import LocalStore
@@ -129,9 +131,10 @@ def _merge(writer: Writer, flat: dict[str, Any]) -> None:
         "createdAt": stored["createdAt"] or now,
         "updatedAt": now,
     }
-    text = json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False)
+    text = json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False).encode() + b"\n"
+    check_size(text, "all parameters of the session together")
     writer.footing.secure(writer.folder)
-    atomic_write(local.describe(PARAMETERS_FILE), text.encode() + b"\n", fsync=True)
+    atomic_write(local.describe(PARAMETERS_FILE), text, fsync=True)
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "", depth: int = 0) -> dict[str, Any]:

@@ -114,7 +114,7 @@ class Session:
         if resume not in RESUME:
             raise ValueError(f"resume is one of {', '.join(RESUME)}, not {resume!r}")
         self._resume = resume
-        self._described = description_of(description, tags, folder, metadata)
+        self._described, _ = description_of(description, tags, folder, metadata)
         self._options = options_of(
             flush_interval, segment_points, max_pending_bytes, fsync, single_writer, self._remote
         )
@@ -185,7 +185,8 @@ class Session:
         SessionExistsError, SessionNotFoundError
             As `resume` asks.
         ValueError
-            The folder is open in this process with other options, or belongs to another name on this disk.
+            The folder is open in this process with other options, or belongs to another name on this disk; or
+            session.json would take more than 64 MiB with this metadata.
         OSError
             The folder cannot be written. `LocksUnsupportedError` when its filesystem has no locks. The replica does
             not answer, and nothing of the session is on this machine.
@@ -327,13 +328,14 @@ class Session:
         Raises
         ------
         ValueError, TypeError
-            A name that cannot be stored, or metadata that cannot.
+            A name that cannot be stored, or metadata that cannot; or all that was said of the track would take more
+            than 64 MiB. Nothing new is taken then.
         """
         track = (self._tracks.get(name) if isinstance(name, str) else None) or self._new_track(name)
         if description is not None or tags is not None or metadata is not None:
-            described = description_of(description, tags, None, metadata)
+            described, nbytes = description_of(description, tags, None, metadata)
             self.open_if_needed()
-            self.writer.track(track.name).describe(**described)
+            self.writer.track(track.name).describe(nbytes, **described)
             self.writer.wake()
         return track
 

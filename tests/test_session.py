@@ -16,6 +16,8 @@ import pytest
 from model import points_of
 from support import run_python
 
+import dreamlake.engine.hosts as hosts
+import dreamlake.format.layout as layout
 from dreamlake import Lake, Session, dreamlake_session
 from dreamlake.errors import SessionClosedError, SessionExistsError, SessionNotFoundError
 
@@ -623,6 +625,94 @@ def test_a_bad_decoration_is_told_at_the_call_at_the_latest() -> None:
 
     with pytest.raises(ValueError, match="session name"):
         dreamlake_session(name="", workspace="w")(train)()
+
+
+# ------------------------------------------------------------------------------------------------ beyond what is read
+
+BOUND = 60_000
+
+
+@pytest.fixture
+def bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Readers that take less than 64 MiB, which would take a test long to write."""
+    monkeypatch.setattr(layout, "MAX_SMALL_BYTES", BOUND)
+    monkeypatch.setattr(hosts, "MAX_SMALL_BYTES", BOUND)
+
+
+@pytest.mark.usefixtures("bounded")
+def test_parameters_beyond_what_readers_take_are_refused_and_the_others_stay(make: Any, lake_dir: Path) -> None:
+    with make() as session:
+        parameters = session.parameters()
+        parameters.set({f"k{n}": "x" * 1000 for n in range(50)})
+        with pytest.raises(ValueError, match=r"all parameters of the session together would take \d+.* 60000"):
+            parameters.set({f"more{n}": "x" * 1000 for n in range(15)})
+        assert len(parameters.get()) == 50
+        parameters.set(k0=1)
+    assert Lake(lake_dir).session("s", "w").parameters().get()["k0"] == 1
+
+
+@pytest.mark.usefixtures("bounded")
+@pytest.mark.parametrize("value", ["x" * 1000, list(range(150)), [[[[0] * 50]]], "é" * 500])
+def test_a_tracks_metadata_beyond_what_readers_take_is_refused_at_once(make: Any, lake_dir: Path, value: Any) -> None:
+    for attempt in range(2):
+        told = 0
+        with make() as session:
+
+            def tell(session: Session = session, attempt: int = attempt) -> None:
+                nonlocal told
+                for n in range(1000):
+                    session.track("loss", metadata={f"{attempt} {n}": value}).append(value=n)
+                    told += 1
+                    if n % 7 == 0:
+                        session.flush()
+
+            with pytest.raises(ValueError, match=r"the track 'loss' is described with would take \d+ bytes.* 60000"):
+                tell()
+            session.track("loss", description="still").append(value=-1)
+        assert told == 0 if attempt else told > 10
+        about = Lake(lake_dir).session("s", "w").track("loss").stats()
+        assert about["description"] == "still"
+        if not attempt:
+            assert about["metadata"] == {f"0 {n}": value for n in range(told)}
+    assert BOUND * 0.8 < (lake_dir / "w" / "s" / "tracks" / "loss" / "metadata.json").stat().st_size <= BOUND
+
+
+@pytest.mark.usefixtures("bounded")
+def test_a_description_that_another_process_left_no_room_for_costs_no_point(make: Any, lake_dir: Path) -> None:
+    with make() as session:
+        track = session.track("loss", metadata={"mine": "x" * 1000}).append(value=1)
+        track.flush()
+        path = lake_dir / "w" / "s" / "tracks" / "loss" / "metadata.json"
+        about = json.loads(path.read_text())
+        about["metadata"]["theirs"] = "x" * (BOUND - 2000)
+        path.write_text(json.dumps(about))
+        session.track("loss", metadata={"more": "x" * 1000}).append(value=2)
+        with pytest.raises(ValueError, match="the track 'loss' is described with would take"):
+            session.flush()
+    assert [point["value"] for point in points_of(Lake(lake_dir).session("s", "w").track("loss"))] == [1, 2]
+    assert sorted(json.loads(path.read_text())["metadata"]) == ["mine", "theirs"]
+
+
+@pytest.mark.usefixtures("bounded")
+def test_a_runs_metadata_beyond_what_readers_take_is_refused_at_once(make: Any, lake_dir: Path) -> None:
+    opened = 0
+
+    def run() -> None:
+        nonlocal opened
+        for n in range(100):
+            with make(metadata={f"k{n}": "x" * 1000}) as session:
+                session.track("loss").append(value=n)
+                opened += 1
+
+    with pytest.raises(ValueError, match=r"session.json of w/s, metadata and all, would take \d+ bytes, and readers"):
+        run()
+    assert opened > 40
+    with make() as session:  # says that it runs, and how it ends
+        session.track("loss").append(value=-1)
+    view = Lake(lake_dir).session("s", "w")
+    assert view.info["status"] == "finished"
+    assert list(view.info["metadata"]) == [f"k{n}" for n in range(opened)]
+    assert len(points_of(view.track("loss"))) == opened + 1
 
 
 # ------------------------------------------------------------------------------------------------ two processes

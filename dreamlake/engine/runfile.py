@@ -9,6 +9,11 @@ import dreamlake.storage.local as local
 from dreamlake.errors import CorruptTrackError
 from dreamlake.format import about, layout, point
 
+#: What a user says of a run.
+DESCRIBING = ("description", "tags", "folder", "metadata")
+#: Bytes that are kept free for how the run goes: the status, the times and the last timestamp.
+SPARE = 4096
+
 
 class RunFile:
     """The session.json of one session folder. Every change happens under the session's lock."""
@@ -41,7 +46,10 @@ class RunFile:
             )
 
     def update(self, **changes: Any) -> dict[str, Any]:
-        """Merge `changes` into the file, made where it is missing; None changes nothing, metadata is merged by key."""
+        """Merge `changes` into the file, made where it is missing; None changes nothing, metadata is merged by key.
+
+        Raises ValueError when the file would be too large for its readers with what describes the run.
+        """
         now = iso_now()
         stored = self.read() or {
             "name": self.name,
@@ -59,8 +67,10 @@ class RunFile:
             if value is not None:
                 stored[key] = {**(stored.get(key) or {}), **value} if key == "metadata" else value
         stored["updatedAt"] = now
-        text = json.dumps(point.to_json(stored), ensure_ascii=False, indent=1, allow_nan=False)
-        local.atomic_write(self.path, text.encode() + b"\n", self.fsync)
+        text = json.dumps(point.to_json(stored), ensure_ascii=False, indent=1, allow_nan=False).encode() + b"\n"
+        if any(changes.get(key) is not None for key in DESCRIBING):  # how the run goes must find room in any case
+            about.check_size(text, f"session.json of {self.workspace}/{self.name}, metadata and all,", SPARE)
+        local.atomic_write(self.path, text, self.fsync)
         return stored
 
 

@@ -10,6 +10,10 @@ from dreamlake.errors import CorruptTrackError
 from dreamlake.format import about, extjson, layout
 
 
+class TooMuchSaidError(ValueError):
+    """metadata.json would be too large for its readers; nothing of it was written."""
+
+
 class TrackFile:
     """The metadata.json of one track folder. Every change happens under the session's lock."""
 
@@ -26,10 +30,25 @@ class TrackFile:
         Returns whether the folder was made: then there is nothing else in it.
 
         Raises ValueError when the folder belongs to a track of another name, as it can where the disk folds case or
-        normalises unicode.
+        normalises unicode; and TooMuchSaidError.
         """
         is_new = local.make_dirs(self.folder, self.fsync)
         stored = None if is_new else self._read()
+        merged = self._merged(stored, described)
+        if merged != stored:
+            local.atomic_write(self.path, self._encoded(merged), self.fsync)
+        elif described and self.fsync:
+            local.fsync_dir(self.folder)  # as it may have failed when this was written
+        return is_new
+
+    def size_with(self, described: dict[str, Any]) -> int:
+        """The length of the file with `described` merged into what is there now; nothing is written.
+
+        Raises ValueError as `update`, and OSError.
+        """
+        return len(self._encoded(self._merged(self._read(), described)))
+
+    def _merged(self, stored: dict[str, Any] | None, described: dict[str, Any]) -> dict[str, Any]:
         if stored is None:
             empty: dict[str, Any] = {"name": self.name, "description": None, "tags": [], "metadata": {}}
             # The id: two machines that begin one track at one moment would else make the same file, and each take the
@@ -39,15 +58,15 @@ class TrackFile:
                 "format_version": layout.FORMAT_VERSION,
                 "id": make_id(),
             }
-            merged = merge_description({**empty, **extra}, described)
-        else:
-            merged = merge_description(stored, described)
-        if merged != stored:
-            text = msgspec.json.format(extjson.encoder().encode(extjson.to_json(merged)), indent=1)
-            local.atomic_write(self.path, text + b"\n", self.fsync)
-        elif described and self.fsync:
-            local.fsync_dir(self.folder)  # as it may have failed when this was written
-        return is_new
+            stored = {**empty, **extra}
+        return merge_description(stored, described)
+
+    def _encoded(self, fields: dict[str, Any]) -> bytes:
+        text = msgspec.json.format(extjson.encoder().encode(extjson.to_json(fields)), indent=1) + b"\n"
+        try:
+            return about.check_size(text, f"what the track {self.name!r} is described with")
+        except ValueError as error:
+            raise TooMuchSaidError(str(error)) from None
 
     def _read(self) -> dict[str, Any] | None:
         """Return what the file says; None where there is none, or an empty one after a power loss."""

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from dreamlake.engine.pending import Block, Owner, Pending, chain_of
@@ -12,10 +13,16 @@ if TYPE_CHECKING:
     from dreamlake.engine.footing import Footing
     from dreamlake.engine.options import Options
     from dreamlake.engine.sessionlock import SessionLock
+    from dreamlake.engine.trackfile import TrackFile
     from dreamlake.format.layout import SegmentName
     from dreamlake.types import CompactResult
 
 T = TypeVar("T")
+
+#: Bytes of an indented JSON text for one of the same without spaces, at most: an item of two bytes, 64 lists deep.
+MOST_INDENTED = 24
+#: Bytes of a metadata.json that says nothing but the name, at most.
+LEAST_SAID = 8192
 
 
 class WriterOfSession(Owner, Protocol):
@@ -40,6 +47,8 @@ class TrackWriter:
         self.pending = Pending(writer)
         #: A description, tags and metadata that no flush has written yet.
         self.described: dict[str, Any] = {}
+        #: So many bytes metadata.json will have with that, at most; None before it was looked at.
+        self._most_said: int | None = None
         self._has_folder = False
         self._disk: Any = None
         #: Live segments when it was last asked whether there is much to merge.
@@ -50,12 +59,43 @@ class TrackWriter:
         """Whether a flush of this process has found or left points of it on the disk."""
         return self._disk is not None and self._disk.next_index > 0
 
-    def describe(self, **given: Any) -> None:
-        """Take a description, tags or metadata; merged into metadata.json by the next flush, later values win."""
+    def describe(self, nbytes: int, **given: Any) -> None:
+        """Take a description, tags or metadata; merged into metadata.json by the next flush, later values win.
+
+        Parameters
+        ----------
+        nbytes
+            An upper bound of what is given as JSON without spaces.
+
+        Raises
+        ------
+        ValueError
+            metadata.json would be too large for its readers. Nothing is taken then.
+        """
+        described = self.described
         for key, value in given.items():
             if value is not None:
-                merged = {**self.described.get(key, {}), **value} if key == "metadata" else value
-                self.described = {**self.described, key: merged}
+                merged = {**described.get(key, {}), **value} if key == "metadata" else value
+                described = {**described, key: merged}
+        # The disk is asked at first, and then when what was given since might be too much: no loop waits for it.
+        most = self._stored_bytes() if self._most_said is None else self._most_said
+        most += MOST_INDENTED * nbytes
+        if most > layout.MAX_SMALL_BYTES:
+            with suppress(OSError):  # a disk that does not answer now; the flush looks again
+                most = self._file().size_with(described)
+        self._most_said = most
+        self.described = described
+
+    def _stored_bytes(self) -> int:
+        try:
+            return LEAST_SAID + os.stat(os.path.join(self.folder, layout.METADATA_FILE)).st_size
+        except OSError:
+            return LEAST_SAID
+
+    def _file(self) -> "TrackFile":
+        from dreamlake.engine.trackfile import TrackFile
+
+        return TrackFile(self.folder, self.name, self.writer.options.segment_points, self.writer.options.fsync)
 
     def needs_flush(self) -> bool:
         """Whether a flush has anything to write."""
@@ -67,9 +107,13 @@ class TrackWriter:
         """Write what is pending; the session's lock is held. What an error leaves unwritten stays pending.
 
         `last` says that no flush of this process is likely to follow; see `TrackOnDisk.write`.
-        """
-        from dreamlake.engine.trackfile import TrackFile
 
+        Raises ValueError, behind the points, when the description is given up: another process has said so much of the
+        track meanwhile that both do not fit.
+        """
+        from dreamlake.engine.trackfile import TooMuchSaidError
+
+        too_much: TooMuchSaidError | None = None
         options, lock = self.writer.options, self.writer.session_lock
         chain = self.pending.take()
         if any(block.awaited for block in chain):
@@ -78,7 +122,12 @@ class TrackWriter:
         self._disk = self._disk or self._on_disk()
         if not self._has_folder or self.described:
             described = self.described
-            if TrackFile(self.folder, self.name, options.segment_points, options.fsync).update(described):
+            try:
+                is_new = self._file().update(described)
+            except TooMuchSaidError as error:
+                too_much = error
+                is_new = self._file().update({})
+            if is_new:
                 self._disk.begin(lock.tail_epoch, lock.full_epoch)
             self._has_folder = True
             if self.described is described:
@@ -87,6 +136,8 @@ class TrackWriter:
             self.writer.footing.secure(self.folder)
         if chain or self._disk.must_rewrite:
             self._write(chain, whole_segments_only, last)
+        if too_much is not None:
+            raise too_much
 
     def _on_disk(self) -> Any:
         from dreamlake.engine.ondisk import TrackOnDisk
@@ -191,5 +242,6 @@ class TrackWriter:
         """Drop what is pending, and read the disk again before the next write: in a forked child."""
         self.pending.clear()
         self.described = {}
+        self._most_said = None
         self._disk = None
         self._has_folder = False

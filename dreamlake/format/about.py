@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from math import isfinite
 
+from dreamlake.format import layout
 from dreamlake.format.extjson import from_json
 
 TYPE_CHECKING = False
@@ -65,6 +66,29 @@ def check(fields: dict[str, Any]) -> dict[str, Any]:
     if fields.get("lastTs") is not None and not is_last_ts(fields["lastTs"]):
         raise ValueError("its 'lastTs' is no timestamp")
     return fields
+
+
+def check_size(text: bytes, what: str, spare: int = 0) -> bytes:
+    """Return the bytes of such a file that is about to be written, where a reader will take them.
+
+    Parameters
+    ----------
+    what
+        What they say, for the message.
+    spare
+        Bytes that are left free for what is said later.
+
+    Raises
+    ------
+    ValueError
+        They are too many.
+    """
+    if len(text) + spare > layout.MAX_SMALL_BYTES:
+        raise ValueError(
+            f"{what} would take {len(text)} bytes, and readers take {layout.MAX_SMALL_BYTES - spare}; nothing was "
+            "stored: store large values with session.files(), and the path or id of the file here"
+        )
+    return text
 
 
 def is_last_ts(ts: float) -> bool:
