@@ -328,7 +328,8 @@ class Session:
         Raises
         ------
         ValueError, TypeError
-            A name that cannot be stored, or metadata that cannot; or all that was said of the track would take more
+            A name that cannot be stored, or that this disk does not tell from the one of another track of the session;
+            metadata that cannot be stored; or all that was said of the track would take more
             than 64 MiB. Nothing new is taken then.
         """
         track = (self._tracks.get(name) if isinstance(name, str) else None) or self._new_track(name)
@@ -343,6 +344,8 @@ class Session:
     def _new_track(self, name: str) -> Track:
         name = layout.check_name("track", name)
         with self._lock:
+            if self._writer is not None:
+                self._writer.refuse_twin(name)
             track = self._tracks.setdefault(name, Track(self, name))
             if self._writer is not None:
                 track._attach(self._writer.track(name).pending)

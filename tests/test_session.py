@@ -484,6 +484,41 @@ def test_a_folder_of_another_name_is_never_mixed_in(make: Any, lake_dir: Path) -
     assert [point["value"] for point in points_of(make().track("Loss"))] == [1]
 
 
+@pytest.mark.parametrize("flushed", [False, True])
+@pytest.mark.parametrize(("first", "second"), [("loss", "Loss"), ("a/b", "A/B"), ("caf\u00e9", "cafe\u0301")])
+def test_a_track_whose_name_the_disk_does_not_tell_apart_is_refused_at_once(
+    make: Any, flushed: bool, first: str, second: str
+) -> None:
+    """The links stand for what such a disk shows under the other name. Its points would be lost at the end."""
+    with make() as session:
+        track = session.track(first).append(value=1)
+        folder = Path(session.path)
+        (folder / "SESSION.JSON").symlink_to("session.json")
+        if flushed:
+            track.flush()
+            other = folder.joinpath("tracks", *second.split("/"))
+            other.parent.mkdir(exist_ok=True)
+            other.symlink_to(folder.joinpath("tracks", *first.split("/")))
+        if flushed or second.isascii():
+            for _ in range(2):
+                with pytest.raises(ValueError, match=r"would share the folder of the track .*rename one"):
+                    session.track(second)
+        session.track(first).append(value=2)
+    assert session.is_closed
+    assert [point["value"] for point in points_of(track)] == [1, 2]
+
+
+def test_names_that_differ_in_case_only_are_two_tracks_where_the_disk_tells_them_apart(make: Any) -> None:
+    names = ["loss", "Loss", "LOSS", "stra\u00dfe", "strasse", "caf\u00e9", "cafe\u0301"]
+    with make() as session:
+        for turn in range(2):
+            for name in names:
+                session.track(name).append(value=name, turn=turn)
+            session.flush()
+    for name in names:
+        assert [point["value"] for point in points_of(session.track(name))] == [name] * 2
+
+
 def test_a_session_folder_of_another_name_is_refused(make: Any, lake_dir: Path) -> None:
     with make():
         pass

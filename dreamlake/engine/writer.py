@@ -61,6 +61,8 @@ class Writer:
         self.footing = Footing(folder)
         self.logs = LogFile(folder, options.fsync, self.footing, self.lock)
         self.tracks: dict[str, TrackWriter] = {}
+        #: The first of the tracks of each name, as disks that fold names see it.
+        self._folded: dict[str, str] = {}
         self.notices = Notices()
         self.closed = False
         #: The process that may say in session.json how the run ends.
@@ -172,7 +174,32 @@ class Writer:
             name = layout.check_name("track", name)
             with self.lock:
                 found = self.tracks.setdefault(name, TrackWriter(self, name))
+                self._folded.setdefault(_folded(name), name)
         return found
+
+    def refuse_twin(self, name: str) -> None:
+        """Raise ValueError where the disk does not tell a new track's name from that of another track here.
+
+        Else its points would be taken, and no flush could write them. Of tracks that are on the disk only, and of names
+        that differ in their Unicode form before there are folders, only the flush finds that out.
+        """
+        twin = self._folded.get(_folded(name), name)
+        if name in self.tracks or twin == name:
+            return
+        mine, other = (os.path.join(self.folder, *layout.track_dir(each).split("/")) for each in (name, twin))
+        if not os.path.isdir(other):
+            if name.lower() != twin.lower():
+                return
+            mine, other = os.path.join(self.folder, layout.SESSION_FILE.upper()), self.run_file.path
+        try:
+            is_one = os.path.samefile(mine, other)
+        except OSError:  # as a rule there is no such name, since the disk tells the two apart
+            return
+        if is_one:
+            raise ValueError(
+                f"the track {name!r} would share the folder of the track {twin!r}: this disk does not tell the two "
+                "names apart; rename one of them"
+            )
 
     def log(self, record: dict[str, Any], nbytes: int) -> None:
         """Take a log record that takes about so many bytes. Raises SessionClosedError."""
@@ -501,6 +528,15 @@ def plain(error: OSError) -> OSError:
     from dreamlake.storage import local
 
     return local.plain(error) if isinstance(error, local.FsyncFailed | local.PartialWriteError) else error
+
+
+def _folded(name: str) -> str:
+    """The name without what some disks do not tell apart: case, and the forms of Unicode."""
+    if name.isascii():
+        return name.casefold()
+    from unicodedata import normalize
+
+    return normalize("NFC", normalize("NFC", name).casefold())
 
 
 def _counted(counts: dict[str, int]) -> str:
