@@ -153,9 +153,9 @@ class OverlayStore:
         for _ in range(LOOKS):
             found = look(path)
             away = self._away(path)
-            if away is before or not (away or before):
+            if before.keys() <= away.keys():
                 break
-            before = away  # the listing may be older than what came here by then
+            before = away  # what is away no more came here, perhaps after the listing
         return found, away
 
     def _nbytes(self, path: str) -> int | None:
