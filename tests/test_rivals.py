@@ -120,6 +120,18 @@ FOUND: dict[str, Steps] = {
         append(4, 3, flush=True),
         meanwhile(2, 1, 7, "late"),
     ],
+    "a merge with new points is taken back": [
+        begin(5),
+        append(0, 5, flush=True),
+        append(0, 2, flush=True),
+        append(0, 5),
+        append(0, 1, flush=True),
+        append(0, 3),
+        sync(0),
+        append(0, 4, flush=True),
+        step("compact", 0, name="a"),
+        meanwhile(0, 1, 2, "late"),
+    ],
     "another machine has merged what a conflict is about": [
         begin(2, -1.0),
         append(0, 23),

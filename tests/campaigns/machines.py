@@ -38,7 +38,8 @@ def _no_look_before(patch: pytest.MonkeyPatch) -> None:
 
 
 def _no_look_after(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(TrackSender, "_was_guarded", lambda sender, names, end, version: True)
+    patch.setattr(TrackSender, "_are_later_forms", lambda sender, names, end: False)
+    patch.setattr(TrackSender, "_was_guarded", lambda sender, version: True)
 
 
 def _not_taken_back(patch: pytest.MonkeyPatch) -> None:

@@ -263,9 +263,11 @@ class TrackSender:
                 self._check_beside(look.unsent, lines)
             end, version = live.end_of(live.survey(self._segments)[0]), self.known.hot.version
             self._send_segments(look.unsent)
+            if may_meet and self._are_later_forms(look.unsent, end):
+                self._check_beside(look.unsent, lines)  # while the lines that a merge has are still there
             if look.hot is not None:
                 self._replace(layout.HOT_FILE, look.hot, self.known.hot)
-            if may_meet and not self._was_guarded(look.unsent, end, version):
+            if may_meet and not self._was_guarded(version):
                 self._check_beside(look.unsent, lines)
         finally:
             self.note()
@@ -323,21 +325,19 @@ class TrackSender:
         """
         return self.known.hot.version is None or self.known.hot.sha == EMPTY
 
-    def _was_guarded(self, names: Sequence[SegmentName], end: int, version: str | None) -> bool:
-        """Whether of two machines that looked at one moment, and then sent, one was refused.
+    def _are_later_forms(self, names: Sequence[SegmentName], end: int) -> bool:
+        """Whether any of these segments takes the place of others there, which reached to `end`.
 
-        New points leave the hot object, so both replace it, each the version that it knows. A later form of segments
-        that are there may leave it as it is: who sends one looks again, as does the other, and one of them sees both.
-
-        Parameters
-        ----------
-        names
-            The segments that were sent.
-        end, version
-            Where the segments there ended, and what was known of the hot object, before.
+        It may leave the hot object as it is. Who sends one looks again, as does the other, and one of them sees both.
         """
-        is_replaced = version is not None and self.known.hot.version != version
-        return is_replaced and all(name.start >= end for name in names)
+        return any(name.start < end for name in names)
+
+    def _was_guarded(self, version: str | None) -> bool:
+        """Whether of two machines that looked at one moment, and then sent new points, one was refused.
+
+        Both replace the hot object, each the version that it knows: here `version` was known before.
+        """
+        return version is not None and self.known.hot.version != version
 
     def _check_beside(self, names: list[SegmentName], lines: bool) -> None:
         """See that nobody else's lines or segments there are hidden by what is sent, nor this by segments of others.
