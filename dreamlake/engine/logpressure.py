@@ -4,7 +4,7 @@ from collections.abc import Callable
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Protocol
 
-from dreamlake.engine.pressure import LAST_PATIENCE, PATIENCE
+from dreamlake.engine.pressure import LAST_PATIENCE, PATIENCE, Losses
 from dreamlake.engine.thread import Request, Worker
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class WriterOfLog(Protocol):
         """Raise SessionClosedError when nothing more is taken; called with the lock held."""
 
 
-class LogPressure:
+class LogPressure(Losses):
     """Takes log records, has them flushed before there are too many, and holds back callers, as `Pressure` for points.
 
     A disk that works costs no record, however fast they come; one that takes none costs those beyond `MOST`.
@@ -50,8 +50,7 @@ class LogPressure:
         self._reset()
 
     def _reset(self) -> None:
-        #: Records that were given up, and how many of them an error has told of, and the run's log.
-        self.dropped = self._told = self._logged = 0
+        super()._reset()
         # The last flush failed; a caller has waited for room in vain since the last flush that did not.
         self._failing = self._overrun = False
         self._request: Request | None = None
@@ -116,21 +115,6 @@ class LogPressure:
 
     # -- records that were given up --------------------------------------------------------------------------------
 
-    @property
-    def untold(self) -> int:
-        """How many were dropped that no error has told of yet."""
-        return self.dropped - self._told
-
-    def tell(self) -> int:
-        """How many were dropped that no error has told of yet; the caller is about to. The lock is held."""
-        count, self._told = self.untold, self.dropped
-        return count
-
     def told(self, count: int) -> str:
         """What an error says of so many that were dropped."""
         return f"{count} log records were dropped: the disk took none and {MOST}, or {MOST_BYTES} bytes, were pending"
-
-    def unlogged(self) -> int:
-        """How many were dropped since this was asked last."""
-        count, self._logged = self.dropped - self._logged, self.dropped
-        return count

@@ -33,7 +33,31 @@ class WriterOfTracks(Protocol):
     tracks: "dict[str, TrackWriter]"
 
 
-class Pressure:
+class Losses:
+    """How much was given up because memory and disk are full, and how much of that was told; the lock guards it."""
+
+    def _reset(self) -> None:
+        #: All of it.
+        self.dropped = 0
+        self._told = self._logged = 0
+
+    @property
+    def untold(self) -> int:
+        """How many were dropped that no error has told of yet."""
+        return self.dropped - self._told
+
+    def tell(self) -> int:
+        """How many were dropped that no error has told of yet; the caller is about to. The lock is held."""
+        count, self._told = self.untold, self.dropped
+        return count
+
+    def unlogged(self) -> int:
+        """How many were dropped since this was asked last."""
+        count, self._logged = self.dropped - self._logged, self.dropped
+        return count
+
+
+class Pressure(Losses):
     """Counts what is pending in memory, and holds back appends and drops points where that is too much.
 
     Parameters
@@ -54,8 +78,7 @@ class Pressure:
     def _reset(self) -> None:
         #: Bytes that wait in memory, estimated.
         self.nbytes = 0
-        #: Points that were given up, and how many of them an error has told of, and the run's log.
-        self.dropped = self._told = self._logged = 0
+        super()._reset()
         # The last flush failed; an append has waited for room in vain since the last flush that did not.
         self._failing = self._overrun = False
         self._roll: Request | None = None
@@ -161,18 +184,3 @@ class Pressure:
     def count_dropped(self, points: int) -> None:
         """Count points that were given up because memory and disk are full. The lock is held."""
         self.dropped += points
-
-    @property
-    def untold(self) -> int:
-        """How many were dropped that no error has told of yet."""
-        return self.dropped - self._told
-
-    def tell(self) -> int:
-        """How many were dropped that no error has told of yet; the caller is about to. The lock is held."""
-        count, self._told = self.untold, self.dropped
-        return count
-
-    def unlogged(self) -> int:
-        """How many were dropped since this was asked last."""
-        count, self._logged = self.dropped - self._logged, self.dropped
-        return count
