@@ -26,7 +26,7 @@ from dreamlake import Lake, Session
 from dreamlake.engine.overlay import OverlayStore
 from dreamlake.engine.replica.check import holds_session, look
 from dreamlake.engine.replica.sync import sync_folder
-from dreamlake.errors import RemoteConflictError
+from dreamlake.errors import PointsNotHereError, RemoteConflictError
 from dreamlake.format import hot, layout
 from dreamlake.storage.localstore import LocalStore
 from dreamlake.storage.remote import RemoteStore
@@ -518,7 +518,11 @@ class Life:
             frame = track.scan()
             # Its columns are those that this machine knows: another one may have added fields to what is away here.
             columns = frame.collect_schema().names()
-            points = [row["data"] for row in track.read(limit=None)["data"]]
+            try:
+                points = [row["data"] for row in track.read(limit=None)["data"]]
+            except PointsNotHereError as error:  # as where another one has merged what this one has added fields to
+                self._in_conflict(machine, error)
+                return
             known = [{field: value for field, value in point.items() if field in columns} for point in points]
             self.held.append(Held(frame, name, known, machine))
 

@@ -1154,6 +1154,13 @@ def test_nothing_is_sent_of_parameters_that_are_all_taken_over(tmp_path: Path, m
     assert not [path for path in memory.walk() if path.endswith("parameters.json")]
 
 
+def test_a_segment_that_was_there_already_is_not_taken_for_a_new_one(memory: Watched) -> None:
+    """It may be another machine's, and is not to be taken back. (S3's answer tells the two apart no more.)"""
+    sender = sending.Sender(memory, Ledger("", state.ReplicaState("m")), Progress(), lambda: False)
+    assert sender.create("w/s/tracks/a/x.parquet", b"x" * 9)
+    assert not sender.create("w/s/tracks/a/x.parquet", b"x" * 9)
+
+
 def test_another_with_the_same_points_and_fewer_is_no_other(tmp_path: Path, store: Watched) -> None:
     """As after a copy of the folder by hand, or a state that was lost: this machine has all that is there."""
     Machine(tmp_path / "one", store).write(points(0, 25)).push()

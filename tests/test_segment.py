@@ -741,3 +741,12 @@ def test_a_column_whose_type_is_not_the_schemas_is_damage() -> None:
     at = data.rindex(b"\x15\x0c\x19", 0, -8)
     with pytest.raises(SegmentDamage, match="no Parquet metadata"):
         open_segment(signed(data[: at + 1] + b"\x08" + data[at + 2 :]))
+
+
+def test_a_part_of_a_batch_counts_for_what_it_holds() -> None:
+    """As a reader counts it: whatever lies before it in the same memory."""
+    points = [{"x": [0.5] * 7, "y": [["a"], []], "n": i, "_ts": float(i)} for i in range(100)]
+    whole = batch_from_points(points)
+    for start, stop in ((0, 100), (40, 90), (99, 100), (50, 50)):
+        expected = segment.decoded_size(batch_from_points(points[start:stop])) if stop > start else 0
+        assert segment.decoded_size(whole.slice(start, stop)) == expected

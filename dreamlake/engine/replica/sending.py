@@ -205,7 +205,7 @@ class Sender:
         Returns
         -------
         bool
-            Whether it is new there for sure.
+            Whether it is new there; on S3 also where the same bytes were there, as after a lost reply.
         """
         is_new = True
         try:

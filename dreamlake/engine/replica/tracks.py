@@ -478,20 +478,18 @@ class TrackSender:
         self.note()
 
     def _hiding(self) -> list[SegmentName]:
-        """Those of the segments of this pass that hide something, in order; none where they would leave a hole."""
+        """Those of the segments of this pass that hide something, in order, with those that would hang in the air."""
         if not self._created:
             return []
         try:
             pair = self._pair(self._without_created(self._listed()))
             mine, theirs = pair.mine, pair.theirs
-            if not theirs.is_whole:
-                return []
             total = theirs.snapshot.total
             found = {n for n in self._created if not holds(mine, theirs, n.start, max(n.start, min(n.stop, total)))}
         except CorruptTrackError:
             return []
         left = sorted(set(self._created) - found)
-        while found and left and live.survey({*theirs.sizes, *left})[1]:  # it would hang in the air
+        while found and left and live.survey({*theirs.sizes, *left})[1]:
             found.add(left.pop())
         return sorted(found)
 
