@@ -515,14 +515,14 @@ class Life:
             steps["hold a frame"] += 1
             self._flush(machine)
             track = machine.process.session.track(name)
-            frame = track.scan()
-            # Its columns are those that this machine knows: another one may have added fields to what is away here.
-            columns = frame.collect_schema().names()
             try:
+                frame = track.scan()
                 points = [row["data"] for row in track.read(limit=None)["data"]]
             except PointsNotHereError as error:  # as where another one has merged what this one has added fields to
                 self._in_conflict(machine, error)
                 return
+            # Its columns are those that this machine knows: another one may have added fields to what is away here.
+            columns = frame.collect_schema().names()
             known = [{field: value for field, value in point.items() if field in columns} for point in points]
             self.held.append(Held(frame, name, known, machine))
 
