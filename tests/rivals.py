@@ -86,9 +86,9 @@ class Machine:
         #: When it last wrote to each track, and when the last of that came to the replica, as it was told.
         self.wrote = dict.fromkeys(NAMES, 0)
         self.arrived = dict.fromkeys(NAMES, 0)
-        #: When it last had all that is there, by track; was last told that all it has is there; and lost
-        #: its disk.
+        #: When it last had all that is there, as it had when it opened the session; by track.
         self.agreed = dict.fromkeys(NAMES, 0)
+        #: When it was told that all it has is there, and when it lost its disk.
         self.sent = 0
         self.gone: float = FOREVER
 
@@ -389,11 +389,10 @@ class Life:
             return
         steps["sync from outside"] += 1
         os.utime(f"{machine.folder}/{layout.LOCK_FILE}", (0, 0))  # as it is some time later
-        begun = next(self._now)
         outcome = sync_folder(machine.folder, SESSION, machine.network)
         assert not outcome.failures, outcome.failures
         if outcome.complete:
-            self._is_sent(machine, begun)
+            self._is_sent(machine)
         else:
             assert outcome.conflicts, outcome
             self._in_conflict(machine, outcome.conflicts)
@@ -401,7 +400,6 @@ class Life:
 
     def _syncs(self, machine: Machine, act: Callable[[], Any], trouble: tuple[str, int] = ("", 0)) -> None:
         kind, when = trouble
-        begun = next(self._now)
         try:
             with machine.network.trouble(kind, when):
                 act()
@@ -415,16 +413,15 @@ class Life:
                 raise
             counts["syncs that failed"] += 1
         else:
-            self._is_sent(machine, begun)
+            self._is_sent(machine)
 
-    def _is_sent(self, machine: Machine, begun: int) -> None:
+    def _is_sent(self, machine: Machine) -> None:
         """What it had flushed when it began is on the replica, it is told."""
         counts["syncs acknowledged"] += 1
         now = next(self._now)
         for name in NAMES:
             if machine.wrote[name] > machine.sent:
                 machine.arrived[name] = now
-                machine.agreed[name] = begun
         machine.sent = now
         for name in NAMES:
             for key, value in machine.mine[name].items():
